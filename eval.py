@@ -1,0 +1,451 @@
+"""Accuracy against measured budget: Table 3 and Fig. 2 of the paper, with confidence intervals.
+
+    python eval.py                                         # the committed checkpoints on the built-in test split
+    python eval.py DIR DIR ... --data math500.jsonl        # other models, other problems
+    python eval.py --redraw runs/builtin/eval              # table and plots again, from the saved records
+
+Every model answers the same problems, once; a single-trial model answers --samples times, so that majority voting over
+k = 1..K separate samples (self-consistency) can be compared at equal trials, and once more greedily. The raw responses
+are saved, one record per model; all numbers and plots are computed from the records.
+
+Budget is measured, in trials and in tokens per response. References at equal budget:
+    efficiency boundary   the straight line from the base model (1 trial) to SV-SFT, which always votes (Sec. 6)
+    self-consistency      the plurality of k separate base samples, k trials
+    thinned controls      another model whose votes are cut back at random to their first trial, to the same trials
+Intervals are 95 %, by a bootstrap over problems; all models share the resampled problems, so differences are paired.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import data
+import grade
+import sample
+import voting
+
+RESAMPLES = 2000
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Records: raw responses on disk, arrays in memory
+
+
+def make_record(path: Path, directory, problems: list, header: dict, samples: int, model, tokenizer, **options) -> None:
+    """Answer the problems and write the record: a header line, then a line per problem with its raw responses."""
+    with tqdm(total=len(problems) * samples, desc=path.stem, unit="response", dynamic_ncols=True) as bar:
+        rows = sample.ask(model, tokenizer, [problem.question for problem in problems], header["condition"], samples,
+                          stop_ids=sample.stop_ids_of(directory, tokenizer), progress=bar.update, **options)
+    lines = [json.dumps(header)]
+    for problem, row in zip(problems, rows):
+        responses = [{"text": r.text, "tokens": len(r.ids), "finished": r.finished} for r in row]
+        lines.append(json.dumps({"question": problem.question, "answer": problem.answer, "level": problem.level,
+                                 "responses": responses}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("\n".join(lines) + "\n")
+    temporary.rename(path)
+
+
+@dataclass
+class Record:
+    """A model's judged responses to n problems, m each."""
+
+    name: str
+    condition: str
+    greedy: bool
+    questions: list[str]
+    levels: np.ndarray  # int[n]
+    correct: np.ndarray  # bool[n, m], r_match; malformed responses are wrong
+    extended: np.ndarray  # bool[n, m], G+
+    malformed: np.ndarray  # bool[n, m]
+    trials: np.ndarray  # int[n, m]
+    tokens: np.ndarray  # int[n, m]
+    first: np.ndarray  # bool[n, m], whether the first trial is right
+    consistent: np.ndarray  # float[n, m], column k-1: how often a plurality of k of the m samples is right
+
+    @property
+    def rule_kept(self) -> float:
+        """The share of voting responses that keep the whole stop rule."""
+        attempts = self.trials > 1
+        return float((attempts & ~self.malformed).sum() / max(attempts.sum(), 1))
+
+
+def self_consistency(gold: str, finals: list) -> list[float]:
+    """For k = 1..m: the share of the m windows of k consecutive samples (round and round) whose plurality is right."""
+    m = len(finals)
+    shares = []
+    for k in range(1, m + 1):
+        windows = [[finals[(start + i) % m] for i in range(k)] for start in range(m)]
+        votes = [voting.plurality(window)[0] for window in windows]
+        shares.append(sum(vote is not None and grade.equal(gold, vote) for vote in votes) / m)
+    return shares
+
+
+def read_record(path: Path) -> Record:
+    """Parse and grade a record's raw responses. Raises data.DataError, in one line, if it is not a record."""
+    try:
+        header, *rows = [json.loads(line) for line in path.read_text().splitlines()]
+        columns = {name: [] for name in ("correct", "extended", "malformed", "trials", "tokens", "first", "consistent")}
+        for row in rows:
+            gold = row["answer"]
+            judged = [voting.judge(gold, r["text"], r["finished"]) for r in row["responses"]]
+            parsed = [p for p, _ in judged]
+            columns["correct"].append([right for _, right in judged])
+            columns["extended"].append([p.group == "extended" for p in parsed])
+            columns["malformed"].append([p.group == "malformed" for p in parsed])
+            columns["trials"].append([p.trials for p in parsed])
+            columns["tokens"].append([r["tokens"] for r in row["responses"]])
+            columns["first"].append([bool(p.answers) and p.answers[0] is not None and grade.equal(gold, p.answers[0])
+                                     for p in parsed])
+            columns["consistent"].append(self_consistency(gold, [p.final for p in parsed]))
+        return Record(path.stem, header["condition"], header["temperature"] == 0, [row["question"] for row in rows],
+                      np.array([row["level"] for row in rows]), **{k: np.array(v) for k, v in columns.items()})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise data.DataError(f"{path}: not a record of responses ({type(error).__name__}: {error})") from None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Intervals
+
+
+class Bootstrap:
+    """Paired bootstrap over n problems: `estimate` and 95 % interval of any function of per-problem means."""
+
+    def __init__(self, n: int, seed: int = 0):
+        self.weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n  # [R, n]
+
+    def __call__(self, statistic, *columns: np.ndarray) -> tuple[float, float, float]:
+        """statistic takes the mean of each column (float[n] or float[n, c]); returns (estimate, low, high)."""
+        estimate = statistic(*[column.mean(axis=0) for column in columns])
+        # resampled means have the resamples last, so that statistics index columns, not resamples
+        means = [(self.weights @ column).T for column in columns]  # [R] or [c, R]
+        low, high = np.percentile(statistic(*means), [2.5, 97.5])
+        return float(estimate), float(low), float(high)
+
+
+def on_boundary(trials, base, sv, sv_trials):
+    """Accuracy of the efficiency boundary at a number of trials: the line through (1, base) and (sv_trials, sv)."""
+    return base + (trials - 1) / (sv_trials - 1) * (sv - base)
+
+
+def at_trials(curve, trials):
+    """Self-consistency at a fractional number of trials, linear between k and k+1; curve[k-1] is the accuracy of k."""
+    curve = np.asarray(curve)  # [m] or [m, R]
+    k = np.clip(trials, 1, len(curve)) - 1  # scalar or [R]
+    low = np.minimum(np.floor(k).astype(int), len(curve) - 2)
+    pick = (low,) if curve.ndim == 1 else (low, np.arange(curve.shape[1]))
+    above = (low + 1,) if curve.ndim == 1 else (low + 1, np.arange(curve.shape[1]))
+    return curve[pick] + (k - low) * (curve[above] - curve[pick])
+
+
+def thinned(trials, right, first, own_trials):
+    """Accuracy of a model whose votes are cut back to their first trial at random until `trials` are left."""
+    keep = np.clip((trials - 1) / np.maximum(own_trials - 1, 1e-9), 0, 1)
+    return keep * right + (1 - keep) * first
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Table and comparisons
+
+
+def percent(estimate) -> str:
+    value, low, high = (100 * x for x in estimate)
+    return f"{value:6.2f} [{low:.2f}, {high:.2f}]"
+
+
+def number(estimate) -> str:
+    value, low, high = estimate
+    return f"{value:.2f} ±{(high - low) / 2:.2f}"
+
+
+def summarise(records: list[Record]) -> dict:
+    """Every number of the table and the comparisons, from records on the same problems."""
+    bootstrap = Bootstrap(len(records[0].questions))
+    base = next((r for r in records if r.condition == "scot" and not r.greedy), None)
+    sv = next((r for r in records if r.condition == "sv"), None)
+    summary = {"problems": len(records[0].questions), "models": {}, "self_consistency": None, "comparisons": {}}
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return values.mean(axis=1)  # float[n], over the samples of a problem
+
+    for r in records:
+        row = {"accuracy": bootstrap(lambda a: a, mean(r.correct)), "trials": bootstrap(lambda t: t, mean(r.trials)),
+               "tokens": bootstrap(lambda t: t, mean(r.tokens)), "vote_share": float(r.extended.mean()),
+               "trials_per_vote": float(r.trials[r.extended].mean()) if r.extended.any() else 0.0,
+               "malformed": float(r.malformed.mean()), "rule_kept": r.rule_kept, "levels": {}}
+        if base is not None and r is not base:
+            row["gain"] = bootstrap(lambda a, b: a - b, mean(r.correct), mean(base.correct))
+        for level in sorted(set(r.levels.tolist())):
+            at = r.levels == level
+            n = int(at.sum())
+            row["levels"][level] = {
+                "problems": n, "accuracy": Bootstrap(n)(lambda a: a, mean(r.correct[at])),
+                "vote_share": Bootstrap(n)(lambda v: v, mean(r.extended[at])),
+                "trials": float(r.trials[at].mean())}
+        summary["models"][r.name] = row
+
+    if base is not None and base.consistent.shape[1] > 1:
+        summary["self_consistency"] = [bootstrap(lambda c: c, base.consistent[:, k]) for k in range(base.consistent.shape[1])]
+    for r in records:
+        if r.condition != "asv":
+            continue
+        own = [mean(r.correct), mean(r.trials)]
+        rows = {}
+        if base is not None and sv is not None:
+            rows["efficiency boundary"] = bootstrap(
+                lambda a, t, b, s, st: a - on_boundary(t, b, s, st), *own, mean(base.correct), mean(sv.correct), mean(sv.trials))
+        if summary["self_consistency"] is not None:
+            rows["self-consistency at equal trials"] = bootstrap(
+                lambda a, t, c: a - at_trials(c, t), *own, base.consistent)
+        for other in records:
+            if other.condition == "asv" and other is not r:
+                rows[f"{other.name} at no more trials"] = bootstrap(
+                    lambda a, t, o, f, ot: a - thinned(t, o, f, ot), *own, mean(other.correct), mean(other.first), mean(other.trials))
+        if summary["self_consistency"] is not None:
+            gain = summary["models"][r.name]["accuracy"][0] - summary["models"][base.name]["accuracy"][0]
+            theirs = float(at_trials(base.consistent.mean(axis=0), r.trials.mean())) - float(base.correct.mean())
+            rows["factor"] = gain / theirs if theirs > 0 else None
+        summary["comparisons"][r.name] = rows
+    return summary
+
+
+def print_summary(summary: dict) -> None:
+    print(f"\n{summary['problems']} test problems; 95 % intervals\n")
+    print(f"{'model':14s} {'pass@1 %':>24s} {'gain':>24s} {'trials':>12s} {'tokens':>14s} {'votes':>6s} {'malformed':>9s} {'rule kept':>9s}")
+    for name, row in summary["models"].items():
+        gain = percent(row["gain"]) if "gain" in row else ""
+        print(f"{name:14s} {percent(row['accuracy']):>24s} {gain:>24s} {number(row['trials']):>12s} {number(row['tokens']):>14s} "
+              f"{row['vote_share']:6.1%} {row['malformed']:9.2%} {row['rule_kept']:9.1%}")
+    if summary["self_consistency"]:
+        values = "  ".join(f"{k}: {100 * row[0]:.1f}" for k, row in enumerate(summary["self_consistency"], 1))
+        print(f"\nself-consistency, % by samples   {values}")
+    levels = sorted({level for row in summary["models"].values() for level in row["levels"]})
+    for key, title in (("accuracy", "accuracy %"), ("vote_share", "voting share %"), ("trials", "trials")):
+        print(f"\n{title + ' by level':24s}" + "".join(f"{level:8d}" for level in levels))
+        for name, row in summary["models"].items():
+            values = [row["levels"][level][key] for level in levels if level in row["levels"]]
+            shown = [f"{v:8.2f}" if key == "trials" else f"{100 * v[0]:8.1f}" for v in values]
+            print(f"{name:24s}" + "".join(shown))
+    for name, rows in summary["comparisons"].items():
+        print(f"\n{name} minus ... (points, paired)")
+        for other, estimate in rows.items():
+            if other == "factor":
+                if estimate is not None:
+                    print(f"    its gain over the base is {estimate:.1f} times that of self-consistency at equal trials")
+            else:
+                verdict = "above" if estimate[1] > 0 else "below" if estimate[2] < 0 else "not told apart"
+                print(f"    {other:36s} {percent(estimate):>24s}  {verdict}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Plots, from the records' numbers and the training log
+
+
+def plot_budget(summary: dict, path: Path) -> None:
+    """Accuracy against trials and against tokens (Fig. 2a/b)."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
+    models = summary["models"]
+    base, sv = summary.get("base"), summary.get("sv")
+    for axis, unit in zip(axes, ("trials", "tokens")):
+        if base and summary["self_consistency"]:
+            per_sample = models[base][unit][0]
+            k = np.arange(1, len(summary["self_consistency"]) + 1)
+            values, low, high = 100 * np.array(summary["self_consistency"]).T
+            axis.plot(k * per_sample, values, "-o", color="0.6", ms=3.5, lw=1.2, label="self-consistency (base)")
+            axis.fill_between(k * per_sample, low, high, color="0.6", alpha=0.2, lw=0)
+        if base and sv:
+            ends = [base, sv]
+            axis.plot([models[n][unit][0] for n in ends], [100 * models[n]["accuracy"][0] for n in ends], "--",
+                      color="0.3", lw=1, label="efficiency boundary")
+        for i, (name, row) in enumerate(models.items()):
+            if name.endswith("-greedy"):
+                continue
+            x, xl, xh = row[unit]
+            y, yl, yh = (100 * v for v in row["accuracy"])
+            axis.errorbar(x, y, xerr=[[x - xl], [xh - x]], yerr=[[y - yl], [yh - y]], fmt="o", ms=7, capsize=2,
+                          color=f"C{i}", zorder=3)
+            axis.annotate(name, (x, y), xytext=(7, -11), textcoords="offset points", color=f"C{i}", fontsize=10)
+        axis.set_xlabel(f"{unit} per response, measured")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("accuracy on the test split, %")
+    axes[0].legend(frameon=False, loc="lower right")
+    figure.suptitle("Accuracy against inference budget")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def plot_levels(summary: dict, path: Path) -> None:
+    """Voting share, trials and accuracy by level (Fig. 2e/2f)."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    for i, (name, row) in enumerate(summary["models"].items()):
+        levels = list(row["levels"])
+        style = dict(color=f"C{i}", marker="o", ms=5, label=name)
+        if name.endswith("-greedy"):
+            continue
+        for axis, key, scale in zip(axes, ("vote_share", "trials", "accuracy"), (100, 1, 100)):
+            if key != "accuracy" and row["vote_share"] == 0:
+                continue
+            values = [row["levels"][level][key] for level in levels]
+            if key == "trials":
+                axis.plot(levels, values, **style)
+            else:
+                value, low, high = scale * np.array(values).T
+                axis.errorbar(levels, value, yerr=[value - low, high - value], capsize=2, **style)
+    for axis, title in zip(axes, ("voting share, %", "trials per response", "accuracy, %")):
+        axis.set_title(title)
+        axis.set_xlabel("level (difficulty)")
+        axis.set_xticks(levels)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    axes[0].set_ylim(-3, 103)
+    axes[2].legend(frameon=False)
+    figure.suptitle("Where the budget goes")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def plot_training(log: Path, cap: float, path: Path) -> None:
+    """Voting share over training against q+ (Fig. 2c), and by level."""
+    import matplotlib.pyplot as plt
+
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    steps = [row["step"] for row in rows]
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    axes[0].axhline(100 * cap, color="0.3", ls="--", lw=1, label=f"cap q₊ = {100 * cap:g} %")
+    axes[0].plot(steps, [100 * row["vote_share"] for row in rows], color="C0", label="all responses")
+    axes[0].plot(steps, [100 * row["accepted_vote_share"] for row in rows], color="C3", label="accepted responses")
+    valid = [row for row in rows if "valid_vote_share" in row]
+    axes[0].plot([row["step"] for row in valid], [100 * row["valid_vote_share"] for row in valid], "o", color="C0",
+                 mfc="white", label="validation split")
+    axes[0].set_ylabel("voting share, %")
+    axes[0].set_title("in all")
+    colours = plt.get_cmap("viridis")(np.linspace(0.9, 0.1, 5))
+    for level in sorted({int(k) for row in rows for k in row["vote_share_by_level"]}):
+        values = [100 * row["vote_share_by_level"].get(str(level), np.nan) for row in rows]
+        axes[1].plot(steps, values, color=colours[level - 1], label=f"level {level}")
+    axes[1].set_title("all responses, by level")
+    for axis in axes:
+        axis.set_xlabel("IBPO step")
+        axis.set_ylim(-3, 103)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+        axis.legend(frameon=False)
+    figure.suptitle("Learning when to vote")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def report(out: Path, names: list[str] = None) -> dict:
+    """Table, summary.json and plots of the records in out/records (names: only these, in this order)."""
+    paths = sorted((out / "records").glob("*.jsonl")) if names is None else [out / "records" / f"{n}.jsonl" for n in names]
+    if not paths:
+        raise data.DataError(f"{out}/records: holds no records")
+    records = [read_record(path) for path in paths]
+    order = {"scot": 0, "sv": 1, "asv": 2}
+    if names is None:
+        records.sort(key=lambda r: (order[r.condition], r.greedy, r.name.startswith("ibpo"), r.name))
+    different = [r.name for r in records if r.questions != records[0].questions]
+    if different:
+        raise data.DataError(f"{out}/records: {different[0]} answered other problems than {records[0].name}")
+    summary = summarise(records)
+    summary["base"] = next((r.name for r in records if r.condition == "scot" and not r.greedy), None)
+    summary["sv"] = next((r.name for r in records if r.condition == "sv"), None)
+    print_summary(summary)
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    plot_budget(summary, out / "accuracy_vs_budget.png")
+    plot_levels(summary, out / "by_level.png")
+    return summary
+
+
+def evaluate(directories: list, source: str, problems: int, samples: int, out: Path, seed: int = 0, device: str = "cpu",
+             dtype: str = "fp32", training_log: Path = None, cap: float = None, show: int = 0, **options) -> dict:
+    """Evaluate checkpoints on the same problems; returns the summary that is also written to out/summary.json.
+
+    A record that was made with the same settings before is not made again. options: of sample.generate.
+    """
+    chosen = data.load(source, "test", problems, seed)
+    names = []
+    for directory in directories:
+        model, tokenizer, notes = sample.open_checkpoint(
+            directory, torch.bfloat16 if dtype == "bf16" else torch.float32, device)
+        condition = notes.get("condition", "scot")
+        kinds = [("", samples if condition == "scot" else 1, options["temperature"])]
+        if condition == "scot":
+            kinds.append(("-greedy", 1, 0.0))
+        for suffix, m, temperature in kinds:
+            name = Path(directory).resolve().name + suffix
+            if name in names:
+                raise data.DataError(f"two models are called {name}; give the directories different names")
+            names.append(name)
+            weights = Path(directory) / "model.safetensors"
+            header = {"model": str(directory), "condition": condition, "data": source, "problems": len(chosen),
+                      "samples": m, "seed": seed, "dtype": dtype, **options, "temperature": temperature,
+                      "modified": weights.stat().st_mtime if weights.exists() else None}
+            path = out / "records" / f"{name}.jsonl"
+            if not (path.exists() and json.loads(path.open().readline() or "null") == header):
+                generate = {**options, "temperature": temperature}
+                make_record(path, directory, chosen, header, m, model, tokenizer, seed=seed, **generate)
+            if show:
+                print_examples(path, show)
+    summary = report(out, names)
+    if training_log is not None and training_log.exists():
+        plot_training(training_log, cap, out / "training.png")
+    print(f"\nrecords, summary.json and plots are in {out}")
+    return summary
+
+
+def print_examples(path: Path, count: int) -> None:
+    _, *rows = [json.loads(line) for line in path.read_text().splitlines()[: count + 1]]
+    for row in rows:
+        response = row["responses"][0]
+        parsed, right = voting.judge(row["answer"], response["text"], response["finished"])
+        print(f"--- {path.stem}, level {row['level']}: {row['question']}\n{response['text']}\n"
+              f"=> {parsed.group} {parsed.reason}, {'right' if right else 'wrong'} (gold {row['answer']})\n")
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directories", nargs="*", help="checkpoint directories (default: checkpoints/base checkpoints/ibpo)")
+    parser.add_argument("--data", default="builtin", help="test problems: builtin, or a .jsonl file (default builtin)")
+    parser.add_argument("--problems", type=int, default=1000, help="how many of them (default 1000)")
+    parser.add_argument("--samples", type=int, default=8, help="responses per problem of a single-trial model (default 8)")
+    parser.add_argument("--show", type=int, default=0, metavar="N", help="print the first N responses of each model")
+    parser.add_argument("--out", default="runs/eval", help="where records, summary and plots go (default runs/eval)")
+    parser.add_argument("--redraw", metavar="DIR", help="do not generate: table and plots from the records in DIR")
+    parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature (default 1)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="nucleus sampling (default 1: off)")
+    parser.add_argument("--max-new-tokens", type=int, default=300, help="cut a response off here (default 300)")
+    parser.add_argument("--slots", type=int, default=256, help="responses generated at once (default 256)")
+    parser.add_argument("--seed", type=int, default=0, help="of problems and responses (default 0)")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to compute (default cpu)")
+    parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"], help="of the weights (default fp32)")
+    args = parser.parse_args(argv)
+    try:
+        if args.redraw:
+            report(Path(args.redraw))
+            return
+        if args.problems < 1 or args.samples < 1:
+            raise data.DataError("--problems and --samples must be at least 1")
+        evaluate(args.directories or ["checkpoints/base", "checkpoints/ibpo"], args.data, args.problems, args.samples,
+                 Path(args.out), seed=args.seed, device=args.device, dtype=args.dtype, show=args.show, slots=args.slots,
+                 max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p)
+    except ValueError as error:  # DataError and CheckpointError are
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""The learning step, and stages that survive interruption.
+
+The gradient of Eq. (5), -sum_ij weight_ij log pi(y_ij | x_i), is `add_gradient`: the same for every micro-batch size.
+`AdamW` takes the step. `run_stage` repeats the two, logs a line per step, and goes on where it stopped.
+
+Departure from the paper: the loss is a sum over tokens, divided by the number of prompts in the step: one constant,
+never a length. A vote is k times as long as a single trial, so any division by length would re-price the budget.
+"""
+
+import json
+import math
+import os
+import signal
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+import llama
+import sample
+import voting
+from settings import CONDITION, Settings, UserError
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The gradient of -sum_ij weight_ij log pi(y_ij | x_i), Eq. (5)
+
+
+@dataclass
+class Example:
+    prompt: list[int]
+    response: list[int]  # with the stop id
+    weight: float = 1.0
+
+    def __len__(self):
+        return len(self.prompt) + len(self.response)
+
+
+def micro_batches(examples: list[Example], micro_tokens: int):
+    """The examples, longest first, in groups of at most micro_tokens tokens after padding (or of one example)."""
+    group = []
+    for example in sorted(examples, key=len, reverse=True):
+        if group and len(group[0]) * (len(group) + 1) > micro_tokens:
+            yield group
+            group = []
+        group.append(example)
+    if group:
+        yield group
+
+
+def log_probabilities(model: llama.Llama, group: list[Example], checkpoint: bool = False,
+                      temperature: float = 1.0) -> torch.Tensor:
+    """log pi(response | prompt) of each example, summed over its tokens, stop id included: [B], fp32."""
+    B, T = len(group), max(map(len, group))
+    ids = torch.zeros(B, T, dtype=torch.long)  # [B, T], padded on the right; masks come from lengths, not from pad ids
+    at = torch.zeros(B, T, dtype=torch.bool)  # [B, T], the places whose *next* token is part of the response
+    for row, example in enumerate(group):
+        ids[row, : len(example)] = torch.tensor(example.prompt + example.response)
+        at[row, len(example.prompt) - 1 : len(example) - 1] = True
+    ids, at = ids.to(model.lm_head.weight.device), at.to(model.lm_head.weight.device)
+    target = ids.roll(-1, dims=1)[at]  # [N]
+    logits = model(ids, at=at, checkpoint=checkpoint)  # [N, V]
+    logp = -F.cross_entropy(logits.float() / temperature, target, reduction="none")  # [N], fp32
+    row = at.nonzero()[:, 0]  # [N]
+    return torch.zeros(B, device=logp.device).index_add(0, row, logp)
+
+
+def add_gradient(model: llama.Llama, examples: list[Example], denominator: float, settings: Settings) -> float:
+    """Add the gradient of Eq. (5), -sum weight * log pi / denominator, micro-batch by micro-batch; returns the loss.
+
+    The denominator is one constant for the whole step, so the gradient does not depend on micro_tokens.
+    """
+    total = 0.0
+    for group in micro_batches(examples, settings.micro_tokens):
+        weight = torch.tensor([example.weight for example in group], device=model.lm_head.weight.device)  # [B]
+        loss = -(weight * log_probabilities(model, group, settings.checkpointing)).sum() / denominator
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+class AdamW:
+    """AdamW (Loshchilov & Hutter 2019). In fp32 it is torch.optim.AdamW.
+
+    In bf16 the weights and both moments stay in bf16 (8 bytes per parameter with the gradient, so that an 8B model
+    fits on one 80 GB card) and are rounded stochastically: a change below half a unit in the last place, which is what
+    a learning rate of 5e-7 makes, would otherwise be rounded away every time.
+    """
+
+    def __init__(self, model: torch.nn.Module, beta1: float, beta2: float, weight_decay: float, eps: float = 1e-8):
+        self.weights = list(model.parameters())
+        self.beta1, self.beta2, self.weight_decay, self.eps = beta1, beta2, weight_decay, eps
+        self.m = [torch.zeros_like(w) for w in self.weights]
+        self.v = [torch.zeros_like(w) for w in self.weights]
+        self.t = 0
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        self.t += 1
+        for w, m, v in zip(self.weights, self.m, self.v):
+            g = w.grad.float()
+            m32 = m.float().lerp(g, 1 - self.beta1)
+            v32 = v.float() * self.beta2 + (1 - self.beta2) * g * g
+            step = m32 / (1 - self.beta1**self.t) / ((v32 / (1 - self.beta2**self.t)).sqrt() + self.eps)
+            self.store(m, m32)
+            self.store(v, v32)
+            self.store(w, w.float() * (1 - lr * self.weight_decay) - lr * step)
+            w.grad = None
+
+    @staticmethod
+    def store(target: torch.Tensor, value: torch.Tensor) -> None:
+        if target.dtype == torch.bfloat16:  # bf16 is the upper half of fp32: add random lower bits, then cut
+            bits = value.view(torch.int32)
+            noise = torch.randint_like(bits, 1 << 16)
+            value = ((bits + noise) & -65536).view(torch.float32)
+        target.copy_(value)
+
+    def state(self) -> dict:
+        return {"t": self.t, "m": self.m, "v": self.v}
+
+    def restore(self, state: dict) -> None:
+        self.t = state["t"]
+        for mine, saved in zip(self.m + self.v, state["m"] + state["v"]):
+            mine.copy_(saved)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A stage: gradient steps that survive interruption
+
+
+@contextmanager
+def uninterrupted():
+    """Hold Ctrl-C back until the block is done."""
+    pending = []
+    previous = signal.signal(signal.SIGINT, lambda *args: pending.append(args))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if pending:
+        raise KeyboardInterrupt
+
+
+def finished(directory: Path, made_with: dict) -> bool:
+    """Whether the stage is done. Raises UserError if it was done with other settings."""
+    notes = directory / "ibpo.json"
+    if not notes.exists():
+        return False
+    before = json.loads(notes.read_text())["settings"]
+    different = [key for key in made_with if before.get(key) != made_with[key]]
+    if different:
+        key = different[0]
+        raise UserError(f"{directory} was made with {key} = {before.get(key)!r}, not {made_with[key]!r}; "
+                        f"choose another --out, or delete that directory")
+    return True
+
+
+def settings_of(settings: Settings, stage: str) -> dict:
+    """The settings that decide what a stage's result is (not how fast, nor what comes after it)."""
+    names = ["seed", "dtype", "weight_decay", "beta2", "max_grad_norm", "warmup"]
+    if stage == "base":
+        names += ["base_steps", "base_table_steps", "base_batch", "base_lr"]
+    else:
+        names += ["model", "data", "max_new_tokens", "temperature", "top_p"]
+        names += [f.name for f in fields(Settings) if f.name.startswith("sft_")]
+    if stage == "ibpo":
+        names += ["method", "budget", "prompts", "accumulate", "samples", "steps", "lr", "kl_max"]
+    return {name: getattr(settings, name) for name in names}
+
+
+def run_stage(settings: Settings, stage: str, name: str, model, tokenizer, steps: int, learning_rate, add_step) -> Path:
+    """Run a stage's gradient steps and write its checkpoint to out/name.
+
+    add_step(model, step) adds the step's gradient to the model and returns what is to be logged, the few items for
+    the progress bar under "bar". learning_rate(step) -> float.
+    """
+    directory = Path(settings.out) / name
+    directory.mkdir(parents=True, exist_ok=True)
+    made_with = settings_of(settings, stage)
+    state_file, log_file = directory / "state.pt", directory / "log.jsonl"
+    optimizer = AdamW(model, 0.9, settings.beta2, settings.weight_decay)
+    done = 0
+
+    def save_state() -> None:
+        temporary = state_file.with_suffix(".tmp")
+        torch.save({"done": done, "model": model.state_dict(), "optimizer": optimizer.state(),
+                    "settings": json.dumps(made_with)}, temporary)
+        os.replace(temporary, state_file)
+
+    lines = []
+    if state_file.exists():
+        state = torch.load(state_file, map_location=settings.device, weights_only=True)
+        if state["settings"] != json.dumps(made_with):
+            raise UserError(f"{directory} holds an unfinished stage made with other settings; delete it to start anew")
+        model.load_state_dict(state["model"])
+        optimizer.restore(state["optimizer"])
+        done = state["done"]
+        lines = log_file.read_text().splitlines(keepends=True)[:done]
+        print(f"{name}: continues at step {done} of {steps}")
+    log_file.write_text("".join(lines))  # a step after the last saved state is done again
+
+    saved = time.monotonic()
+    bar = tqdm(total=steps, initial=done, desc=name, unit="step", dynamic_ncols=True, mininterval=0.5)
+    try:
+        while done < steps:
+            model.train()
+            record = add_step(model, done)
+            with uninterrupted():
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
+                if not math.isfinite(norm):
+                    raise UserError(f"{name}: the gradient of step {done} is not finite; lower the learning rate")
+                if norm > 0:  # else nothing was accepted: no gradient, no step
+                    optimizer.step(learning_rate(done))
+                shown = record.pop("bar")
+                with log_file.open("a") as log:
+                    log.write(json.dumps({"step": done, **record, "grad_norm": norm}) + "\n")
+                done += 1
+                if time.monotonic() - saved > 20:
+                    save_state()
+                    saved = time.monotonic()
+            bar.set_postfix_str(shown, refresh=False)
+            bar.update()
+    except KeyboardInterrupt:
+        bar.close()
+        save_state()
+        raise SystemExit(f"\n{name}: stopped after step {done} of {steps}; the same command continues from here")
+    bar.close()
+    llama.save(model, directory, tokenizer)
+    notes = {"stage": stage, "condition": CONDITION[stage], "settings": made_with}
+    (directory / "ibpo.json").write_text(json.dumps(notes, indent=2) + "\n")
+    state_file.unlink(missing_ok=True)
+    return directory
+
+
+def open_start(settings: Settings, directory):
+    """The model a stage starts from, and its tokenizer."""
+    dtype = torch.bfloat16 if settings.dtype == "bf16" else torch.float32
+    model, tokenizer, _ = sample.open_checkpoint(directory, dtype, settings.device)
+    return model, tokenizer
+
+
+def encode(tokenizer, question: str, condition: str, response: str) -> Example:
+    """A training example from texts."""
+    ids = tokenizer(response, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+    return Example(voting.encode_prompt(tokenizer, question, condition), ids)
+
+
+def supervised(settings: Settings, make_batch):
+    """add_step for maximum likelihood on make_batch(step): Table 1's SFT, weight 1 for every given response."""
+
+    def add_step(model, step: int) -> dict:
+        begin = time.monotonic()
+        examples = make_batch(step)
+        loss = add_gradient(model, examples, len(examples), settings)
+        tokens = sum(len(example.response) for example in examples)
+        per_token = loss * len(examples) / tokens
+        return {"nll_per_token": per_token, "tokens": tokens, "seconds": time.monotonic() - begin,
+                "bar": f"nll/token {per_token:.3f}"}
+
+    return add_step

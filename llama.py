@@ -1,0 +1,350 @@
+"""LLaMA, written out: RMSNorm -> rotary positions -> grouped-query attention -> SwiGLU -> block -> model.
+
+This is the policy pi_theta of the paper (Sec. 2). Nothing here knows about voting or budgets. Module names
+are those of Hugging Face: a state dict *is* a checkpoint. `load` reads a directory (config.json and
+model.safetensors, one file or sharded), `save` writes one that transformers loads with the same logits.
+
+    python llama.py checkpoints/base            # what is in a checkpoint: sizes, rotary settings, parameters
+
+Shapes: B sequences, T new tokens, S tokens in the cache, H query heads, K key/value heads, D head size,
+C model width, V vocabulary. Sequences are padded on the right only: causal attention never looks at padding.
+"""
+
+import argparse
+import json
+import math
+import sys
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import get_args
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
+
+
+@dataclass
+class Config:
+    """The fields of a LLaMA config.json that change the computation, under their Hugging Face names."""
+
+    vocab_size: int
+    hidden_size: int  # C
+    intermediate_size: int  # width of the feed-forward layer
+    num_hidden_layers: int
+    num_attention_heads: int  # H
+    num_key_value_heads: int = None  # K; None: as many as query heads
+    head_dim: int = None  # D; None: C / H
+    rms_norm_eps: float | int = 1e-6
+    rope_theta: float | int = 10000.0
+    rope_scaling: dict = None  # None, {"rope_type": "linear", ...} or {"rope_type": "llama3", ...}
+    max_position_embeddings: int = 2048
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    bos_token_id: int = None
+    eos_token_id: int | list = None
+    pad_token_id: int = None
+
+    def __post_init__(self):
+        for field in fields(self):
+            value, kinds = getattr(self, field.name), get_args(field.type) or (field.type,)
+            absent = value is None and field.default is None
+            below = type(value) in (int, float) and value <= 0 and not field.name.endswith("token_id")
+            if below or not absent and type(value) not in kinds:
+                raise ValueError(f"{field.name} = {value!r} is not a usable {kinds[0].__name__}")
+        C, H, K = self.hidden_size, self.num_attention_heads, self.num_key_value_heads
+        self.num_key_value_heads = K = K or H
+        self.head_dim = self.head_dim or C // H
+        if C % H or H % K or self.head_dim % 2:
+            raise ValueError(f"hidden_size = {C}, num_attention_heads = {H}, num_key_value_heads = {K}: each "
+                             f"has to be a multiple of the next, and head_dim = {self.head_dim} even")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The model, in reading order
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, T, C] -> [B, T, C]
+        h = x.float()  # in fp32, whatever the weights are
+        h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * h.to(x.dtype)
+
+
+def inverse_frequencies(config: Config) -> Tensor:
+    """Angle per position of each rotary pair, fp32 [D/2], after `linear` or `llama3` context scaling."""
+    D = config.head_dim
+    # Rounded as transformers does it: one bit here is 1e-4 in the logits of a real model.
+    freq = 1.0 / config.rope_theta ** (torch.arange(0, D, 2, dtype=torch.float32, device="cpu") / D)  # [D/2]
+    scaling = config.rope_scaling
+    if scaling is None:
+        return freq
+    if scaling["rope_type"] == "linear":
+        return freq / scaling["factor"]
+    # llama3: slow pairs (wavelength beyond the original context) are slowed down by `factor`, fast ones are
+    # left alone, and those in between are blended.
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = scaling["original_max_position_embeddings"] / (2 * math.pi / freq)  # within the old context
+    blend = ((turns - low) / (high - low)).clamp(0, 1)
+    return blend * freq + (1 - blend) * freq / scaling["factor"]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (x_i, x_{i + D/2}): the half-split layout of Hugging Face. x: [B, T, heads, D]."""
+    a, b = x.chunk(2, dim=-1)  # each [B, T, heads, D/2]
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+class Cache:
+    """Keys and values of B sequences, each up to `length` tokens; every row may stand at its own position."""
+
+    def __init__(self, config: Config, rows: int, length: int, dtype: torch.dtype, device):
+        shape = (config.num_hidden_layers, rows, config.num_key_value_heads, length, config.head_dim)
+        self.k = torch.zeros(shape, dtype=dtype, device=device)  # [layers, B, K, length, D]
+        self.v = torch.zeros(shape, dtype=dtype, device=device)
+
+    def update(self, layer: int, k: Tensor, v: Tensor, positions: Tensor, used: int) -> tuple[Tensor, Tensor]:
+        """Write k, v [B, T, K, D] at positions [B, T]; return the first `used` tokens, [B, K, used, D]."""
+        rows = torch.arange(k.shape[0], device=k.device)[:, None]  # [B, 1]
+        self.k[layer][rows, :, positions] = k
+        self.v[layer][rows, :, positions] = v
+        return self.k[layer, :, :, :used], self.v[layer, :, :, :used]
+
+
+class Attention(nn.Module):
+    """Grouped-query attention: H query heads share K key/value heads."""
+
+    def __init__(self, config: Config, layer: int):
+        super().__init__()
+        C, D = config.hidden_size, config.head_dim
+        H, K = config.num_attention_heads, config.num_key_value_heads
+        self.layer, self.D = layer, D
+        self.q_proj = nn.Linear(C, H * D, bias=config.attention_bias)
+        self.k_proj = nn.Linear(C, K * D, bias=config.attention_bias)
+        self.v_proj = nn.Linear(C, K * D, bias=config.attention_bias)
+        self.o_proj = nn.Linear(H * D, C, bias=config.attention_bias)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, mask: Tensor, cache: Cache):
+        B, T, _ = x.shape
+        q = rotate(self.q_proj(x).view(B, T, -1, self.D), cos, sin)  # [B, T, H, D]
+        k = rotate(self.k_proj(x).view(B, T, -1, self.D), cos, sin)  # [B, T, K, D]
+        v = self.v_proj(x).view(B, T, -1, self.D)  # [B, T, K, D]
+        if cache is None:
+            k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, K, T, D]
+        else:
+            k, v = cache.update(self.layer, k, v, positions, mask.shape[-1])  # [B, K, S, D]
+        y = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask, is_causal=mask is None,
+                                           enable_gqa=True)  # [B, H, T, D]
+        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))  # [B, T, C]
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        C, I = config.hidden_size, config.intermediate_size
+        self.gate_proj = nn.Linear(C, I, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(C, I, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(I, C, bias=config.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, T, C] -> [B, T, C]
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    def __init__(self, config: Config, layer: int):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = FeedForward(config)
+
+    def forward(self, x: Tensor, *context) -> Tensor:  # [B, T, C] -> [B, T, C]
+        x = x + self.self_attn(self.input_layernorm(x), *context)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Backbone(nn.Module):
+    def __init__(self, config: Config):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Llama(nn.Module):
+    """The language model: `model(ids[B, T]) -> logits[B, T, V]`."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        self.model = Backbone(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        self.inverse_frequencies = inverse_frequencies(config)  # [D/2], fp32: not part of the checkpoint
+
+    def forward(self, ids: Tensor, positions: Tensor = None, cache: Cache = None, at: Tensor = None,
+                checkpoint: bool = False) -> Tensor:
+        """Logits of the next token, [B, T, V], or [N, V] for N places in `at`.
+
+        ids: int[B, T]. positions: int[B, T], of each token in its row (None: 0..T-1). cache: keys and values
+        of the tokens before; takes the new ones. at: bool[B, T], where logits are wanted, in row order (their
+        layer is by far the widest). checkpoint: recompute blocks in the backward pass, keep no activations.
+        """
+        if positions is None:
+            positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)  # [B, T]
+        x = self.model.embed_tokens(ids)  # [B, T, C]
+        self.inverse_frequencies = self.inverse_frequencies.to(ids.device)
+        angle = positions[:, :, None, None].float() * self.inverse_frequencies  # [B, T, 1, D/2], fp32
+        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        mask = None  # without a cache: plain causal attention
+        if cache is not None:  # a token sees its row up to itself
+            seen = torch.arange(int(positions.max()) + 1, device=ids.device)  # [S]
+            mask = (seen <= positions[:, :, None])[:, None]  # [B, 1, T, S]
+        for block in self.model.layers:
+            context = (cos, sin, positions, mask, cache)
+            x = recompute(block, x, *context, use_reentrant=False) if checkpoint else block(x, *context)
+        x = x if at is None else x[at]  # [B, T, C] or [N, C]
+        return self.lm_head(self.model.norm(x))  # [B, T, V] or [N, V]
+
+
+def initialise(model: Llama, seed: int) -> Llama:
+    """Random weights for training from nothing: normal, 0.02, output layers of each block scaled by depth."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in model.named_parameters():
+        if weight.dim() == 2:
+            depth = 2 * model.config.num_hidden_layers if "o_proj" in name or "down_proj" in name else 1
+            nn.init.normal_(weight, 0, 0.02 * depth ** -0.5, generator=generator)
+    return model
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Checkpoint directories
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read; the message is one line that names the file and field."""
+
+
+def require(condition, where, complaint: str) -> None:
+    if not condition:
+        raise CheckpointError(f"{where}: {complaint}")
+
+
+def read_json(path: Path) -> dict:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a readable JSON object ({error})") from None
+
+
+def read_config(directory) -> Config:
+    """The Config of a checkpoint directory. Raises CheckpointError for what this file does not implement."""
+    path = Path(directory) / "config.json"
+    raw = {"hidden_act": "silu", "quantization_config": None, **read_json(path)}
+    for field, only in ("model_type", "llama"), ("hidden_act", "silu"), ("quantization_config", None):
+        require(raw.get(field) == only, path, f"{field} is {raw.get(field)!r}; only {only!r} is implemented")
+    # transformers 5 keeps all rotary settings in rope_parameters, 4 in rope_theta and rope_scaling
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    require(isinstance(rope, dict), path, f"rope_parameters (rope_scaling) is {rope!r}, not a JSON object")
+    needs = {"default": (), "linear": ("factor",),
+             "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
+    kind = str(rope.get("rope_type") or rope.get("type") or "default")  # "type": the oldest spelling
+    require(kind in needs, path, f"rope_type is {kind!r}; implemented are {', '.join(needs)}")
+    scaling = {field: rope.get(field) for field in needs[kind]}
+    for field, value in scaling.items():
+        require(type(value) in (int, float) and value > 0, path, f"{field} of {kind!r} is {value!r}")
+    raw["rope_theta"] = rope.get("rope_theta", raw.get("rope_theta"))
+    raw["rope_scaling"] = {"rope_type": kind, **scaling} if scaling else None
+    given = [f.name for f in fields(Config) if f.default is MISSING or raw.get(f.name) is not None]
+    try:
+        return Config(**{name: raw.get(name) for name in given})
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def load(directory, dtype: torch.dtype = None, device=None) -> Llama:
+    """Read a Hugging Face LLaMA checkpoint directory.
+
+    dtype: of the weights in memory (None: as stored). device: where they go (None: CPU). Whatever is missing,
+    surplus, of another shape or not implemented raises CheckpointError, in one line.
+    """
+    directory, config = Path(directory), read_config(directory)
+    with torch.device("meta"):  # shapes only, no memory
+        model = Llama(config)
+    shapes = {name: list(weight.shape) for name, weight in model.state_dict().items()}
+    files, index = [directory / "model.safetensors"], directory / "model.safetensors.index.json"
+    if index.exists() and not files[0].exists():
+        table = read_json(index).get("weight_map")
+        require(isinstance(table, dict), index, "weight_map is not a JSON object")
+        files = sorted({directory / str(file) for file in table.values()})
+    weights = {}
+    implied = ("rotary_emb.inv_freq",) + ("lm_head.weight",) * config.tie_word_embeddings  # stored or not
+    for file in files:
+        try:
+            for name in safe_open(file, framework="pt").keys():
+                if name.endswith(implied):
+                    continue
+                # What was read of a mapped file counts as memory in use until it is closed. Opened for one
+                # tensor at a time, it adds one tensor to the peak, not a second copy of the model.
+                tensor = safe_open(file, framework="pt").get_tensor(name)
+                shape, stored = shapes.get(name), list(tensor.shape)
+                require(name in shapes, file, f"surplus tensor {name}")
+                require(stored == shape, file, f"{name} has shape {stored}; config.json implies {shape}")
+                require(tensor.dtype.is_floating_point and tensor.dtype.itemsize > 1, file,
+                        f"{name} is quantised ({tensor.dtype})")
+                weights[name] = tensor.to(device or "cpu", dtype or tensor.dtype, copy=True)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{file}: cannot be read ({error})") from None
+    missing = sorted(name for name in shapes if name not in weights and not name.endswith(implied))
+    require(not missing, directory, f"missing tensor {', '.join(missing[:1])} ({len(missing)} in all)")
+    model.load_state_dict(weights, strict=False, assign=True)
+    if config.tie_word_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    return model
+
+
+def save(model: Llama, directory, tokenizer=None, dtype: torch.dtype = None) -> None:
+    """Write a checkpoint directory that transformers 4 and 5 load; dtype None keeps the weights' own."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    tied = ["lm_head.weight"] * model.config.tie_word_embeddings  # stored once, as the embedding
+    weights = {name: weight.to("cpu", dtype or weight.dtype).contiguous()
+               for name, weight in model.state_dict().items() if name not in tied}
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    stored = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    rope = {"rope_theta": model.config.rope_theta, **(model.config.rope_scaling or {"rope_type": "default"})}
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+              "dtype": stored, "torch_dtype": stored, "rope_parameters": rope, **asdict(model.config)}
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    if tokenizer is not None:
+        tokenizer.save_pretrained(directory)
+        file = directory / "tokenizer_config.json"  # transformers 4 does not know the name that 5 writes
+        file.write_text(file.read_text().replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Show what is in a LLaMA checkpoint directory.")
+    parser.add_argument("directory", help="a Hugging Face checkpoint directory, e.g. checkpoints/base")
+    try:
+        model = load(parser.parse_args().directory)
+    except CheckpointError as error:
+        sys.exit(f"error: {error}")
+    for name, value in asdict(model.config).items():
+        print(f"{name:26s} {value}")
+    print(f"{'parameters':26s} {sum(weight.numel() for weight in model.parameters()):,} "
+          f"({model.model.embed_tokens.weight.dtype})")
+
+
+if __name__ == "__main__":
+    main()

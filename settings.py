@@ -1,0 +1,143 @@
+"""Every setting of a run, with its default, its meaning, and the presets: what `python train.py --help` prints.
+
+The preset `builtin` is the default (two CPU cores, minutes), `smoke` runs the same path in under a minute, `llama` holds
+the paper's hyper-parameters (Table 8) for a real LLaMA on one GPU.
+"""
+
+import argparse
+import hashlib
+import random
+from dataclasses import dataclass, field, fields
+
+import torch
+
+import ibpo
+
+
+def setting(default, text: str):
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Settings:
+    model: str = setting("checkpoints/base", "base model: a Hugging Face LLaMA directory with a chat template")
+    data: str = setting("builtin", "training problems: builtin, or a .jsonl file (MATH, GSM8K)")
+    valid_data: str = setting("builtin", "validation problems: builtin, or a .jsonl file; never used for training")
+    test_data: str = setting("builtin", "test problems for the evaluation at the end: builtin, or a .jsonl file")
+    out: str = setting("runs/builtin", "directory of this run; one sub-directory per stage")
+    seed: int = setting(0, "makes the whole run repeatable")
+    device: str = setting("cpu", "cpu or cuda")
+    dtype: str = setting("fp32", "fp32, or bf16 (weights and moments in bf16, rounded stochastically)")
+    slots: int = setting(256, "responses generated at once")
+    micro_tokens: int = setting(1024, "tokens per micro-batch; changes speed and memory, never the gradient")
+    checkpointing: bool = setting(False, "recompute activations in the backward pass instead of keeping them")
+    max_new_tokens: int = setting(300, "longest response; a longer one is cut off and malformed")
+    temperature: float = setting(1.0, "sampling temperature")
+    top_p: float = setting(1.0, "nucleus sampling; 1 where log-probabilities are used (--kl-max)")
+    # the base model of the built-in world
+    base_steps: int = setting(3600, "base: gradient steps")
+    base_table_steps: int = setting(600, "base: how many of them read chapter one, the times table")
+    base_batch: int = setting(128, "base: textbook pages per step")
+    base_lr: float = setting(1.5e-3, "base: highest learning rate; falls linearly to 0")
+    # supervised fine-tuning on the base model's own solutions
+    sft_problems: int = setting(2500, "SFT: problems the base model answers to make training data")
+    sft_samples: int = setting(16, "SFT: answers to each")
+    sft_votes: int = setting(1500, "SFT: voting examples, D_SV or D_ASV1, evenly from all levels")
+    sft_regular: int = setting(1000, "SFT: one-trial examples, golden solutions or D_ASV2, evenly from all levels")
+    sft_steps: int = setting(150, "SFT: gradient steps")
+    sft_batch: int = setting(64, "SFT: examples per step")
+    sft_lr: float = setting(3e-4, "SFT: learning rate")
+    # Algorithm 1 and 2
+    method: str = setting("ibpo", f"who is accepted: {', '.join(ibpo.METHODS)}")
+    budget: str = setting("vote=0.5", "vote=q+: the largest share of accepted responses that may vote")
+    prompts: int = setting(64, "IBPO: n, prompts per sampled batch")
+    accumulate: int = setting(4, "IBPO: k_b, sampled batches per gradient step")
+    samples: int = setting(8, "IBPO: m, responses per prompt")
+    steps: int = setting(80, "IBPO: gradient steps")
+    lr: float = setting(2e-4, "IBPO: learning rate")
+    kl_max: float = setting(None, "Eq. 7: accept only responses within this many nats of the ASV-SFT model (default off)")
+    valid_every: int = setting(10, "IBPO: steps between looks at the validation problems; 0: never")
+    valid_problems: int = setting(250, "IBPO: validation problems per look")
+    eval_problems: int = setting(5000, "evaluation: test problems")
+    eval_samples: int = setting(8, "evaluation: base samples per problem, for self-consistency")
+    # optimiser
+    weight_decay: float = setting(0.01, "AdamW weight decay")
+    beta2: float = setting(0.98, "AdamW second-moment decay")
+    max_grad_norm: float = setting(20.0, "longer gradients are scaled down to this norm")
+    warmup: int = setting(10, "steps of learning-rate warm-up (base: ten times as many)")
+
+    @property
+    def cap(self) -> float:
+        """q+ of Eq. (1)."""
+        return float(self.budget.removeprefix("vote="))
+
+
+PRESETS = {
+    "builtin": {},
+    "smoke": dict(out="runs/smoke", sft_problems=100, sft_samples=12, sft_votes=60, sft_regular=40, sft_steps=6,
+                  sft_batch=16, prompts=10, accumulate=2, steps=3, valid_every=2, valid_problems=20,
+                  eval_problems=100, base_steps=4, base_table_steps=2, base_batch=16),
+    # Table 8; batch sizes are the totals over the paper's nodes
+    "llama": dict(out="runs/llama", dtype="bf16", checkpointing=True, slots=64, micro_tokens=8192, max_new_tokens=4096, top_p=0.9,
+                  sft_problems=2000, sft_samples=32, sft_votes=500, sft_regular=10795, sft_steps=2048, sft_batch=64,
+                  sft_lr=1e-6, prompts=32, accumulate=4, steps=240, lr=5e-7, valid_every=20, weight_decay=0.0,
+                  max_grad_norm=1e9, eval_problems=500),
+}
+CONDITION = {"base": "scot", "sv-sft": "sv", "asv-sft": "asv", "ibpo": "asv"}  # the prompt each stage is trained for
+
+
+class UserError(Exception):
+    """Something the user can mend; printed as one line."""
+
+
+def parse_args(argv=None) -> tuple[Settings, str]:
+    """Settings and the stage to run from the command line; a wrong value gives one clear line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("preset", nargs="?", default="builtin", choices=list(PRESETS), help="a set of defaults")
+    parser.add_argument("--smoke", action="store_true", help="the same as the preset smoke")
+    parser.add_argument("--stage", default="all", choices=["all", *CONDITION],
+                        help="run this stage and those it needs (default: all but base, then the evaluation)")
+    for f in fields(Settings):
+        flag = "--" + f.name.replace("_", "-")
+        text = f"{f.metadata['help']} (default {f.default})"
+        if f.type is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=f.metadata["help"])
+        else:
+            parser.add_argument(flag, type=f.type, default=None, help=text.replace("%", "%%"), metavar=f.type.__name__.upper())
+    args = vars(parser.parse_args(argv))
+    preset = "smoke" if args.pop("smoke") else args["preset"]
+    given = {f.name: args[f.name] for f in fields(Settings) if args[f.name] is not None}
+    settings = Settings(**{**PRESETS[preset], **given})
+
+    def need(condition: bool, message: str) -> None:
+        if not condition:
+            parser.exit(2, f"train.py: error: {message}\n")
+
+    try:
+        need(settings.budget.startswith("vote=") and 0 <= settings.cap <= 1, "")
+    except ValueError:
+        need(False, f"--budget is {settings.budget!r}; expected vote=q with q from 0 to 1, such as vote=0.5")
+    need(settings.method in ibpo.METHODS, f"--method is {settings.method!r}; one of {', '.join(ibpo.METHODS)}")
+    need(settings.dtype in ("fp32", "bf16"), f"--dtype is {settings.dtype!r}; expected fp32 or bf16")
+    need(settings.device in ("cpu", "cuda"), f"--device is {settings.device!r}; expected cpu or cuda")
+    need(settings.device == "cpu" or torch.cuda.is_available(), "--device cuda: torch sees no CUDA device")
+    need(settings.kl_max is None or settings.top_p == 1, "--kl-max needs --top-p 1: it compares log-probabilities")
+    for name in ("slots", "micro_tokens", "prompts", "accumulate", "samples", "steps", "sft_steps", "sft_batch",
+                 "sft_problems", "sft_samples", "max_new_tokens", "eval_problems", "eval_samples", "base_steps"):
+        need(getattr(settings, name) >= 1, f"--{name.replace('_', '-')} must be at least 1")
+    need(settings.temperature > 0, "--temperature must be above 0: training needs different samples")
+    need(0 < settings.top_p <= 1, "--top-p must be above 0 and at most 1")
+    return settings, args["stage"]
+
+
+def shuffled(size: int, step: int, batch: int, seed: int) -> list[int]:
+    """Which of `size` items make up a step's batch: all of them once per epoch, in a new order each time."""
+    first, orders = step * batch, {}
+    for epoch in range(first // size, (first + batch - 1) // size + 1):
+        orders[epoch] = random.Random(f"{seed} {epoch}").sample(range(size), size)
+    return [orders[i // size][i % size] for i in range(first, first + batch)]
+
+
+def derive(*names) -> int:
+    """A seed made of names: every stage, step and purpose has its own, so a run that continues repeats itself."""
+    return int.from_bytes(hashlib.sha256(repr(names).encode()).digest()[:4])

@@ -1,0 +1,163 @@
+"""The stages before IBPO: the built-in base model, SV-SFT and ASV-SFT (paper Sec. 4, App. B).
+
+    python train.py --stage base                 # rebuild the built-in base model from nothing
+    python train.py --stage asv-sft              # its own solutions in the voting templates
+
+Departure from the paper: D_ASV1, the voting examples of ASV-SFT, is drawn evenly from all levels. The paper takes
+problems with 4 to 8 different answers, which tells the model about difficulty before IBPO does.
+"""
+
+import json
+import random
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+
+from tqdm import tqdm
+
+import data
+import llama
+import sample
+import voting
+from learn import Example, encode, finished, open_start, run_stage, settings_of, supervised
+from settings import CONDITION, Settings, UserError, derive, shuffled
+
+# ---------------------------------------------------------------------------------------------------------------------
+# base: the built-in language model reads its textbook
+
+
+def times_table(step: int, steps: int, rng: random.Random) -> tuple[str, str, str]:
+    """A page of chapter one: a product of two numbers, small ones first.
+
+    Read in this order the table is learned within minutes. Met all at once, in longer solutions, it takes hours: the
+    product of a known number with an unknown one is uniform on the clock, so that single numbers tell nothing.
+    """
+    limit = min(data.MODULUS - 1, 4 + round(1.2 * data.MODULUS * step / steps))
+    factors = [rng.randint(1, limit), rng.randint(1, limit)]
+    return data.question_of(factors), "scot", data.textbook_route(factors, rng)[0]
+
+
+def textbook_page(rng: random.Random) -> tuple[str, str, str]:
+    """A page of chapter two: one solution, or several routes to one problem and a closing remark."""
+    factors = data.draw_factors("train", rng.choice(data.LEVELS), rng)
+    if rng.random() < 0.3:
+        return data.question_of(factors), "scot", data.textbook_route(factors, rng)[0]
+    solutions, answers = [], []
+    while voting.trials_needed(answers) is None:
+        solution, answer = data.textbook_route(factors, rng)
+        solutions.append(solution)
+        answers.append(str(answer))
+    return data.question_of(factors), "sv", voting.render_extended(solutions, answers)
+
+
+def train_base(settings: Settings) -> Path:
+    directory = Path(settings.out) / "base"
+    if finished(directory, settings_of(settings, "base")):
+        return directory
+    tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces())
+    model = llama.initialise(llama.Llama(llama.Config(
+        vocab_size=len(tokenizer), hidden_size=96, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id)), settings.seed)
+
+    def make_batch(step: int) -> list[Example]:
+        rng = random.Random(f"base {settings.seed} {step}")
+        if step < settings.base_table_steps:  # short pages: twice as many
+            pages = [times_table(step, settings.base_table_steps, rng) for _ in range(2 * settings.base_batch)]
+        else:
+            pages = [textbook_page(rng) for _ in range(settings.base_batch)]
+        return [encode(tokenizer, *page) for page in pages]
+
+    def learning_rate(step: int) -> float:
+        return settings.base_lr * min((step + 1) / (10 * settings.warmup), 1 - step / settings.base_steps)
+
+    return run_stage(settings, "base", "base", model, tokenizer, settings.base_steps, learning_rate,
+                     supervised(settings, make_batch))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# SV-SFT and ASV-SFT: the base model's own solutions in the voting templates (paper Sec. 4)
+
+
+def sampled_solutions(settings: Settings) -> list[dict]:
+    """sft_problems training problems, each with sft_samples solutions by the base model; kept in out/samples.jsonl."""
+    path = Path(settings.out) / "samples.jsonl"
+    problems = data.load(settings.data, "train", settings.sft_problems, derive(settings.seed, "sft"))
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    if any(row["question"] != problem.question for row, problem in zip(rows, problems)) or len(rows) > len(problems):
+        raise UserError(f"{path} was made from other problems; choose another --out, or delete it")
+    if len(rows) == len(problems):
+        return rows
+    model, tokenizer = open_start(settings, settings.model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(problems) * settings.sft_samples, initial=len(rows) * settings.sft_samples,
+              desc="sampling the base", unit="response", dynamic_ncols=True) as bar:
+        while len(rows) < len(problems):
+            chunk = problems[len(rows) : len(rows) + 250]
+            responses = sample.ask(
+                model, tokenizer, [problem.question for problem in chunk], "scot", settings.sft_samples,
+                max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p,
+                stop_ids=sample.stop_ids_of(settings.model, tokenizer), slots=settings.slots,
+                seed=derive(settings.seed, "samples", len(rows)), progress=bar.update)
+            new = [{**asdict(problem), "samples": [response.text for response in row if response.finished]}
+                   for problem, row in zip(chunk, responses)]
+            with path.open("a") as file:
+                file.write("".join(json.dumps(row) + "\n" for row in new))
+            rows += new
+    return rows
+
+
+def evenly(by_level: dict[int, list], count: int, what: str) -> list:
+    """`count` items, as many from each level as there can be of all levels alike."""
+    levels = [level for level in sorted(by_level) if by_level[level]]
+    if not levels:
+        raise UserError(f"no {what} could be made: the base model answered none of its problems right")
+    share = -(-count // len(levels))
+    chosen = [item for level in levels for item in by_level[level][:share]]
+    if len(chosen) < count:
+        print(f"note: {len(chosen)} {what} instead of {count}: "
+              + ", ".join(f"level {level} has {len(by_level[level])}" for level in levels))
+    return chosen
+
+
+def sft_examples(settings: Settings, stage: str, tokenizer) -> list[Example]:
+    """SV-SFT: D_SV and golden SCoT solutions. ASV-SFT: D_ASV1 (votes) and D_ASV2 (one trial). The same amounts."""
+    rng = random.Random(f"{stage} {settings.seed}")
+    votes, regular = defaultdict(list), defaultdict(list)
+    for row in sampled_solutions(settings):
+        vote = voting.build_vote(row["samples"], row["answer"], rng)  # Algorithm 3
+        if vote is not None:
+            votes[row["level"]].append((row["question"], vote))
+        golden = row["solution"]
+        if golden is None:  # no golden solution: one of the model's own that is right
+            right = [text for text in row["samples"] if voting.judge(row["answer"], text)[1]]
+            golden = rng.choice(right) if right else None
+        if golden is not None:
+            regular[row["level"]].append((row["question"], golden))
+    examples = []
+    for question, text in evenly(votes, settings.sft_votes, "voting examples"):
+        examples.append(encode(tokenizer, question, CONDITION[stage], text))
+    for question, text in evenly(regular, settings.sft_regular, "one-trial examples"):
+        if stage == "sv-sft":
+            examples.append(encode(tokenizer, question, "scot", text))
+        else:
+            examples.append(encode(tokenizer, question, "asv", voting.render_regular(text)))
+    return examples
+
+
+def train_sft(settings: Settings, stage: str) -> Path:
+    directory = Path(settings.out) / stage
+    if finished(directory, settings_of(settings, stage)):
+        return directory
+    model, tokenizer = open_start(settings, settings.model)
+    examples = sft_examples(settings, stage, tokenizer)
+
+    def make_batch(step: int) -> list[Example]:
+        return [examples[i] for i in shuffled(len(examples), step, settings.sft_batch, derive(settings.seed, stage))]
+
+    def learning_rate(step: int) -> float:
+        return settings.sft_lr * min(1, (step + 1) / settings.warmup)
+
+    return run_stage(settings, stage, stage, model, tokenizer, settings.sft_steps, learning_rate,
+                     supervised(settings, make_batch))

@@ -1,0 +1,202 @@
+"""Train a language model to spend its inference budget where it pays: Algorithm 1 and 2 of the IBPO paper.
+
+    python train.py                              # built-in world, 2 CPU cores: SV-SFT, ASV-SFT, IBPO at q+ = 0.5, eval
+    python train.py smoke                        # the same path in under a minute, to see that everything works
+    python train.py --budget vote=0.25           # another cap (the stages before it are reused)
+    python train.py --stage ibpo --method random # a control: same cap, but random prompts vote (also: cgpo, rft, ...)
+    python train.py --stage base                 # rebuild the built-in base model from nothing
+    python train.py llama --model DIR --data math_train.jsonl --valid-data FILE --test-data math500.jsonl --device cuda
+
+Stages: base -> SV-SFT (always votes; it marks the efficiency boundary)
+        base -> ASV-SFT (votes or not, not knowing when) -> IBPO (learns when, under the cap)
+Each writes a checkpoint directory under --out. A finished stage is skipped; an interrupted one (Ctrl-C, power cut)
+goes on where it stopped when the same command is given again. log.jsonl has one line per step.
+
+This file is Algorithm 1. One step of it: `roll_out` samples m responses to each of n prompts from the current policy
+and judges them; `select` solves one budgeted program on all of them (Eq. 6-8, ibpo.py); learn.add_gradient adds the
+gradient of Eq. (5) on the accepted ones. Settings are in settings.py, the stages before IBPO in sft.py.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import data
+import eval as evaluation
+import ibpo
+import llama
+import sample
+import voting
+from learn import Example, add_gradient, finished, log_probabilities, micro_batches, open_start, run_stage, settings_of
+from settings import Settings, UserError, derive, parse_args, shuffled
+from sft import train_base, train_sft
+
+
+@dataclass
+class Rollout:
+    """n prompts with m judged responses each."""
+
+    levels: np.ndarray  # int[n]
+    prompts: list[list[int]]  # token ids
+    responses: list[list[sample.Response]]
+    correct: np.ndarray  # bool[n, m], r_match: the final answer is right
+    extended: np.ndarray  # bool[n, m], G+
+    valid: np.ndarray  # bool[n, m], False: malformed
+    trials: np.ndarray  # int[n, m]
+    tokens: np.ndarray  # int[n, m]
+
+
+def roll_out(model, tokenizer, problems: list, samples: int, settings: Settings, stop_ids, seed: int, progress=None) -> Rollout:
+    """Sample responses from the current policy under the ASV prompt, and judge them."""
+    rows = sample.ask(model, tokenizer, [problem.question for problem in problems], "asv", samples,
+                      max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p,
+                      stop_ids=stop_ids, slots=settings.slots, seed=seed, progress=progress)
+    judged = [[voting.judge(problem.answer, r.text, r.finished) for r in row] for problem, row in zip(problems, rows)]
+
+    def array(value) -> np.ndarray:  # [n, m]
+        return np.array([[value(parsed, right) for parsed, right in row] for row in judged])
+
+    return Rollout(np.array([problem.level for problem in problems]),
+                   [voting.encode_prompt(tokenizer, problem.question, "asv") for problem in problems], rows,
+                   correct=array(lambda parsed, right: right),
+                   extended=array(lambda parsed, right: parsed.group == "extended"),
+                   valid=array(lambda parsed, right: parsed.group != "malformed"),
+                   trials=array(lambda parsed, right: parsed.trials),
+                   tokens=np.array([[len(r.ids) for r in row] for row in rows]))
+
+
+@torch.no_grad()
+def kl_estimate(rollout: Rollout, reference: llama.Llama, settings: Settings) -> np.ndarray:
+    """log pi(y|x) - log pi_ref(y|x) of whole responses, the estimate of Eq. (7): float[n, m], nats."""
+    examples = [Example(prompt, r.ids) for prompt, row in zip(rollout.prompts, rollout.responses) for r in row]
+    index = {id(example): i for i, example in enumerate(examples)}
+    under_reference = np.zeros(len(examples))
+    for group in micro_batches(examples, settings.micro_tokens):
+        logp = log_probabilities(reference, group, temperature=settings.temperature)  # [B]
+        under_reference[[index[id(example)] for example in group]] = logp.double().cpu().numpy()
+    under_policy = np.array([[r.logprob for r in row] for row in rollout.responses])  # float[n, m]
+    return under_policy - under_reference.reshape(under_policy.shape)
+
+
+def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings, seed: int) -> ibpo.Selection:
+    """Which responses to learn from: one program for the whole step. For the method ibpo it is Eq. (8)."""
+    feasible = None
+    if reference is not None:
+        kl = kl_estimate(rollout, reference, settings)
+        feasible = ibpo.feasible_set(rollout.correct, rollout.valid, kl, settings.kl_max)  # Eq. (7)
+    return ibpo.METHODS[settings.method](rollout.correct, rollout.extended, settings.cap, valid=rollout.valid,
+                                         feasible=feasible, rng=np.random.default_rng(seed))
+
+
+def by_level(levels: np.ndarray, values: np.ndarray) -> dict[int, float]:
+    """Mean of values[n, ...] over the prompts of each level, NaN left out."""
+    chosen = {level: values[levels == level] for level in sorted(set(levels.tolist()))}
+    return {level: float(np.nanmean(v)) for level, v in chosen.items() if not np.isnan(v).all()}
+
+
+def describe(rollout: Rollout, selection: ibpo.Selection) -> dict:
+    """What log.jsonl says of a step's responses."""
+    accepted_votes = np.where(selection.weights > 0, rollout.extended, np.nan)  # float[n, m], NaN: not accepted
+    votes, broken = rollout.extended, ~rollout.valid & (rollout.trials > 1)  # bool[n, m], votes that broke the rule
+    return {
+        "accuracy": float(rollout.correct.mean()), "accuracy_by_level": by_level(rollout.levels, rollout.correct),
+        "vote_share": float(votes.mean()), "vote_share_by_level": by_level(rollout.levels, votes),
+        "accepted": selection.accepted, "accepted_vote_share": selection.extended / max(selection.accepted, 1),
+        "accepted_vote_share_by_level": by_level(rollout.levels, accepted_votes),
+        "margin_by_level": by_level(rollout.levels, ibpo.reward_margin(rollout.correct, votes, rollout.valid)),
+        "trials": float(rollout.trials.mean()),
+        "trials_per_vote": float(rollout.trials[votes].mean()) if votes.any() else None,
+        "tokens": float(rollout.tokens.mean()), "malformed": float(1 - rollout.valid.mean()),
+        "rule_kept": float(votes.sum() / max(votes.sum() + broken.sum(), 1)),
+        "dropped_no_correct": selection.dropped_no_correct, "dropped_over_cap": selection.dropped_over_cap}
+
+
+def train_rl(settings: Settings, start: Path) -> Path:
+    """Algorithm 1 from the ASV-SFT model; returns the checkpoint directory."""
+    name = stage_name(settings)
+    made_with = settings_of(settings, "ibpo")
+    if finished(Path(settings.out) / name, made_with):
+        return Path(settings.out) / name
+    model, tokenizer = open_start(settings, start)
+    reference = open_start(settings, start)[0] if settings.kl_max is not None else None
+    stop_ids = sample.stop_ids_of(start, tokenizer)
+    n = settings.prompts * settings.accumulate  # Algorithm 2: k_b batches of the same policy make one program
+    problems = data.load(settings.data, "train", settings.steps * n if settings.data == "builtin" else None,
+                         derive(settings.seed, "rl"))
+    validation = data.load(settings.valid_data, "validation", settings.valid_problems, derive(settings.seed, "valid"))
+
+    def add_step(model: llama.Llama, step: int) -> dict:
+        model.eval()
+        record = {}
+        if settings.valid_every and step % settings.valid_every == 0:  # for the curves; nothing is selected by it
+            seen = roll_out(model, tokenizer, validation, 1, settings, stop_ids, derive(settings.seed, "v", step))
+            record = {"valid_accuracy": float(seen.correct.mean()), "valid_vote_share": float(seen.extended.mean())}
+        clock = [time.monotonic()]
+        batch = [problems[i] for i in shuffled(len(problems), step, n, derive(settings.seed, "order"))]
+        rollout = roll_out(model, tokenizer, batch, settings.samples, settings, stop_ids, derive(settings.seed, "r", step))
+        clock.append(time.monotonic())
+        selection = select(rollout, reference, settings, derive(settings.seed, "select", step))
+        clock.append(time.monotonic())
+        accepted = [Example(rollout.prompts[i], rollout.responses[i][j].ids, float(selection.weights[i, j]))
+                    for i, j in zip(*selection.weights.nonzero())]
+        model.train()
+        loss = add_gradient(model, accepted, n, settings)  # Eq. (5), over n prompts
+        clock.append(time.monotonic())
+        seconds = dict(zip(("seconds_sampling", "seconds_solving", "seconds_learning"), np.diff(clock).tolist()))
+        record = {"loss": loss, **describe(rollout, selection), **seconds, **record}
+        record["bar"] = (f"accuracy {record['accuracy']:.3f}, votes {record['vote_share']:.2f} "
+                         f"(accepted {record['accepted_vote_share']:.2f}), trials {record['trials']:.2f}")
+        return record
+
+    return run_stage(settings, "ibpo", name, model, tokenizer, settings.steps,
+                     lambda step: settings.lr * min(1, (step + 1) / settings.warmup), add_step)
+
+
+def stage_name(settings: Settings) -> str:
+    """Directory of an Algorithm 1 run: ibpo-50 for IBPO at 50 %; cgpo, which knows no cap."""
+    return f"{settings.method}-{100 * settings.cap:g}" if settings.method in ("ibpo", "random") else settings.method
+
+
+def main(argv=None) -> None:
+    settings, stage = parse_args(argv)
+    torch.manual_seed(settings.seed)
+    spent = {}
+
+    def timed(name: str, function, *arguments):
+        begin = time.monotonic()
+        result = function(settings, *arguments)
+        spent[name] = time.monotonic() - begin
+        return result
+
+    def evaluate(settings: Settings) -> None:
+        evaluation.evaluate(models, settings.test_data, settings.eval_problems, settings.eval_samples,
+                            Path(settings.out) / "eval", seed=settings.seed, device=settings.device, dtype=settings.dtype,
+                            training_log=models[-1] / "log.jsonl", cap=settings.cap, slots=settings.slots,
+                            max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p)
+
+    try:
+        if stage == "base":
+            directory = timed("base", train_base)
+            print(f"the base model is in {directory}; train from it with --model {directory}")
+        else:
+            models = [Path(settings.model)]
+            if stage in ("all", "sv-sft"):
+                models.append(timed("SV-SFT", train_sft, "sv-sft"))
+            if stage in ("all", "asv-sft", "ibpo"):
+                models.append(timed("ASV-SFT", train_sft, "asv-sft"))
+            if stage in ("all", "ibpo"):
+                models.append(timed(stage_name(settings), train_rl, models[-1]))
+            if stage == "all":
+                timed("evaluation", evaluate)
+    except (UserError, data.DataError, llama.CheckpointError) as error:
+        sys.exit(f"error: {error}")
+    print("time: " + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent.items())
+          + f"; {sum(spent.values()) / 60:.1f} minutes in all")
+
+
+if __name__ == "__main__":
+    main()
