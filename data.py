@@ -15,7 +15,7 @@ factors meets other products and may get through. Easy levels have small factors
 levels have many large ones. That is the whole difficulty, and the reason why voting pays where it pays.
 
     python data.py                               # a few problems of each level and how many there are
-    python data.py path/to/math500.jsonl         # what a file holds: problems per level, answers that do not parse
+    python data.py path/to/math500.jsonl         # what a file holds: problems per level
 """
 
 import argparse
@@ -126,7 +126,8 @@ def count_problems(level: int) -> int:
 
 def world_pieces() -> list[str]:
     """Every piece of text the built-in world is written with: each becomes one token, so that a number is one token."""
-    return [str(i) for i in range(MODULUS)] + ["Compute ", " * ", f" modulo {MODULUS}.", "\n* ", " = ", "\n\\boxed{", "}"]
+    numbers = [str(i) for i in range(MODULUS)]
+    return numbers + ["Compute ", " * ", f" modulo {MODULUS}.", "\n* ", " = ", "\n\\boxed{", "}"]
 
 
 def build_tokenizer(pieces: list[str]):
@@ -159,33 +160,37 @@ def build_tokenizer(pieces: list[str]):
 # Files
 
 
-def _record(row: dict) -> Problem:
-    """One line of MATH / MATH500 ("problem", "answer", "level") or GSM8K ("question", "answer", "n_steps")."""
-    question = row.get("problem", row.get("question"))
-    answer = row.get("answer")
-    if not isinstance(question, str) or not isinstance(answer, (str, int, float)) or isinstance(answer, bool):
+def _record(row: dict) -> Problem | None:
+    """One line of MATH / MATH500 ("problem", "answer", "level") or GSM8K ("question", "answer", "n_steps").
+
+    None: its answer is null or empty, or its level 0 or "Level ?". The published MATH has a few of these.
+    """
+    if not isinstance(row, dict):
+        raise ValueError("expected a JSON object")
+    question, answer = row.get("problem", row.get("question")), row.get("answer", False)
+    if type(question) is not str or not question.strip() or type(answer) not in (str, int, float, type(None)):
         raise ValueError('needs "problem" (or "question") and "answer"')
-    answer = str(answer)
-    level = row.get("level", row.get("n_steps"))
+    answer = "" if answer is None else str(answer)
+    level, steps = row.get("level"), row.get("n_steps")
     if "####" in answer:  # GSM8K as published: the worked solution, then #### and the answer
         working, _, answer = answer.rpartition("####")
-        level = working.count("<<") if level is None else level
-    if "question" in row and level is None and isinstance(row.get("solution"), str):
-        level = row["solution"].count("<<")
-    if isinstance(level, str):  # "Level 3", as MATH was published
-        level = level.removeprefix("Level ").strip()
-    try:
-        level = int(level)
-    except (TypeError, ValueError):
-        raise ValueError(f'level is {level!r}; expected 1 to 5 ("level", or "n_steps" for GSM8K)') from None
-    # GSM8K: the number of calculation steps, capped at 5
-    return Problem(question, answer.strip(), min(max(level, 1), 5))
+        steps = working.count("<<") if steps is None else steps
+    elif "question" in row and steps is None and isinstance(row.get("solution"), str):
+        steps = row["solution"].count("<<")
+    if level is None and isinstance(steps, int):  # GSM8K: the number of calculation steps, capped at 5
+        level = min(max(steps, 1), 5)
+    known = str(level).removeprefix("Level ").strip()  # "Level 3", as MATH was published
+    if not answer.strip() or known in ("0", "?"):
+        return None
+    if known not in map(str, LEVELS):
+        raise ValueError(f'level is {level!r}; expected 1 to 5 ("level", or "n_steps" for GSM8K)')
+    return Problem(question, answer.strip(), int(known))
 
 
 def read_jsonl(path) -> list[Problem]:
-    """All problems of a .jsonl file. Raises DataError, in one line, that names the file, line and field."""
+    """All usable problems of a .jsonl file. Raises DataError, in one line, that names the file, line and field."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8").split("\n")  # splitlines() would cut strings at U+2028 as well
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
     problems = []
@@ -193,11 +198,15 @@ def read_jsonl(path) -> list[Problem]:
         if line.strip():
             try:
                 problems.append(_record(json.loads(line)))
-            except (ValueError, AttributeError) as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}, line {number}: {error}") from None
-    if not problems:
+    usable = [problem for problem in problems if problem is not None]
+    if not usable:
         raise DataError(f"{path}: holds no problems")
-    return problems
+    if len(usable) < len(problems):
+        print(f"note: {path}: left out {len(problems) - len(usable)} of {len(problems)} problems, "
+              "which have no answer or no level", file=sys.stderr)
+    return usable
 
 
 def load(source: str, split: str, count: int = None, seed: int = 0) -> list[Problem]:

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 import data
 import grade
+import plots
 import sample
 import voting
 
@@ -70,10 +71,10 @@ class Record:
     consistent: np.ndarray  # float[n, m], column k-1: how often a plurality of k of the m samples is right
 
     @property
-    def rule_kept(self) -> float:
-        """The share of voting responses that keep the whole stop rule."""
+    def rule_kept(self) -> float | None:
+        """The share of responses with several trials that keep the whole stop rule; None if there are none."""
         attempts = self.trials > 1
-        return float((attempts & ~self.malformed).sum() / max(attempts.sum(), 1))
+        return float((attempts & ~self.malformed).sum() / attempts.sum()) if attempts.any() else None
 
 
 def self_consistency(gold: str, finals: list) -> list[float]:
@@ -91,6 +92,8 @@ def read_record(path: Path) -> Record:
     """Parse and grade a record's raw responses. Raises data.DataError, in one line, if it is not a record."""
     try:
         header, *rows = [json.loads(line) for line in path.read_text().splitlines()]
+        if not rows:
+            raise ValueError("no responses")
         columns = {name: [] for name in ("correct", "extended", "malformed", "trials", "tokens", "first", "consistent")}
         for row in rows:
             gold = row["answer"]
@@ -168,6 +171,7 @@ def summarise(records: list[Record]) -> dict:
     """Every number of the table and the comparisons, from records on the same problems."""
     bootstrap = Bootstrap(len(records[0].questions))
     base = next((r for r in records if r.condition == "scot" and not r.greedy), None)
+    greedy = next((r for r in records if r.greedy), None)
     sv = next((r for r in records if r.condition == "sv"), None)
     summary = {"problems": len(records[0].questions), "models": {}, "self_consistency": None, "comparisons": {}}
 
@@ -191,7 +195,16 @@ def summarise(records: list[Record]) -> dict:
         summary["models"][r.name] = row
 
     if base is not None and base.consistent.shape[1] > 1:
-        summary["self_consistency"] = [bootstrap(lambda c: c, base.consistent[:, k]) for k in range(base.consistent.shape[1])]
+        K = base.consistent.shape[1]
+        majority, single = base.consistent[:, K - 1], mean(base.correct)  # float[n]
+        summary["self_consistency"] = [bootstrap(lambda c: c, base.consistent[:, k]) for k in range(K)]
+        rows = {"single samples": bootstrap(lambda a, b: a - b, majority, single)}
+        for level in sorted(set(base.levels.tolist())):
+            at = base.levels == level
+            rows[f"single samples, level {level}"] = Bootstrap(int(at.sum()))(lambda a, b: a - b, majority[at], single[at])
+        if greedy is not None:
+            rows["greedy decoding"] = bootstrap(lambda a, b: a - b, majority, mean(greedy.correct))
+        summary["comparisons"][f"majority of {K} {base.name} samples"] = rows
     for r in records:
         if r.condition != "asv":
             continue
@@ -205,12 +218,15 @@ def summarise(records: list[Record]) -> dict:
                 lambda a, t, c: a - at_trials(c, t), *own, base.consistent)
         for other in records:
             if other.condition == "asv" and other is not r:
-                rows[f"{other.name} at no more trials"] = bootstrap(
-                    lambda a, t, o, f, ot: a - thinned(t, o, f, ot), *own, mean(other.correct), mean(other.first), mean(other.trials))
+                theirs = mean(other.correct)
+                rows[f"{other.name} ({other.trials.mean():.2f} trials)"] = bootstrap(lambda a, o: a - o, own[0], theirs)
+                if other.trials.mean() > r.trials.mean():
+                    rows[f"{other.name}, thinned to equal trials"] = bootstrap(
+                        lambda a, t, o, f, ot: a - thinned(t, o, f, ot), *own, theirs, mean(other.first), mean(other.trials))
         if summary["self_consistency"] is not None:
             gain = summary["models"][r.name]["accuracy"][0] - summary["models"][base.name]["accuracy"][0]
-            theirs = float(at_trials(base.consistent.mean(axis=0), r.trials.mean())) - float(base.correct.mean())
-            rows["factor"] = gain / theirs if theirs > 0 else None
+            same = float(at_trials(base.consistent.mean(axis=0), r.trials.mean())) - float(base.correct.mean())
+            rows["factor"] = gain / same if same > 0 else None
         summary["comparisons"][r.name] = rows
     return summary
 
@@ -221,7 +237,8 @@ def print_summary(summary: dict) -> None:
     for name, row in summary["models"].items():
         gain = percent(row["gain"]) if "gain" in row else ""
         print(f"{name:14s} {percent(row['accuracy']):>24s} {gain:>24s} {number(row['trials']):>12s} {number(row['tokens']):>14s} "
-              f"{row['vote_share']:6.1%} {row['malformed']:9.2%} {row['rule_kept']:9.1%}")
+              f"{row['vote_share']:6.1%} {row['malformed']:9.2%} "
+              + (f"{row['rule_kept']:9.1%}" if row["vote_share"] else f"{'-':>9s}"))
     if summary["self_consistency"]:
         values = "  ".join(f"{k}: {100 * row[0]:.1f}" for k, row in enumerate(summary["self_consistency"], 1))
         print(f"\nself-consistency, % by samples   {values}")
@@ -244,109 +261,6 @@ def print_summary(summary: dict) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Plots, from the records' numbers and the training log
-
-
-def plot_budget(summary: dict, path: Path) -> None:
-    """Accuracy against trials and against tokens (Fig. 2a/b)."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
-    models = summary["models"]
-    base, sv = summary.get("base"), summary.get("sv")
-    for axis, unit in zip(axes, ("trials", "tokens")):
-        if base and summary["self_consistency"]:
-            per_sample = models[base][unit][0]
-            k = np.arange(1, len(summary["self_consistency"]) + 1)
-            values, low, high = 100 * np.array(summary["self_consistency"]).T
-            axis.plot(k * per_sample, values, "-o", color="0.6", ms=3.5, lw=1.2, label="self-consistency (base)")
-            axis.fill_between(k * per_sample, low, high, color="0.6", alpha=0.2, lw=0)
-        if base and sv:
-            ends = [base, sv]
-            axis.plot([models[n][unit][0] for n in ends], [100 * models[n]["accuracy"][0] for n in ends], "--",
-                      color="0.3", lw=1, label="efficiency boundary")
-        for i, (name, row) in enumerate(models.items()):
-            if name.endswith("-greedy"):
-                continue
-            x, xl, xh = row[unit]
-            y, yl, yh = (100 * v for v in row["accuracy"])
-            axis.errorbar(x, y, xerr=[[x - xl], [xh - x]], yerr=[[y - yl], [yh - y]], fmt="o", ms=7, capsize=2,
-                          color=f"C{i}", zorder=3)
-            axis.annotate(name, (x, y), xytext=(7, -11), textcoords="offset points", color=f"C{i}", fontsize=10)
-        axis.set_xlabel(f"{unit} per response, measured")
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
-    axes[0].set_ylabel("accuracy on the test split, %")
-    axes[0].legend(frameon=False, loc="lower right")
-    figure.suptitle("Accuracy against inference budget")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def plot_levels(summary: dict, path: Path) -> None:
-    """Voting share, trials and accuracy by level (Fig. 2e/2f)."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-    for i, (name, row) in enumerate(summary["models"].items()):
-        levels = list(row["levels"])
-        style = dict(color=f"C{i}", marker="o", ms=5, label=name)
-        if name.endswith("-greedy"):
-            continue
-        for axis, key, scale in zip(axes, ("vote_share", "trials", "accuracy"), (100, 1, 100)):
-            if key != "accuracy" and row["vote_share"] == 0:
-                continue
-            values = [row["levels"][level][key] for level in levels]
-            if key == "trials":
-                axis.plot(levels, values, **style)
-            else:
-                value, low, high = scale * np.array(values).T
-                axis.errorbar(levels, value, yerr=[value - low, high - value], capsize=2, **style)
-    for axis, title in zip(axes, ("voting share, %", "trials per response", "accuracy, %")):
-        axis.set_title(title)
-        axis.set_xlabel("level (difficulty)")
-        axis.set_xticks(levels)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
-    axes[0].set_ylim(-3, 103)
-    axes[2].legend(frameon=False)
-    figure.suptitle("Where the budget goes")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def plot_training(log: Path, cap: float, path: Path) -> None:
-    """Voting share over training against q+ (Fig. 2c), and by level."""
-    import matplotlib.pyplot as plt
-
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    steps = [row["step"] for row in rows]
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
-    axes[0].axhline(100 * cap, color="0.3", ls="--", lw=1, label=f"cap q₊ = {100 * cap:g} %")
-    axes[0].plot(steps, [100 * row["vote_share"] for row in rows], color="C0", label="all responses")
-    axes[0].plot(steps, [100 * row["accepted_vote_share"] for row in rows], color="C3", label="accepted responses")
-    valid = [row for row in rows if "valid_vote_share" in row]
-    axes[0].plot([row["step"] for row in valid], [100 * row["valid_vote_share"] for row in valid], "o", color="C0",
-                 mfc="white", label="validation split")
-    axes[0].set_ylabel("voting share, %")
-    axes[0].set_title("in all")
-    colours = plt.get_cmap("viridis")(np.linspace(0.9, 0.1, 5))
-    for level in sorted({int(k) for row in rows for k in row["vote_share_by_level"]}):
-        values = [100 * row["vote_share_by_level"].get(str(level), np.nan) for row in rows]
-        axes[1].plot(steps, values, color=colours[level - 1], label=f"level {level}")
-    axes[1].set_title("all responses, by level")
-    for axis in axes:
-        axis.set_xlabel("IBPO step")
-        axis.set_ylim(-3, 103)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
-        axis.legend(frameon=False)
-    figure.suptitle("Learning when to vote")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def report(out: Path, names: list[str] = None) -> dict:
@@ -366,8 +280,8 @@ def report(out: Path, names: list[str] = None) -> dict:
     summary["sv"] = next((r.name for r in records if r.condition == "sv"), None)
     print_summary(summary)
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    plot_budget(summary, out / "accuracy_vs_budget.png")
-    plot_levels(summary, out / "by_level.png")
+    plots.plot_budget(summary, out / "accuracy_vs_budget.png")
+    plots.plot_levels(summary, out / "by_level.png")
     return summary
 
 
@@ -403,7 +317,7 @@ def evaluate(directories: list, source: str, problems: int, samples: int, out: P
                 print_examples(path, show)
     summary = report(out, names)
     if training_log is not None and training_log.exists():
-        plot_training(training_log, cap, out / "training.png")
+        plots.plot_training(training_log, cap, out / "training.png")
     print(f"\nrecords, summary.json and plots are in {out}")
     return summary
 

@@ -87,7 +87,8 @@ class AdamW:
 
     In bf16 the weights and both moments stay in bf16 (8 bytes per parameter with the gradient, so that an 8B model
     fits on one 80 GB card) and are rounded stochastically: a change below half a unit in the last place, which is what
-    a learning rate of 5e-7 makes, would otherwise be rounded away every time.
+    a learning rate of 5e-7 makes, would otherwise be rounded away every time. The random bits of a step depend on its
+    number alone, so that a run that continues repeats itself.
     """
 
     def __init__(self, model: torch.nn.Module, beta1: float, beta2: float, weight_decay: float, eps: float = 1e-8):
@@ -96,10 +97,12 @@ class AdamW:
         self.m = [torch.zeros_like(w) for w in self.weights]
         self.v = [torch.zeros_like(w) for w in self.weights]
         self.t = 0
+        self.generator = torch.Generator(self.weights[0].device)
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
         self.t += 1
+        self.generator.manual_seed(self.t)
         for w, m, v in zip(self.weights, self.m, self.v):
             g = w.grad.float()
             m32 = m.float().lerp(g, 1 - self.beta1)
@@ -110,11 +113,10 @@ class AdamW:
             self.store(w, w.float() * (1 - lr * self.weight_decay) - lr * step)
             w.grad = None
 
-    @staticmethod
-    def store(target: torch.Tensor, value: torch.Tensor) -> None:
+    def store(self, target: torch.Tensor, value: torch.Tensor) -> None:
         if target.dtype == torch.bfloat16:  # bf16 is the upper half of fp32: add random lower bits, then cut
             bits = value.view(torch.int32)
-            noise = torch.randint_like(bits, 1 << 16)
+            noise = torch.randint(1 << 16, bits.shape, generator=self.generator, dtype=bits.dtype, device=bits.device)
             value = ((bits + noise) & -65536).view(torch.float32)
         target.copy_(value)
 
@@ -167,7 +169,7 @@ def settings_of(settings: Settings, stage: str) -> dict:
         names += ["model", "data", "max_new_tokens", "temperature", "top_p"]
         names += [f.name for f in fields(Settings) if f.name.startswith("sft_")]
     if stage == "ibpo":
-        names += ["method", "budget", "prompts", "accumulate", "samples", "steps", "lr", "kl_max"]
+        names += ["start", "method", "budget", "prompts", "accumulate", "samples", "steps", "lr", "kl_max"]
     return {name: getattr(settings, name) for name in names}
 
 

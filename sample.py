@@ -215,9 +215,9 @@ def main() -> None:
     except ValueError as error:  # CheckpointError is one
         sys.exit(f"error: {error}")
     for response in responses:
-        parsed = voting.parse(response.text)
+        parsed, _ = voting.judge("", response.text, response.finished)
         print(response.text)
-        why = f" ({parsed.reason})" if parsed.reason else "" if response.finished else " (cut off)"
+        why = f" ({parsed.reason})" if parsed.reason else ""
         print(f"-> {parsed.group}{why}, trials {parsed.trials}, tokens {len(response.ids)}, answer {parsed.final}\n")
 
 

@@ -48,6 +48,7 @@ class Settings:
     sft_batch: int = setting(64, "SFT: examples per step")
     sft_lr: float = setting(3e-4, "SFT: learning rate")
     # Algorithm 1 and 2
+    start: str = setting(None, "IBPO: start from this checkpoint directory instead of the ASV-SFT stage")
     method: str = setting("ibpo", f"who is accepted: {', '.join(ibpo.METHODS)}")
     budget: str = setting("vote=0.5", "vote=q+: the largest share of accepted responses that may vote")
     prompts: int = setting(64, "IBPO: n, prompts per sampled batch")
@@ -78,7 +79,7 @@ PRESETS = {
                   sft_batch=16, prompts=10, accumulate=2, steps=3, valid_every=2, valid_problems=20,
                   eval_problems=100, base_steps=4, base_table_steps=2, base_batch=16),
     # Table 8; batch sizes are the totals over the paper's nodes
-    "llama": dict(out="runs/llama", dtype="bf16", checkpointing=True, slots=64, micro_tokens=8192, max_new_tokens=4096, top_p=0.9,
+    "llama": dict(out="runs/llama", dtype="bf16", checkpointing=True, slots=16, micro_tokens=4096, max_new_tokens=4096, top_p=0.9,
                   sft_problems=2000, sft_samples=32, sft_votes=500, sft_regular=10795, sft_steps=2048, sft_batch=64,
                   sft_lr=1e-6, prompts=32, accumulate=4, steps=240, lr=5e-7, valid_every=20, weight_decay=0.0,
                   max_grad_norm=1e9, eval_problems=500),
@@ -114,9 +115,10 @@ def parse_args(argv=None) -> tuple[Settings, str]:
             parser.exit(2, f"train.py: error: {message}\n")
 
     try:
-        need(settings.budget.startswith("vote=") and 0 <= settings.cap <= 1, "")
+        cap_is_right = settings.budget.startswith("vote=") and 0 <= settings.cap <= 1
     except ValueError:
-        need(False, f"--budget is {settings.budget!r}; expected vote=q with q from 0 to 1, such as vote=0.5")
+        cap_is_right = False
+    need(cap_is_right, f"--budget is {settings.budget!r}; expected vote=q with q from 0 to 1, such as vote=0.5")
     need(settings.method in ibpo.METHODS, f"--method is {settings.method!r}; one of {', '.join(ibpo.METHODS)}")
     need(settings.dtype in ("fp32", "bf16"), f"--dtype is {settings.dtype!r}; expected fp32 or bf16")
     need(settings.device in ("cpu", "cuda"), f"--device is {settings.device!r}; expected cpu or cuda")
@@ -125,6 +127,11 @@ def parse_args(argv=None) -> tuple[Settings, str]:
     for name in ("slots", "micro_tokens", "prompts", "accumulate", "samples", "steps", "sft_steps", "sft_batch",
                  "sft_problems", "sft_samples", "max_new_tokens", "eval_problems", "eval_samples", "base_steps"):
         need(getattr(settings, name) >= 1, f"--{name.replace('_', '-')} must be at least 1")
+    if settings.data != "builtin" and args["stage"] in ("all", "ibpo"):
+        need(settings.valid_data != "builtin" or not settings.valid_every,
+             "--data is a file: give --valid-data, too (problems not in it), or --valid-every 0")
+    need(settings.data == "builtin" or settings.test_data != "builtin" or args["stage"] != "all",
+         "--data is a file: give --test-data, too, or one --stage at a time")
     need(settings.temperature > 0, "--temperature must be above 0: training needs different samples")
     need(0 < settings.top_p <= 1, "--top-p must be above 0 and at most 1")
     return settings, args["stage"]

@@ -8,6 +8,7 @@ problems with 4 to 8 different answers, which tells the model about difficulty b
 """
 
 import json
+import os
 import random
 from collections import defaultdict
 from dataclasses import asdict
@@ -81,12 +82,17 @@ def train_base(settings: Settings) -> Path:
 
 
 def sampled_solutions(settings: Settings) -> list[dict]:
-    """sft_problems training problems, each with sft_samples solutions by the base model; kept in out/samples.jsonl."""
+    """sft_problems training problems, each with sft_samples solutions by the base model.
+
+    Kept in out/samples.jsonl, whose first line tells the settings they were made with.
+    """
     path = Path(settings.out) / "samples.jsonl"
     problems = data.load(settings.data, "train", settings.sft_problems, derive(settings.seed, "sft"))
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    if any(row["question"] != problem.question for row, problem in zip(rows, problems)) or len(rows) > len(problems):
-        raise UserError(f"{path} was made from other problems; choose another --out, or delete it")
+    made_with = {name: getattr(settings, name) for name in
+                 "model data seed dtype max_new_tokens temperature top_p sft_problems sft_samples".split()}
+    before, *rows = map(json.loads, path.read_text().splitlines()) if path.exists() else [made_with]
+    if before != made_with or any(row["question"] != problem.question for row, problem in zip(rows, problems)):
+        raise UserError(f"{path} was made with other settings or problems; choose another --out, or delete it")
     if len(rows) == len(problems):
         return rows
     model, tokenizer = open_start(settings, settings.model)
@@ -102,9 +108,10 @@ def sampled_solutions(settings: Settings) -> list[dict]:
                 seed=derive(settings.seed, "samples", len(rows)), progress=bar.update)
             new = [{**asdict(problem), "samples": [response.text for response in row if response.finished]}
                    for problem, row in zip(chunk, responses)]
-            with path.open("a") as file:
-                file.write("".join(json.dumps(row) + "\n" for row in new))
             rows += new
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in [made_with, *rows]))
+            os.replace(temporary, path)  # whole, or as it was: never half a line
     return rows
 
 
@@ -131,7 +138,7 @@ def sft_examples(settings: Settings, stage: str, tokenizer) -> list[Example]:
             votes[row["level"]].append((row["question"], vote))
         golden = row["solution"]
         if golden is None:  # no golden solution: one of the model's own that is right
-            right = [text for text in row["samples"] if voting.judge(row["answer"], text)[1]]
+            right = [text for text in row["samples"] if voting.judge(row["answer"], voting.render_regular(text))[1]]
             golden = rng.choice(right) if right else None
         if golden is not None:
             regular[row["level"]].append((row["question"], golden))

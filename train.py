@@ -186,7 +186,9 @@ def main(argv=None) -> None:
             models = [Path(settings.model)]
             if stage in ("all", "sv-sft"):
                 models.append(timed("SV-SFT", train_sft, "sv-sft"))
-            if stage in ("all", "asv-sft", "ibpo"):
+            if settings.start is not None:
+                models.append(Path(settings.start))
+            elif stage in ("all", "asv-sft", "ibpo"):
                 models.append(timed("ASV-SFT", train_sft, "asv-sft"))
             if stage in ("all", "ibpo"):
                 models.append(timed(stage_name(settings), train_rl, models[-1]))

@@ -128,12 +128,10 @@ def build_vote(solutions: list[str], gold: str, rng: random.Random) -> str | Non
     solutions = rng.sample(solutions, len(solutions))
     answers = [grade.extract(solution) for solution in solutions]
     needed = trials_needed(answers)
-    if needed is None:
+    if needed is None or plurality(answers[:needed])[0] is None:
         return None
-    final, _ = plurality(answers[:needed])
-    if final is None or not grade.equal(gold, final):
-        return None
-    return render_extended(solutions[:needed], answers[:needed])
+    vote = render_extended(solutions[:needed], answers[:needed])
+    return vote if judge(gold, vote)[1] else None  # also None: a solution with a [TRIAL] in it breaks the vote
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,109 @@
+"""The plots: accuracy against budget (Fig. 2a/b), where the budget goes (Fig. 2e/f), and training (Fig. 2c).
+
+Everything is drawn from numbers on disk: eval.py's summary, which comes from saved responses, and a stage's log.jsonl.
+
+    python eval.py --redraw runs/builtin/eval
+"""
+
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # files only: no window, no display needed
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+
+
+def plot_budget(summary: dict, path: Path) -> None:
+    """Accuracy against trials and against tokens (Fig. 2a/b)."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
+    models = summary["models"]
+    base, sv = summary.get("base"), summary.get("sv")
+    for axis, unit in zip(axes, ("trials", "tokens")):
+        if base and summary["self_consistency"]:
+            per_sample = models[base][unit][0]
+            k = np.arange(1, len(summary["self_consistency"]) + 1)
+            values, low, high = 100 * np.array(summary["self_consistency"]).T
+            axis.plot(k * per_sample, values, "-o", color="0.6", ms=3.5, lw=1.2, label="self-consistency (base)")
+            axis.fill_between(k * per_sample, low, high, color="0.6", alpha=0.2, lw=0)
+        if base and sv:
+            ends = [base, sv]
+            axis.plot([models[n][unit][0] for n in ends], [100 * models[n]["accuracy"][0] for n in ends], "--",
+                      color="0.3", lw=1, label="efficiency boundary")
+        for i, (name, row) in enumerate(models.items()):
+            if name.endswith("-greedy"):
+                continue
+            x, xl, xh = row[unit]
+            y, yl, yh = (100 * v for v in row["accuracy"])
+            axis.errorbar(x, y, xerr=[[x - xl], [xh - x]], yerr=[[y - yl], [yh - y]], fmt="o", ms=7, capsize=2,
+                          color=f"C{i}", zorder=3)
+            axis.annotate(name, (x, y), xytext=(7, -11), textcoords="offset points", color=f"C{i}", fontsize=10)
+        axis.set_xlabel(f"{unit} per response, measured")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("accuracy on the test split, %")
+    if base and (sv or summary["self_consistency"]):
+        axes[0].legend(frameon=False, loc="lower right")
+    figure.suptitle("Accuracy against inference budget")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def plot_levels(summary: dict, path: Path) -> None:
+    """Voting share, trials and accuracy by level (Fig. 2e/2f)."""
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    for i, (name, row) in enumerate(summary["models"].items()):
+        levels = list(row["levels"])
+        style = dict(color=f"C{i}", marker="o", ms=5, label=name)
+        if name.endswith("-greedy"):
+            continue
+        for axis, key, scale in zip(axes, ("vote_share", "trials", "accuracy"), (100, 1, 100)):
+            if key != "accuracy" and row["vote_share"] == 0:
+                continue
+            values = [row["levels"][level][key] for level in levels]
+            if key == "trials":
+                axis.plot(levels, values, **style)
+            else:
+                value, low, high = scale * np.array(values).T
+                axis.errorbar(levels, value, yerr=[value - low, high - value], capsize=2, **style)
+    for axis, title in zip(axes, ("voting share, %", "trials per response", "accuracy, %")):
+        axis.set_title(title)
+        axis.set_xlabel("level (difficulty)")
+        axis.set_xticks(levels)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    axes[0].set_ylim(-3, 103)
+    axes[2].legend(frameon=False)
+    figure.suptitle("Where the budget goes")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def plot_training(log: Path, cap: float, path: Path) -> None:
+    """Voting share over training against q+ (Fig. 2c), and by level."""
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    steps = [row["step"] for row in rows]
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    axes[0].axhline(100 * cap, color="0.3", ls="--", lw=1, label=f"cap q₊ = {100 * cap:g} %")
+    axes[0].plot(steps, [100 * row["vote_share"] for row in rows], color="C0", label="all responses")
+    axes[0].plot(steps, [100 * row["accepted_vote_share"] for row in rows], color="C3", label="accepted responses")
+    valid = [row for row in rows if "valid_vote_share" in row]
+    axes[0].plot([row["step"] for row in valid], [100 * row["valid_vote_share"] for row in valid], "o", color="C0",
+                 mfc="white", label="validation split")
+    axes[0].set_ylabel("voting share, %")
+    axes[0].set_title("in all")
+    colours = plt.get_cmap("viridis")(np.linspace(0.9, 0.1, 5))
+    for level in sorted({int(k) for row in rows for k in row["vote_share_by_level"]}):
+        values = [100 * row["vote_share_by_level"].get(str(level), np.nan) for row in rows]
+        axes[1].plot(steps, values, color=colours[level - 1], label=f"level {level}")
+    axes[1].set_title("all responses, by level")
+    for axis in axes:
+        axis.set_xlabel("IBPO step")
+        axis.set_ylim(-3, 103)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+        axis.legend(frameon=False)
+    figure.suptitle("Learning when to vote")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,122 @@
+"""Evaluation: intervals against theory, reference curves against brute force, records read back as written."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+import data
+import eval as evaluation
+import voting
+
+
+def test_bootstrap_agrees_with_the_normal_interval():
+    rng = np.random.default_rng(0)
+    x = (rng.random(2000) < 0.3).astype(float)
+    value, low, high = evaluation.Bootstrap(2000)(lambda a: a, x)
+    half = 1.96 * (x.mean() * (1 - x.mean()) / 2000) ** 0.5
+    assert value == pytest.approx(x.mean())
+    assert low == pytest.approx(x.mean() - half, abs=0.15 * half)
+    assert high == pytest.approx(x.mean() + half, abs=0.15 * half)
+
+
+def test_differences_are_paired():
+    """Two models that nearly always agree differ by much less than their own intervals would suggest."""
+    rng = np.random.default_rng(0)
+    x = (rng.random(1000) < 0.5).astype(float)
+    y = x.copy()
+    y[:20] = 1 - y[:20]
+    bootstrap = evaluation.Bootstrap(1000)
+    _, low, high = bootstrap(lambda a, b: a - b, x, y)
+    _, own_low, own_high = bootstrap(lambda a: a, x)
+    assert high - low < 0.35 * (own_high - own_low)
+
+
+def test_at_trials_is_linear_interpolation():
+    curve = np.array([0.5, 0.52, 0.61, 0.66, 0.7, 0.72, 0.73, 0.735])
+    for trials in (1, 1.5, 2, 2.25, 7.9, 8, 12):
+        assert evaluation.at_trials(curve, trials) == pytest.approx(np.interp(trials, np.arange(1, 9), curve))
+    many = np.stack([curve, curve + 0.1, curve - 0.1], axis=1)  # [k, resamples], each with its own trials
+    got = evaluation.at_trials(many, np.array([1.5, 2.0, 8.0]))
+    assert got == pytest.approx([0.51, 0.62, 0.635])
+
+
+def test_boundary_goes_through_both_models():
+    assert evaluation.on_boundary(1.0, 0.5, 0.8, 5.0) == 0.5
+    assert evaluation.on_boundary(5.0, 0.5, 0.8, 5.0) == pytest.approx(0.8)
+    assert evaluation.on_boundary(2.0, 0.5, 0.8, 5.0) == pytest.approx(0.575)
+
+
+def test_thinned_against_simulation():
+    """Cutting votes back to their first trial at random: the formula against doing it."""
+    rng = np.random.default_rng(0)
+    n = 20000
+    votes = rng.random(n) < 0.7
+    trials = np.where(votes, rng.integers(3, 9, n), 1)
+    first = rng.random(n) < 0.5
+    right = np.where(votes, rng.random(n) < 0.8, first)
+    target = 2.0
+    keep_share = (target - 1) / (trials.mean() - 1)
+    simulated = np.mean([np.where(rng.random(n) < keep_share, right, first).mean() for _ in range(50)])
+    formula = evaluation.thinned(target, right.mean(), first.mean(), trials.mean())
+    assert formula == pytest.approx(simulated, abs=0.002)
+    assert evaluation.thinned(9.0, 0.8, 0.5, 4.0) == 0.8  # nothing to cut
+
+
+def test_self_consistency_against_brute_force():
+    rng = random.Random(0)
+    for _ in range(50):
+        finals = [rng.choice(["1", "2", "3", None]) for _ in range(8)]
+        shares = evaluation.self_consistency("1", finals)
+        assert shares[0] == finals.count("1") / 8  # one sample: its own accuracy
+        for k in range(1, 9):
+            right = 0
+            for start in range(8):
+                window = [finals[(start + i) % 8] for i in range(k)]
+                seen = [answer for answer in window if answer is not None]
+                best = max(seen, key=lambda a: (seen.count(a), -seen.index(a))) if seen else None
+                right += best == "1"
+            assert shares[k - 1] == right / 8
+
+
+def write_record(path, rows, condition="asv"):
+    header = {"condition": condition, "temperature": 1.0}
+    path.write_text("\n".join(json.dumps(row) for row in [header, *rows]) + "\n")
+
+
+def test_record_is_judged_from_raw_text(tmp_path):
+    solution = "7\n\\boxed{%s}"
+    vote = voting.render_extended([solution % a for a in "21222"[:5]], list("21222")[:5])  # one trial too many
+    good = voting.render_extended([solution % a for a in "2122"], list("2122"))
+    one = voting.render_regular(solution % "1")
+    cut = {"text": good, "tokens": 30, "finished": False}
+    texts = [{"text": text, "tokens": 10, "finished": True} for text in (vote, good, one)]
+    path = tmp_path / "m.jsonl"
+    write_record(path, [{"question": "q", "answer": "2", "level": 3, "responses": [*texts, cut]}])
+    record = evaluation.read_record(path)
+    assert record.correct.tolist() == [[False, True, False, False]]
+    assert record.extended.tolist() == [[False, True, False, False]]
+    assert record.malformed.tolist() == [[True, False, False, True]]
+    assert record.trials.tolist() == [[5, 4, 1, 4]]
+    assert record.first.tolist() == [[True, True, False, True]]
+    assert record.rule_kept == pytest.approx(1 / 3)  # of three votes, one stopped late and one was cut off
+
+
+def test_broken_record_is_one_clear_line(tmp_path):
+    path = tmp_path / "m.jsonl"
+    for text in ("", "{}", '{"condition": "asv", "temperature": 1.0}\n{"answer": 3}', "not json"):
+        path.write_text(text)
+        with pytest.raises(data.DataError) as error:
+            evaluation.read_record(path)
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_report_refuses_models_with_different_problems(tmp_path):
+    (tmp_path / "records").mkdir()
+    for name, question in (("a", "q1"), ("b", "q2")):
+        row = {"question": question, "answer": "2", "level": 1,
+               "responses": [{"text": "\\boxed{2}", "tokens": 3, "finished": True}]}
+        write_record(tmp_path / "records" / f"{name}.jsonl", [row], condition="scot")
+    with pytest.raises(data.DataError, match="other problems"):
+        evaluation.report(tmp_path)
