@@ -1,9 +1,10 @@
 # make train   set up .venv and train on the built-in world (SV-SFT, ASV-SFT, IBPO, evaluation)
 # make test    set up .venv and run the tests
+# make controls   after `make train`: the two controls, and the table with all models
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: train controls test clean
+.PHONY: train controls test publish clean
 
 train: $(VENV)/train.done
 	$(VENV)/bin/python train.py
@@ -28,6 +29,12 @@ $(VENV)/train.done: requirements.txt
 $(VENV)/test.done: requirements-test.txt $(VENV)/train.done
 	$(VENV)/bin/python -m pip install -q -r requirements-test.txt
 	touch $@
+
+# for maintainers: what is committed of a finished run (weights in bf16, figures)
+publish: $(VENV)/train.done
+	$(VENV)/bin/python -c "import torch, llama; llama.save(llama.load('runs/builtin/ibpo-50', torch.bfloat16), 'checkpoints/ibpo')"
+	cd runs/builtin/ibpo-50 && cp tokenizer.json tokenizer_config.json chat_template.jinja ibpo.json ../../../checkpoints/ibpo/
+	mkdir -p figures && cp runs/builtin/eval/*.png figures/
 
 clean:
 	rm -rf $(VENV) .pytest_cache __pycache__ */__pycache__

@@ -12,7 +12,8 @@ not like that: harder problems go wrong more often, and different routes to the 
 textbook therefore has *holes*: a fixed quarter of the products of two large numbers (31 to 60) is misprinted,
 differently each time it appears. A route that meets a hole goes astray in its own way; another order of the same
 factors meets other products and may get through. Easy levels have small factors and no holes to fall into; hard
-levels have many large ones. That is the whole difficulty, and the reason why voting pays where it pays.
+levels have many large ones. That is the whole difficulty, and the reason why voting pays where it pays. The answer
+key, where golden solutions come from, has no misprints.
 
     python data.py                               # a few problems of each level and how many there are
     python data.py path/to/math500.jsonl         # what a file holds: problems per level
@@ -28,6 +29,8 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+
+import grade
 
 LEVELS = (1, 2, 3, 4, 5)
 SPLITS = ("train", "validation", "test")
@@ -68,17 +71,17 @@ def split_of(factors: list[int]) -> str:
     return "train" if digest[0] < 205 else "validation" if digest[0] < 230 else "test"
 
 
-def textbook_route(factors: list[int], rng: random.Random) -> tuple[str, int]:
-    """One solution as the textbook prints it, misprints and all: a random order of the factors, one step per line.
+def textbook_route(factors: list[int], rng: random.Random, misprints: bool = True) -> tuple[str, int]:
+    """One solution as the textbook prints it: a random order of the factors, one step per line.
 
-    Returns the text and the answer it arrives at.
+    misprints=False: as in the answer key. Returns the text and the answer it arrives at.
     """
     order = rng.sample(factors, len(factors))
     result = order[0]
     lines = [str(result)]
     for factor in order[1:]:
         product = result * factor % MODULUS
-        if is_hole(result, factor):
+        if misprints and is_hole(result, factor):
             product = rng.randrange(1, MODULUS)  # a misprint, and another one next time
         result = product
         lines.append(f"* {factor} = {result}")
@@ -99,7 +102,7 @@ def question_of(factors: list[int]) -> str:
 
 
 def generate(split: str, seed: int = 0, levels: tuple = LEVELS):
-    """An endless stream of different problems, the levels in turn, each with a right textbook solution."""
+    """An endless stream of different problems, the levels in turn, each with a right solution from the answer key."""
     rng = random.Random(f"{split} {seed}")
     seen = set()
     while True:
@@ -111,10 +114,7 @@ def generate(split: str, seed: int = 0, levels: tuple = LEVELS):
             else:
                 raise DataError(f"the {split} split has no more different problems of level {level}; ask for fewer")
             seen.add(frozenset(factors))
-            answer = math.prod(factors) % MODULUS
-            text, result = textbook_route(factors, rng)
-            while result != answer:
-                text, result = textbook_route(factors, rng)
+            text, answer = textbook_route(factors, rng, misprints=False)
             yield Problem(question_of(factors), str(answer), level, text)
 
 
@@ -206,6 +206,10 @@ def read_jsonl(path) -> list[Problem]:
     if len(usable) < len(problems):
         print(f"note: {path}: left out {len(problems) - len(usable)} of {len(problems)} problems, "
               "which have no answer or no level", file=sys.stderr)
+    unread = sum(not grade.parses(problem.answer) for problem in usable)
+    if unread:
+        print(f"note: {path}: {unread} of {len(usable)} answers are no formula to grade.py, and are compared as text",
+              file=sys.stderr)
     return usable
 
 

@@ -201,7 +201,8 @@ def summarise(records: list[Record]) -> dict:
         rows = {"single samples": bootstrap(lambda a, b: a - b, majority, single)}
         for level in sorted(set(base.levels.tolist())):
             at = base.levels == level
-            rows[f"single samples, level {level}"] = Bootstrap(int(at.sum()))(lambda a, b: a - b, majority[at], single[at])
+            rows[f"single samples, level {level}"] = Bootstrap(int(at.sum()))(
+                lambda a, b: a - b, majority[at], single[at])
         if greedy is not None:
             rows["greedy decoding"] = bootstrap(lambda a, b: a - b, majority, mean(greedy.correct))
         summary["comparisons"][f"majority of {K} {base.name} samples"] = rows
@@ -212,7 +213,8 @@ def summarise(records: list[Record]) -> dict:
         rows = {}
         if base is not None and sv is not None:
             rows["efficiency boundary"] = bootstrap(
-                lambda a, t, b, s, st: a - on_boundary(t, b, s, st), *own, mean(base.correct), mean(sv.correct), mean(sv.trials))
+                lambda a, t, b, s, st: a - on_boundary(t, b, s, st),
+                *own, mean(base.correct), mean(sv.correct), mean(sv.trials))
         if summary["self_consistency"] is not None:
             rows["self-consistency at equal trials"] = bootstrap(
                 lambda a, t, c: a - at_trials(c, t), *own, base.consistent)
@@ -222,7 +224,8 @@ def summarise(records: list[Record]) -> dict:
                 rows[f"{other.name} ({other.trials.mean():.2f} trials)"] = bootstrap(lambda a, o: a - o, own[0], theirs)
                 if other.trials.mean() > r.trials.mean():
                     rows[f"{other.name}, thinned to equal trials"] = bootstrap(
-                        lambda a, t, o, f, ot: a - thinned(t, o, f, ot), *own, theirs, mean(other.first), mean(other.trials))
+                        lambda a, t, o, f, ot: a - thinned(t, o, f, ot),
+                        *own, theirs, mean(other.first), mean(other.trials))
         if summary["self_consistency"] is not None:
             gain = summary["models"][r.name]["accuracy"][0] - summary["models"][base.name]["accuracy"][0]
             same = float(at_trials(base.consistent.mean(axis=0), r.trials.mean())) - float(base.correct.mean())
@@ -233,11 +236,12 @@ def summarise(records: list[Record]) -> dict:
 
 def print_summary(summary: dict) -> None:
     print(f"\n{summary['problems']} test problems; 95 % intervals\n")
-    print(f"{'model':14s} {'pass@1 %':>24s} {'gain':>24s} {'trials':>12s} {'tokens':>14s} {'votes':>6s} {'malformed':>9s} {'rule kept':>9s}")
+    print(f"{'model':14s} {'pass@1 %':>22s} {'gain':>22s} {'trials':>11s} {'tokens':>13s} {'votes':>6s} "
+          f"{'malformed':>9s} {'rule kept':>9s}")
     for name, row in summary["models"].items():
         gain = percent(row["gain"]) if "gain" in row else ""
-        print(f"{name:14s} {percent(row['accuracy']):>24s} {gain:>24s} {number(row['trials']):>12s} {number(row['tokens']):>14s} "
-              f"{row['vote_share']:6.1%} {row['malformed']:9.2%} "
+        print(f"{name:14s} {percent(row['accuracy']):>22s} {gain:>22s} {number(row['trials']):>11s} "
+              f"{number(row['tokens']):>13s} {row['vote_share']:6.1%} {row['malformed']:9.2%} "
               + (f"{row['rule_kept']:9.1%}" if row["vote_share"] else f"{'-':>9s}"))
     if summary["self_consistency"]:
         values = "  ".join(f"{k}: {100 * row[0]:.1f}" for k, row in enumerate(summary["self_consistency"], 1))
@@ -254,7 +258,7 @@ def print_summary(summary: dict) -> None:
         for other, estimate in rows.items():
             if other == "factor":
                 if estimate is not None:
-                    print(f"    its gain over the base is {estimate:.1f} times that of self-consistency at equal trials")
+                    print(f"    its gain over the base: {estimate:.1f} times that of self-consistency at equal trials")
             else:
                 verdict = "above" if estimate[1] > 0 else "below" if estimate[2] < 0 else "not told apart"
                 print(f"    {other:36s} {percent(estimate):>24s}  {verdict}")
@@ -265,7 +269,8 @@ def print_summary(summary: dict) -> None:
 
 def report(out: Path, names: list[str] = None) -> dict:
     """Table, summary.json and plots of the records in out/records (names: only these, in this order)."""
-    paths = sorted((out / "records").glob("*.jsonl")) if names is None else [out / "records" / f"{n}.jsonl" for n in names]
+    folder = out / "records"
+    paths = sorted(folder.glob("*.jsonl")) if names is None else [folder / f"{name}.jsonl" for name in names]
     if not paths:
         raise data.DataError(f"{out}/records: holds no records")
     records = [read_record(path) for path in paths]
@@ -333,15 +338,18 @@ def print_examples(path: Path, count: int) -> None:
 
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directories", nargs="*", help="checkpoint directories (default: checkpoints/base checkpoints/ibpo)")
+    parser.add_argument("directories", nargs="*",
+                        help="checkpoint directories (default: checkpoints/base checkpoints/ibpo)")
     parser.add_argument("--data", default="builtin", help="test problems: builtin, or a .jsonl file (default builtin)")
     parser.add_argument("--problems", type=int, default=1000, help="how many of them (default 1000)")
-    parser.add_argument("--samples", type=int, default=8, help="responses per problem of a single-trial model (default 8)")
+    parser.add_argument("--samples", type=int, default=8,
+                        help="responses per problem of a single-trial model (default 8)")
     parser.add_argument("--show", type=int, default=0, metavar="N", help="print the first N responses of each model")
     parser.add_argument("--out", default="runs/eval", help="where records, summary and plots go (default runs/eval)")
     parser.add_argument("--redraw", metavar="DIR", help="do not generate: table and plots from the records in DIR")
     parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature (default 1)")
-    parser.add_argument("--top-p", type=float, default=1.0, help="nucleus sampling (default 1: off)")
+    parser.add_argument("--top-p", type=float, default=0.9,
+                        help="nucleus sampling, as in Table 8; 1: off (default 0.9)")
     parser.add_argument("--max-new-tokens", type=int, default=300, help="cut a response off here (default 300)")
     parser.add_argument("--slots", type=int, default=256, help="responses generated at once (default 256)")
     parser.add_argument("--seed", type=int, default=0, help="of problems and responses (default 0)")

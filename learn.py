@@ -34,6 +34,7 @@ class Example:
     prompt: list[int]
     response: list[int]  # with the stop id
     weight: float = 1.0
+    learned: list[bool] = None  # which response tokens are in the loss; None: all
 
     def __len__(self):
         return len(self.prompt) + len(self.response)
@@ -59,7 +60,7 @@ def log_probabilities(model: llama.Llama, group: list[Example], checkpoint: bool
     at = torch.zeros(B, T, dtype=torch.bool)  # [B, T], the places whose *next* token is part of the response
     for row, example in enumerate(group):
         ids[row, : len(example)] = torch.tensor(example.prompt + example.response)
-        at[row, len(example.prompt) - 1 : len(example) - 1] = True
+        at[row, len(example.prompt) - 1 : len(example) - 1] = torch.tensor(example.learned or True)
     ids, at = ids.to(model.lm_head.weight.device), at.to(model.lm_head.weight.device)
     target = ids.roll(-1, dims=1)[at]  # [N]
     logits = model(ids, at=at, checkpoint=checkpoint)  # [N, V]
@@ -164,7 +165,7 @@ def settings_of(settings: Settings, stage: str) -> dict:
     """The settings that decide what a stage's result is (not how fast, nor what comes after it)."""
     names = ["seed", "dtype", "weight_decay", "beta2", "max_grad_norm", "warmup"]
     if stage == "base":
-        names += ["base_steps", "base_table_steps", "base_batch", "base_lr"]
+        names += ["base_steps", "base_chapter_2", "base_chapter_3", "base_batch", "base_lr"]
     else:
         names += ["model", "data", "max_new_tokens", "temperature", "top_p"]
         names += [f.name for f in fields(Settings) if f.name.startswith("sft_")]
@@ -257,7 +258,7 @@ def supervised(settings: Settings, make_batch):
         begin = time.monotonic()
         examples = make_batch(step)
         loss = add_gradient(model, examples, len(examples), settings)
-        tokens = sum(len(example.response) for example in examples)
+        tokens = sum(sum(example.learned or [True] * len(example.response)) for example in examples)
         per_token = loss * len(examples) / tokens
         return {"nll_per_token": per_token, "tokens": tokens, "seconds": time.monotonic() - begin,
                 "bar": f"nll/token {per_token:.3f}"}

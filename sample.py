@@ -81,7 +81,7 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
     prompts: lists of token ids, none empty. temperature 0: greedy. slots: how many run at once. progress: called with
     the number of responses finished since the last call. Raises ValueError for arguments out of range.
     """
-    if temperature < 0 or not 0 < top_p <= 1 or max_new_tokens < 1 or slots < 1:
+    if not temperature >= 0 or not 0 < top_p <= 1 or max_new_tokens < 1 or slots < 1:
         raise ValueError(f"need temperature >= 0, 0 < top_p <= 1, max_new_tokens >= 1, slots >= 1; got "
                          f"{temperature}, {top_p}, {max_new_tokens}, {slots}")
     if not all(prompts):
@@ -162,7 +162,8 @@ def stop_ids_of(directory, tokenizer) -> tuple[int, ...]:
     return tuple(sorted(found - {None}))
 
 
-def ask(model: llama.Llama, tokenizer, questions: list[str], condition: str, samples: int, **options) -> list[list[Response]]:
+def ask(model: llama.Llama, tokenizer, questions: list[str], condition: str, samples: int,
+        **options) -> list[list[Response]]:
     """`samples` responses to each question under a prompt of voting.PROMPTS, with their texts. options: of generate."""
     prompts = [voting.encode_prompt(tokenizer, question, condition) for question in questions]
     responses = generate(model, [prompt for prompt in prompts for _ in range(samples)], **options)
@@ -197,11 +198,13 @@ def main() -> None:
         epilog='example: python sample.py checkpoints/ibpo "Compute 40 * 7 * 33 * 12 modulo 61." --samples 3')
     parser.add_argument("directory", help="a checkpoint directory, e.g. checkpoints/ibpo")
     parser.add_argument("problem", help="the problem, in quotes")
-    parser.add_argument("--condition", choices=list(voting.PROMPTS), help="scot: one chain of thought; sv: always vote; "
-                        "asv: the model decides (default: what the checkpoint was trained for, else scot)")
+    parser.add_argument("--condition", choices=list(voting.PROMPTS),
+                        help="scot: one chain of thought; sv: always vote; asv: the model decides "
+                             "(default: what the checkpoint was trained for, else scot)")
     parser.add_argument("--samples", type=int, default=1, help="how many responses (default 1)")
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
-    parser.add_argument("--top-p", type=float, default=1.0, help="sample from the likeliest tokens of this sum (default 1)")
+    parser.add_argument("--top-p", type=float, default=0.9,
+                        help="sample from the likeliest tokens that make up this sum; 1: from all (default 0.9)")
     parser.add_argument("--max-new-tokens", type=int, default=512, help="cut a response off here (default 512)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same responses (default 0)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to compute (default cpu)")

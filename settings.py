@@ -1,7 +1,7 @@
 """Every setting of a run, with its default, its meaning, and the presets: what `python train.py --help` prints.
 
-The preset `builtin` is the default (two CPU cores, minutes), `smoke` runs the same path in under a minute, `llama` holds
-the paper's hyper-parameters (Table 8) for a real LLaMA on one GPU.
+The preset `builtin` is the default (two CPU cores, minutes), `smoke` runs the same path in under a minute, `llama`
+holds the paper's hyper-parameters (Table 8) for a real LLaMA on one GPU.
 """
 
 import argparse
@@ -33,18 +33,19 @@ class Settings:
     checkpointing: bool = setting(False, "recompute activations in the backward pass instead of keeping them")
     max_new_tokens: int = setting(300, "longest response; a longer one is cut off and malformed")
     temperature: float = setting(1.0, "sampling temperature")
-    top_p: float = setting(1.0, "nucleus sampling; 1 where log-probabilities are used (--kl-max)")
+    top_p: float = setting(0.9, "nucleus sampling; must be 1 where log-probabilities are used (--kl-max)")
     # the base model of the built-in world
-    base_steps: int = setting(3600, "base: gradient steps")
-    base_table_steps: int = setting(600, "base: how many of them read chapter one, the times table")
+    base_steps: int = setting(4600, "base: gradient steps")
+    base_chapter_2: int = setting(600, "base: step at which chapter one, the times table, ends")
+    base_chapter_3: int = setting(2500, "base: step from which there are exercises in counting votes, too")
     base_batch: int = setting(128, "base: textbook pages per step")
-    base_lr: float = setting(1.5e-3, "base: highest learning rate; falls linearly to 0")
+    base_lr: float = setting(1.5e-3, "base: highest learning rate; 0.3 of it at chapter three, 0 at the end")
     # supervised fine-tuning on the base model's own solutions
     sft_problems: int = setting(2500, "SFT: problems the base model answers to make training data")
-    sft_samples: int = setting(16, "SFT: answers to each")
-    sft_votes: int = setting(1500, "SFT: voting examples, D_SV or D_ASV1, evenly from all levels")
-    sft_regular: int = setting(1000, "SFT: one-trial examples, golden solutions or D_ASV2, evenly from all levels")
-    sft_steps: int = setting(150, "SFT: gradient steps")
+    sft_samples: int = setting(12, "SFT: answers to each")
+    sft_votes: int = setting(1750, "SFT: voting examples, D_SV or D_ASV1, evenly from all levels")
+    sft_regular: int = setting(750, "SFT: one-trial examples, golden solutions or D_ASV2, evenly from all levels")
+    sft_steps: int = setting(250, "SFT: gradient steps")
     sft_batch: int = setting(64, "SFT: examples per step")
     sft_lr: float = setting(3e-4, "SFT: learning rate")
     # Algorithm 1 and 2
@@ -56,7 +57,7 @@ class Settings:
     samples: int = setting(8, "IBPO: m, responses per prompt")
     steps: int = setting(80, "IBPO: gradient steps")
     lr: float = setting(2e-4, "IBPO: learning rate")
-    kl_max: float = setting(None, "Eq. 7: accept only responses within this many nats of the ASV-SFT model (default off)")
+    kl_max: float = setting(None, "Eq. 7: accept only responses within this many nats of the ASV-SFT model")
     valid_every: int = setting(10, "IBPO: steps between looks at the validation problems; 0: never")
     valid_problems: int = setting(250, "IBPO: validation problems per look")
     eval_problems: int = setting(5000, "evaluation: test problems")
@@ -77,9 +78,9 @@ PRESETS = {
     "builtin": {},
     "smoke": dict(out="runs/smoke", sft_problems=100, sft_samples=12, sft_votes=60, sft_regular=40, sft_steps=6,
                   sft_batch=16, prompts=10, accumulate=2, steps=3, valid_every=2, valid_problems=20,
-                  eval_problems=100, base_steps=4, base_table_steps=2, base_batch=16),
+                  eval_problems=100, base_steps=6, base_chapter_2=2, base_chapter_3=4, base_batch=16),
     # Table 8; batch sizes are the totals over the paper's nodes
-    "llama": dict(out="runs/llama", dtype="bf16", checkpointing=True, slots=16, micro_tokens=4096, max_new_tokens=4096, top_p=0.9,
+    "llama": dict(out="runs/llama", dtype="bf16", checkpointing=True, slots=16, micro_tokens=4096, max_new_tokens=4096,
                   sft_problems=2000, sft_samples=32, sft_votes=500, sft_regular=10795, sft_steps=2048, sft_batch=64,
                   sft_lr=1e-6, prompts=32, accumulate=4, steps=240, lr=5e-7, valid_every=20, weight_decay=0.0,
                   max_grad_norm=1e9, eval_problems=500),
@@ -104,7 +105,7 @@ def parse_args(argv=None) -> tuple[Settings, str]:
         if f.type is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=f.metadata["help"])
         else:
-            parser.add_argument(flag, type=f.type, default=None, help=text.replace("%", "%%"), metavar=f.type.__name__.upper())
+            parser.add_argument(flag, type=f.type, help=text.replace("%", "%%"), metavar=f.type.__name__.upper())
     args = vars(parser.parse_args(argv))
     preset = "smoke" if args.pop("smoke") else args["preset"]
     given = {f.name: args[f.name] for f in fields(Settings) if args[f.name] is not None}

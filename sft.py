@@ -3,7 +3,8 @@
     python train.py --stage base                 # rebuild the built-in base model from nothing
     python train.py --stage asv-sft              # its own solutions in the voting templates
 
-Departure from the paper: D_ASV1, the voting examples of ASV-SFT, is drawn evenly from all levels. The paper takes
+Departure from the paper: nothing in the data of ASV-SFT says when to vote. D_ASV1 and D_ASV2 are both drawn evenly from
+all levels, and the first trials of both meet the holes of the textbook equally often. The paper takes its votes from
 problems with 4 to 8 different answers, which tells the model about difficulty before IBPO does.
 """
 
@@ -14,6 +15,7 @@ from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 import data
@@ -51,6 +53,36 @@ def textbook_page(rng: random.Random) -> tuple[str, str, str]:
     return data.question_of(factors), "sv", voting.render_extended(solutions, answers)
 
 
+def counting_page(rng: random.Random) -> tuple[str, str, str]:
+    """A page of chapter three: trials that quarrel, at every level; the reader learns when to stop and what to state.
+
+    The textbook's own routes never quarrel about an easy problem, and a reader of chapter two learns to stop after
+    three trials there without comparing them. Here a trial goes wrong with the same chance at each level, sometimes to
+    an answer that was there before. Its wrong steps are not learned, only the counting (see `count_only`).
+    """
+    factors = data.draw_factors("train", rng.choice(data.LEVELS), rng)
+    chance, popular = rng.uniform(0.2, 1), rng.sample(range(1, data.MODULUS), 2)
+    solutions, answers = [], []
+    while voting.trials_needed(answers) is None:
+        solution, answer = data.textbook_route(factors, rng)
+        if rng.random() < chance:  # another last line
+            lines = solution.split("\n")[:-1]
+            answer = rng.choice(popular) if rng.random() < 0.3 else rng.randrange(1, data.MODULUS)
+            lines[-1] = f"{lines[-1].partition(' = ')[0]} = {answer}"
+            solution = "\n".join(lines) + f"\n\\boxed{{{answer}}}"
+        solutions.append(solution)
+        answers.append(str(answer))
+    return data.question_of(factors), "sv", voting.render_extended(solutions, answers)
+
+
+def count_only(example: Example, close: int, tallies: set[int]) -> Example:
+    """The same page, learning only tallies, the token after each [/TRIAL] (`close`), and all that follows the last."""
+    ids = example.response
+    last = len(ids) - 1 - ids[::-1].index(close)
+    example.learned = [i > last or ids[i - 1] == close or ids[i] in tallies for i in range(len(ids))]
+    return example
+
+
 def train_base(settings: Settings) -> Path:
     directory = Path(settings.out) / "base"
     if finished(directory, settings_of(settings, "base")):
@@ -62,16 +94,24 @@ def train_base(settings: Settings) -> Path:
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id)), settings.seed)
 
+    close = tokenizer.convert_tokens_to_ids(voting.CLOSE)
+    tallies = {tokenizer.convert_tokens_to_ids(text) for text in filter(None, voting.TALLY.values())}
+
+    def page(step: int, rng: random.Random) -> Example:
+        if step >= settings.base_chapter_3 and rng.random() < 0.5:
+            return count_only(encode(tokenizer, *counting_page(rng)), close, tallies)
+        return encode(tokenizer, *textbook_page(rng))
+
     def make_batch(step: int) -> list[Example]:
         rng = random.Random(f"base {settings.seed} {step}")
-        if step < settings.base_table_steps:  # short pages: twice as many
-            pages = [times_table(step, settings.base_table_steps, rng) for _ in range(2 * settings.base_batch)]
-        else:
-            pages = [textbook_page(rng) for _ in range(settings.base_batch)]
-        return [encode(tokenizer, *page) for page in pages]
+        if step < settings.base_chapter_2:  # short pages: twice as many
+            return [encode(tokenizer, *times_table(step, settings.base_chapter_2, rng))
+                    for _ in range(2 * settings.base_batch)]
+        return [page(step, rng) for _ in range(settings.base_batch)]
 
     def learning_rate(step: int) -> float:
-        return settings.base_lr * min((step + 1) / (10 * settings.warmup), 1 - step / settings.base_steps)
+        return settings.base_lr * float(np.interp(
+            step + 1, [0, 10 * settings.warmup, settings.base_chapter_3, settings.base_steps + 1], [0, 0.97, 0.3, 0]))
 
     return run_stage(settings, "base", "base", model, tokenizer, settings.base_steps, learning_rate,
                      supervised(settings, make_batch))
@@ -79,6 +119,9 @@ def train_base(settings: Settings) -> Path:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # SV-SFT and ASV-SFT: the base model's own solutions in the voting templates (paper Sec. 4)
+
+
+CHUNK = 250  # problems sampled, and kept, at a time
 
 
 def sampled_solutions(settings: Settings) -> list[dict]:
@@ -100,7 +143,7 @@ def sampled_solutions(settings: Settings) -> list[dict]:
     with tqdm(total=len(problems) * settings.sft_samples, initial=len(rows) * settings.sft_samples,
               desc="sampling the base", unit="response", dynamic_ncols=True) as bar:
         while len(rows) < len(problems):
-            chunk = problems[len(rows) : len(rows) + 250]
+            chunk = problems[len(rows) : len(rows) + CHUNK]
             responses = sample.ask(
                 model, tokenizer, [problem.question for problem in chunk], "scot", settings.sft_samples,
                 max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p,
@@ -121,7 +164,7 @@ def evenly(by_level: dict[int, list], count: int, what: str) -> list:
     if not levels:
         raise UserError(f"no {what} could be made: the base model answered none of its problems right")
     share = -(-count // len(levels))
-    chosen = [item for level in levels for item in by_level[level][:share]]
+    chosen = [item for level in levels for item in by_level[level][:share]][:count]
     if len(chosen) < count:
         print(f"note: {len(chosen)} {what} instead of {count}: "
               + ", ".join(f"level {level} has {len(by_level[level])}" for level in levels))

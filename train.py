@@ -50,11 +50,11 @@ class Rollout:
     tokens: np.ndarray  # int[n, m]
 
 
-def roll_out(model, tokenizer, problems: list, samples: int, settings: Settings, stop_ids, seed: int, progress=None) -> Rollout:
+def roll_out(model, tokenizer, problems: list, samples: int, settings: Settings, stop_ids, seed: int) -> Rollout:
     """Sample responses from the current policy under the ASV prompt, and judge them."""
     rows = sample.ask(model, tokenizer, [problem.question for problem in problems], "asv", samples,
                       max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p,
-                      stop_ids=stop_ids, slots=settings.slots, seed=seed, progress=progress)
+                      stop_ids=stop_ids, slots=settings.slots, seed=seed)
     judged = [[voting.judge(problem.answer, r.text, r.finished) for r in row] for problem, row in zip(problems, rows)]
 
     def array(value) -> np.ndarray:  # [n, m]
@@ -137,7 +137,8 @@ def train_rl(settings: Settings, start: Path) -> Path:
             record = {"valid_accuracy": float(seen.correct.mean()), "valid_vote_share": float(seen.extended.mean())}
         clock = [time.monotonic()]
         batch = [problems[i] for i in shuffled(len(problems), step, n, derive(settings.seed, "order"))]
-        rollout = roll_out(model, tokenizer, batch, settings.samples, settings, stop_ids, derive(settings.seed, "r", step))
+        seed = derive(settings.seed, "rollout", step)
+        rollout = roll_out(model, tokenizer, batch, settings.samples, settings, stop_ids, seed)
         clock.append(time.monotonic())
         selection = select(rollout, reference, settings, derive(settings.seed, "select", step))
         clock.append(time.monotonic())
@@ -173,10 +174,11 @@ def main(argv=None) -> None:
         return result
 
     def evaluate(settings: Settings) -> None:
-        evaluation.evaluate(models, settings.test_data, settings.eval_problems, settings.eval_samples,
-                            Path(settings.out) / "eval", seed=settings.seed, device=settings.device, dtype=settings.dtype,
-                            training_log=models[-1] / "log.jsonl", cap=settings.cap, slots=settings.slots,
-                            max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p)
+        evaluation.evaluate(
+            models, settings.test_data, settings.eval_problems, settings.eval_samples, Path(settings.out) / "eval",
+            seed=settings.seed, device=settings.device, dtype=settings.dtype, training_log=models[-1] / "log.jsonl",
+            cap=settings.cap, slots=settings.slots, max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature, top_p=settings.top_p)
 
     try:
         if stage == "base":
@@ -194,8 +196,10 @@ def main(argv=None) -> None:
                 models.append(timed(stage_name(settings), train_rl, models[-1]))
             if stage == "all":
                 timed("evaluation", evaluate)
-    except (UserError, data.DataError, llama.CheckpointError) as error:
+    except (UserError, data.DataError, llama.CheckpointError, voting.PromptError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; what is finished is kept, and the same command continues from there")
     print("time: " + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent.items())
           + f"; {sum(spent.values()) / 60:.1f} minutes in all")
 

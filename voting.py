@@ -29,9 +29,10 @@ _SCOT = (
     "End with the final answer in \\boxed{}.")
 _SV = (
     " Work in separate trials. Write each one as a block that opens with [TRIAL] and closes with [/TRIAL], holding a "
-    "full solution and its answer in \\boxed{}. Make the trials as different as you can and do not let one refer to "
-    "another. As soon as the same answer has come up three times, stop and state it as the final answer. If eight "
-    "trials bring no such consensus, stop, say so, and state the answer that came up most often.")
+    "full solution, its answer in \\boxed{}, and how often that answer has come up so far. Make the trials as "
+    "different as you can and do not let the solution in one refer to another. As soon as the same answer has come up "
+    "three times, stop and state it as the final answer. If eight trials bring no such consensus, stop, say so, and state "
+    "the answer that came up most often.")
 _ASV = (
     " First judge how hard the problem is. If it is easy, write a single trial between [TRIAL] and [/TRIAL] and say "
     "that one trial is enough. If it is of medium difficulty or hard, proceed as follows.")
@@ -47,12 +48,16 @@ def messages(question: str, condition: str) -> list[dict]:
     return [{"role": "system", "content": PROMPTS[condition]}, {"role": "user", "content": question}]
 
 
+class PromptError(ValueError):
+    """A question that the model's tokenizer cannot spell; the message is one line."""
+
+
 def encode_prompt(tokenizer, question: str, condition: str) -> list[int]:
     """Prompt ids through the tokenizer's own chat template (which writes its own BOS: none is added here)."""
     text = tokenizer.apply_chat_template(messages(question, condition), tokenize=False, add_generation_prompt=True)
     ids = tokenizer(text, add_special_tokens=False).input_ids
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
-        raise ValueError(f"this model's tokenizer has no tokens for all of {question!r}")
+        raise PromptError(f"this model's tokenizer has no tokens for all of {question!r}")
     return ids
 
 
@@ -60,6 +65,7 @@ def encode_prompt(tokenizer, question: str, condition: str) -> list[int]:
 # Templates
 
 OPEN, CLOSE = "[TRIAL]\n", "\n[/TRIAL]\n"
+TALLY = {0: "", 1: "\nSeen once.", 2: "\nSeen twice.", 3: "\nSeen three times."}  # of the trial's own answer
 EASY = "One trial is enough: the problem is easy."
 AGREED = "Three trials agree. The final answer is \\boxed{"
 DISAGREED = "No three trials agree. The most frequent answer is \\boxed{"
@@ -68,19 +74,19 @@ END = "}."
 
 def pieces() -> list[str]:
     """The fixed pieces of text of this file, for a tokenizer that gives each its own token."""
-    return [*PROMPTS.values(), OPEN, CLOSE, EASY, AGREED, DISAGREED, END]
+    return [*PROMPTS.values(), OPEN, CLOSE, EASY, AGREED, DISAGREED, END, *filter(None, TALLY.values())]
 
 
 def render_regular(solution: str) -> str:
     """One solution as a regular ASV response."""
-    return OPEN + solution + CLOSE + EASY
+    return OPEN + solution + TALLY[1] + CLOSE + EASY
 
 
 def render_extended(solutions: list[str], answers: list[str]) -> str:
     """Trials and their verdict as an extended response. The caller has applied the stop rule."""
     final, count = plurality(answers)
-    closing = AGREED if count >= CONSENSUS else DISAGREED
-    return "".join(OPEN + solution + CLOSE for solution in solutions) + closing + final + END
+    trials = [OPEN + solution + TALLY[times_seen(answers[: i + 1])] + CLOSE for i, solution in enumerate(solutions)]
+    return "".join(trials) + (AGREED if count >= CONSENSUS else DISAGREED) + final + END
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -108,6 +114,13 @@ def plurality(answers: list[str | None]) -> tuple[str | None, int]:
         if count > most:
             best, most = answer, count
     return best, most
+
+
+def times_seen(answers: list[str | None]) -> int:
+    """How often the last answer has come up, CONSENSUS at most; 0 if it is None."""
+    if answers[-1] is None:
+        return 0
+    return min(sum(a is not None and grade.equal(a, answers[-1]) for a in answers), CONSENSUS)
 
 
 def trials_needed(answers: list[str | None]) -> int | None:

@@ -111,6 +111,15 @@ def test_consensus_at_the_eighth_trial():
     assert AGREED in vote(1, 1, 2, 2, 3, 3, 4, 1) and DISAGREED in vote(*EIGHT)
 
 
+def test_tally_counts_the_answer_of_its_trial():
+    def tallies(text):
+        return [re.findall(r"\nSeen (.*)\.$", trial) for trial in text.split(CLOSE)[:-1]]
+
+    assert tallies(render_regular(solution(5))) == [["once"]]
+    assert tallies(vote(5, 6, 5, None, 6, 6)) == [["once"], ["once"], ["twice"], [], ["twice"], ["three times"]]
+    assert tallies(vote("1/2", "3", "0.5", r"\frac{2}{4}")) == [["once"], ["once"], ["twice"], ["three times"]]
+
+
 def test_plurality_tie_is_the_first_seen():
     assert parse(vote(4, 9, 9, 4, 1, 2, 3, 5)).final == "4"
     assert parse(vote(1, 9, 9, 4, 4, 2, 3, 5)).final == "9"
@@ -223,7 +232,8 @@ def random_response(rng: random.Random) -> str:
         answers = answers[:needed]
     stated, most = slow_plurality(answers)
     stated = stated if stated is not None and rng.random() < 0.8 else rng.choice(["5", "0.5", "3"])
-    closing = EASY if rng.random() < (0.8 if count == 1 else 0.05) else (AGREED if most >= 3 else DISAGREED) + f"{stated}" + END
+    closing = (AGREED if most >= 3 else DISAGREED) + f"{stated}" + END
+    closing = EASY if rng.random() < (0.8 if count == 1 else 0.05) else closing
     pieces = [piece for answer in answers for piece in (OPEN, solution(answer), CLOSE)] + [closing]
     for _ in range(rng.choice([0, 0, 0, 1, 2])):
         at = rng.randrange(len(pieces)) if pieces else 0
@@ -258,7 +268,8 @@ def test_parse_never_raises():
     bits = [OPEN, CLOSE, "[TRIAL]", "[/TRIAL]", "[TRIAL", EASY, AGREED, DISAGREED, END, "\\boxed{", "}", "{", "\\boxed",
             "\\boxed{5}", "\\boxed{1/0}", "\\boxed{\\frac{1}{0}}", "\\boxed{10^{10^{10}}}", "\\boxed{\\infty}",
             "\\boxed{x = 5}", "\\boxed{(1, 2]}", "#### 7", "answer is", " answer: ", "0.5", "$", "\n", "\\", "\x00",
-            "٣", "é", "and", ",", "\\boxed{" + "(" * 50, "\\boxed{!}", "\\fbox{ }", "\\boxed{-}", "99999999999999999999"]
+            "٣", "é", "and", ",", "\\boxed{" + "(" * 50, "\\boxed{!}", "\\fbox{ }", "\\boxed{-}",
+            "99999999999999999999"]
     groups = Counter()
     for _ in range(4000):
         text = "".join(rng.choices(bits, k=rng.randrange(12)))
@@ -301,9 +312,11 @@ def slow_algorithm_3(order: list, gold) -> str | None:
     """Appended one at a time; `order` is the shuffled list of (solution, answer)."""
     text, count = "", Counter()
     for t, (body, answer) in enumerate(order, 1):
-        text += "[TRIAL]\n" + body + "\n[/TRIAL]\n"
+        text += "[TRIAL]\n" + body
         if answer is not None:
             count[answer] += 1
+            text += "\nSeen " + ("once.", "twice.", "three times.")[count[answer] - 1]
+        text += "\n[/TRIAL]\n"
         done = answer is not None and count[answer] == 3
         if done or t == 8:
             final = answer if done else max(count, key=count.get) if count else None  # a Counter keeps the order seen
@@ -412,8 +425,8 @@ def test_prompt_of_a_real_template():
                                         "assistant:"]
 
 
-@pytest.mark.parametrize("question", ["Compute 7 * 612 modulo 61.", "Compute 61 * 7 modulo 61.", "Compute 07 modulo 61.",
-                                      "How much is 7 * 8?", "compute 7 * 8 modulo 61."])
+@pytest.mark.parametrize("question", ["Compute 7 * 612 modulo 61.", "Compute 61 * 7 modulo 61.",
+                                      "Compute 07 modulo 61.", "How much is 7 * 8?", "compute 7 * 8 modulo 61."])
 def test_unknown_text_is_refused_in_one_line(tokenizer, question):
     with pytest.raises(ValueError) as error:
         voting.encode_prompt(tokenizer, question, "scot")
@@ -430,4 +443,5 @@ def test_templates_are_pieces(tokenizer):
 
 
 def test_easy_says_no_answer():
-    assert grade.extract(EASY) is None and grade.extract(AGREED + "5" + END) == "5" == grade.extract(DISAGREED + "5" + END)
+    assert grade.extract(EASY) is None
+    assert grade.extract(AGREED + "5" + END) == grade.extract(DISAGREED + "5" + END) == "5"

@@ -1,0 +1,370 @@
+r"""sample.py: cached, batched generation against uncached decoding of one sequence, and against exact distributions.
+
+    python -m pytest tests/test_sample.py
+
+Small random models in fp32 with weights large enough that no next token is nearly certain or nearly tied.
+"""
+
+import json
+import random
+from collections import Counter
+from itertools import product
+from types import SimpleNamespace
+
+import pytest
+import torch
+from scipy.stats import chisquare
+
+import data
+import llama
+import sample
+import voting
+from sample import generate
+
+V = 12
+
+
+def build(vocab_size=V, seed=0, std=0.4, **changes) -> llama.Llama:
+    model = llama.Llama(llama.Config(**{**dict(
+        vocab_size=vocab_size, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256), **changes}))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                weight.normal_(0, std, generator=generator)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build()
+
+
+def random_prompts(count, longest, seed=0) -> list[list[int]]:
+    rng = random.Random(seed)
+    return [[rng.randrange(V) for _ in range(rng.randint(1, longest))] for _ in range(count)]
+
+
+PROMPTS = random_prompts(20, 17)
+
+
+@torch.no_grad()
+def logits_after(model, ids) -> torch.Tensor:  # [V], double
+    return model(torch.tensor([ids]))[0, -1].double()
+
+
+@torch.no_grad()
+def score(model, prompt, response, temperature=1.0) -> float:
+    """log pi(response | prompt) by one full forward pass."""
+    logits = model(torch.tensor([prompt + response]))[0, len(prompt) - 1 : -1].double()  # [T, V]
+    return torch.log_softmax(logits / temperature, -1).gather(-1, torch.tensor(response)[:, None]).sum().item()
+
+
+def greedy(model, prompt, max_new_tokens, stop_ids=()) -> tuple[list[int], bool]:
+    """One token at a time, without a cache."""
+    ids = []
+    while len(ids) < max_new_tokens:
+        ids.append(logits_after(model, prompt + ids).argmax().item())
+        if ids[-1] in stop_ids:
+            return ids, True
+    return ids, False
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Greedy decoding
+
+
+@pytest.mark.parametrize("kind", [{}, {"tie_word_embeddings": True}, {"num_key_value_heads": 1, "head_dim": 12}])
+@pytest.mark.parametrize("slots", [1, 3, 64])
+def test_greedy_equals_uncached(kind, slots):
+    """Token by token, for prompts of 1 to 17 tokens, whatever slots they pass through."""
+    model = build(seed=6, std=0.3, **kind)
+    stop_ids = [2, 5]
+    expected = [greedy(model, prompt, 24, stop_ids) for prompt in PROMPTS]
+    lengths = {len(ids) for ids, _ in expected}
+    assert len(lengths) >= 4 and {True, False} == {ended for _, ended in expected}  # rows end at different times
+    found = generate(model, PROMPTS, 24, temperature=0, stop_ids=stop_ids, slots=slots)
+    assert [(r.ids, r.finished) for r in found] == expected
+    for prompt, response in zip(PROMPTS, found):  # greedy: log-probabilities at temperature 1
+        assert response.logprob == pytest.approx(score(model, prompt, response.ids), abs=1e-4)
+
+
+def test_greedy_varies(model):
+    """The test above means something: the responses are neither constant nor the same for all prompts."""
+    responses = [greedy(model, prompt, 24)[0] for prompt in PROMPTS]
+    assert len({tuple(r) for r in responses}) >= 10 and all(len(set(r)) > 1 for r in responses)
+
+
+def test_tiny_top_p_is_greedy(model):
+    expected = [r.ids for r in generate(model, PROMPTS, 12, temperature=0)]
+    for temperature in (0.3, 1.0, 3.0):
+        assert [r.ids for r in generate(model, PROMPTS, 12, temperature, top_p=1e-6)] == expected
+    assert [r.ids for r in generate(model, PROMPTS, 12, temperature=1e-4)] == expected  # so is a tiny temperature
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Slots, stop ids, order
+
+
+@pytest.mark.parametrize("temperature, top_p", [(1.0, 1.0), (0.7, 1.0), (1.5, 0.8)])
+def test_same_seed_same_ids_whatever_the_slots(model, temperature, top_p):
+    prompts = [prompt for prompt in PROMPTS for _ in range(4)]
+    options = dict(temperature=temperature, top_p=top_p, stop_ids=(3, 8))
+    runs = [generate(model, prompts, 20, seed=11, slots=slots, **options) for slots in (1, 3, 7, 64, 256)]
+    for run in runs[1:]:
+        assert [(r.ids, r.finished) for r in run] == [(r.ids, r.finished) for r in runs[0]]
+        assert [r.logprob for r in run] == pytest.approx([r.logprob for r in runs[0]], abs=1e-4)
+    assert len({len(r.ids) for r in runs[0]}) > 8
+    other = generate(model, prompts, 20, seed=12, **options)
+    assert sum(a.ids == b.ids for a, b in zip(other, runs[0])) < len(prompts) / 2
+
+
+def test_response_depends_on_its_index_and_prompt_only(model):
+    """Neighbours do not matter: a longer list begins with the same responses."""
+    whole = generate(model, PROMPTS, 15, stop_ids=[3], seed=5, slots=4)
+    assert generate(model, PROMPTS[:7], 15, stop_ids=[3], seed=5, slots=4) == [
+        sample.Response(r.ids, pytest.approx(r.logprob, abs=1e-4), r.finished) for r in whole[:7]]
+    changed = generate(model, [[1, 2, 3]] + PROMPTS[1:], 15, stop_ids=[3], seed=5, slots=4)
+    assert [r.ids for r in changed[1:]] == [r.ids for r in whole[1:]]
+
+
+def test_global_random_state_is_neither_used_nor_touched(model):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = generate(model, PROMPTS, 10, seed=5)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert [r.ids for r in generate(model, PROMPTS, 10, seed=5)] == [r.ids for r in first]
+
+
+@pytest.mark.parametrize("stop_ids", [[4], (4, 7, 9), {0}, []])
+def test_stop_ids(model, stop_ids):
+    responses = generate(model, PROMPTS * 3, 9, stop_ids=stop_ids, seed=1, slots=5)
+    for response in responses:
+        assert 1 <= len(response.ids) <= 9
+        assert not set(response.ids[:-1]) & set(stop_ids)  # nothing after a stop id
+        assert response.finished == (response.ids[-1] in stop_ids)  # which is part of the response
+        assert response.finished or len(response.ids) == 9
+    ends = Counter(r.ids[-1] for r in responses if r.finished)
+    assert set(ends) == set(stop_ids)  # each of them ends some
+    if ends:  # also as the last token allowed
+        last = len(next(r.ids for r in responses if r.finished and len(r.ids) > 1))
+        cut = generate(model, PROMPTS * 3, last, stop_ids=stop_ids, seed=1, slots=5)
+        assert any(r.finished and len(r.ids) == last for r in cut)
+        assert [r.ids for r in cut] == [r.ids[:last] for r in responses]
+    free = generate(model, PROMPTS * 3, 9, seed=1, slots=5)
+    for a, b in zip(responses, free):  # stopping changes nothing before it
+        assert b.ids[: len(a.ids)] == a.ids and len(b.ids) == 9
+
+
+def test_stop_id_in_the_prompt_stops_nothing(model):
+    (response,) = generate(model, [[4, 4, 4]], 6, stop_ids=[4], seed=3)
+    assert response.ids
+
+
+@pytest.mark.parametrize("limit", [1, 2, 30])
+def test_max_new_tokens(model, limit):
+    responses = generate(model, PROMPTS, limit, slots=3)
+    assert all(len(r.ids) == limit and not r.finished for r in responses)
+
+
+def test_progress_counts_every_response(model):
+    told = []
+    generate(model, PROMPTS, 12, stop_ids=[2, 3, 4], slots=6, progress=told.append)
+    assert sum(told) == len(PROMPTS) and min(told) > 0 and len(told) > 3
+
+
+def test_arguments_are_left_alone(model):
+    prompts = [list(p) for p in PROMPTS]
+    generate(model, prompts, 3)
+    assert prompts == PROMPTS
+    assert generate(model, [tuple(p) for p in PROMPTS], 3) == generate(model, PROMPTS, 3)
+
+
+def test_no_prompts(model):
+    assert generate(model, [], 5) == []
+
+
+@pytest.mark.parametrize("wrong", [dict(temperature=-0.1), dict(top_p=0), dict(top_p=1.01), dict(top_p=-1),
+                                   dict(max_new_tokens=0), dict(slots=0), dict(prompts=[[1], []]), dict(prompts=[[]]),
+                                   dict(temperature=float("nan")), dict(top_p=float("nan"))])
+def test_wrong_arguments(model, wrong):
+    with pytest.raises(ValueError) as error:
+        generate(**{**dict(model=model, prompts=[[1]], max_new_tokens=3), **wrong})
+    assert "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Distributions
+
+
+def nucleus(p: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The likeliest tokens, one after another until their sum reaches top_p, and nothing else. p: [V]"""
+    kept, total = torch.zeros_like(p), 0.0
+    for i in p.argsort(descending=True).tolist():
+        if total >= top_p:
+            break
+        kept[i] = p[i]
+        total += p[i].item()
+    return kept / kept.sum()
+
+
+def next_token(model, ids, temperature, top_p) -> torch.Tensor:  # [V]
+    return nucleus(torch.softmax(logits_after(model, ids) / temperature, -1), top_p)
+
+
+def chi_square(counts: Counter, expected: dict, draws: int) -> float:
+    """p-value; cells expected less than five times are put together."""
+    assert set(counts) <= {key for key, p in expected.items() if p > 0}, "drew what has no probability"
+    large = [key for key, p in expected.items() if p * draws >= 5]
+    observed, wanted = [counts[key] for key in large], [expected[key] * draws for key in large]
+    rest = draws - sum(observed), draws - sum(wanted)
+    if rest[1] > 1:
+        observed, wanted = [*observed, rest[0]], [*wanted, rest[1]]
+    scale = sum(observed) / sum(wanted)
+    return chisquare(observed, [w * scale for w in wanted]).pvalue
+
+
+@pytest.mark.parametrize("temperature, top_p", [(1.0, 1.0), (0.6, 1.0), (2.0, 1.0), (1.0, 0.9), (0.8, 0.7), (1.7, 0.6)])
+def test_two_tokens_follow_the_analytic_distribution(temperature, top_p):
+    """Joint distribution of two tokens: right for each, and the second does not depend on the first one's noise."""
+    model, draws = build(vocab_size=6, seed=1, std=0.15), 6000
+    responses = generate(model, [[1, 3, 2]] * draws, 2, temperature, top_p, seed=17, slots=draws)
+    first = next_token(model, [1, 3, 2], temperature, top_p)
+    second = [next_token(model, [1, 3, 2, a], temperature, top_p) for a in range(6)]
+    expected = {(a, b): (first[a] * second[a][b]).item() for a, b in product(range(6), repeat=2)}
+    assert sum(p * draws >= 5 for p in expected.values()) >= 4
+    assert chi_square(Counter(tuple(r.ids) for r in responses), expected, draws) > 1e-3
+
+
+@pytest.mark.parametrize("seeds", ["neighbouring responses", "neighbouring seeds"])
+def test_responses_are_independent(seeds):
+    model, draws, prompt = build(vocab_size=6, seed=1, std=0.25), 6000, [[1, 3, 2]]
+    if seeds == "neighbouring responses":
+        tokens = [r.ids[0] for r in generate(model, prompt * 2 * draws, 1, seed=4, slots=4096)]
+        pairs = Counter(zip(tokens[::2], tokens[1::2]))
+    else:
+        runs = [[r.ids[0] for r in generate(model, prompt * draws, 1, seed=seed, slots=4096)] for seed in (4, 5)]
+        pairs = Counter(zip(*runs))
+        assert sum(a == b for a, b in zip(runs[0][1:], runs[1])) < 0.8 * draws  # nor are they the same, one further
+    p = next_token(model, prompt[0], 1.0, 1.0).tolist()
+    assert chi_square(pairs, {(a, b): p[a] * p[b] for a, b in product(range(6), repeat=2)}, draws) > 1e-3
+
+
+def test_choose_is_the_inverse_of_the_distribution_function():
+    """Exactly: evenly spaced noise picks each token in proportion to its probability."""
+    p = torch.tensor([0.125, 0.0, 0.5, 0.25, 0.125])
+    noise = (torch.arange(800) + 0.5) / 800
+    def count(top_p, temperature=1.0, logits=p.log()):
+        ids, logp = sample.choose(logits.expand(800, -1), noise, temperature, top_p)
+        assert torch.allclose(logp, torch.log_softmax(logits / temperature, -1)[ids])  # before the cut
+        return ids.bincount(minlength=5).tolist()
+    assert count(1.0) == [100, 0, 400, 200, 100]
+    assert count(0.75) in ([0, 0, 533, 267, 0], [0, 0, 534, 266, 0])
+    assert count(0.76) in ([114, 0, 457, 229, 0], [0, 0, 457, 229, 114], [114, 0, 458, 228, 0], [0, 0, 458, 228, 114])
+    assert count(0.5) == [0, 0, 800, 0, 0] == count(0.1)
+    squares = (p * p / (p * p).sum() * 800).tolist()
+    assert count(1.0, temperature=0.5) == pytest.approx(squares, abs=1)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.999999, 0.9])
+def test_impossible_tokens_are_never_drawn(top_p):
+    logits = torch.full((4, 100), -torch.inf)
+    logits[:, 40:43] = torch.tensor([0.0, -1.0, 0.5])
+    noise = torch.tensor([0.0, 1e-9, 0.5, 1 - 2**-24])
+    ids, logp = sample.choose(logits, noise, 1.0, top_p)
+    assert set(ids.tolist()) <= {40, 41, 42} and logp.isfinite().all()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Log-probabilities
+
+
+@pytest.mark.parametrize("temperature, top_p", [(1.0, 1.0), (0.5, 1.0), (1.6, 1.0), (1.2, 0.7)])
+def test_logprob_equals_a_full_forward_pass(model, temperature, top_p):
+    """At the sampling temperature, of all ids with the stop id, and before top-p."""
+    prompts = [prompt for prompt in PROMPTS for _ in range(2)]
+    responses = generate(model, prompts, 20, temperature, top_p, stop_ids=[3], seed=2, slots=6)
+    assert any(r.finished for r in responses)
+    for prompt, response in zip(prompts, responses):
+        assert response.logprob == pytest.approx(score(model, prompt, response.ids, temperature), abs=1e-4)
+
+
+def test_training_mode_and_gradients_are_left_alone(model):
+    model.train()
+    responses = generate(model, PROMPTS[:3], 5)
+    assert model.training and all(w.grad is None and w.requires_grad for w in model.parameters())
+    model.eval()
+    assert [r.ids for r in generate(model, PROMPTS[:3], 5)] == [r.ids for r in responses]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checkpoints and texts
+
+
+def test_stop_ids_of(tmp_path):
+    tokenizer = SimpleNamespace(eos_token_id=128009)
+    assert sample.stop_ids_of(tmp_path, tokenizer) == (128009,)
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": [128001, 128008, 128009]}))
+    assert sample.stop_ids_of(tmp_path, tokenizer) == (128001, 128008, 128009)
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 0}))  # 0 is an id like any other
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 0]}))
+    assert sample.stop_ids_of(tmp_path, tokenizer) == (0, 7, 128009)
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": None}))
+    (tmp_path / "generation_config.json").write_text("{}")
+    assert sample.stop_ids_of(tmp_path, SimpleNamespace(eos_token_id=None)) == ()
+
+
+def test_ask(tmp_path):
+    """Questions in, `samples` responses to each out, in order, with texts without the stop id."""
+    tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces())
+    model = build(vocab_size=len(tokenizer), std=0.3, eos_token_id=tokenizer.eos_token_id)
+    questions = ["Compute 7 * 12 modulo 61.", "Compute 3 * 4 * 5 * 60 modulo 61."]
+    options = dict(max_new_tokens=30, stop_ids=[tokenizer.eos_token_id, 9], seed=3)
+    rows = sample.ask(model, tokenizer, questions, "asv", 40, **options)
+    assert [len(row) for row in rows] == [40, 40]
+    prompts = [voting.encode_prompt(tokenizer, question, "asv") for question in questions for _ in range(40)]
+    assert [r.ids for row in rows for r in row] == [r.ids for r in generate(model, prompts, **options)]
+    for response in rows[0] + rows[1]:
+        shown = response.ids[:-1] if response.finished else response.ids
+        assert response.text == "".join(tokenizer.convert_ids_to_tokens(shown))
+    assert {r.finished for row in rows for r in row} == {True, False}
+
+    llama.save(model, tmp_path, tokenizer)
+    again, its_tokenizer, notes = sample.open_checkpoint(tmp_path)
+    assert sample.ask(again, its_tokenizer, questions, "asv", 40, **options) == rows and notes == {}
+    (tmp_path / "ibpo.json").write_text('{"condition": "asv"}')
+    assert sample.open_checkpoint(tmp_path)[2] == {"condition": "asv"}
+
+
+def test_checkpoint_without_a_chat_template(tmp_path):
+    tokenizer = data.build_tokenizer(data.world_pieces())
+    tokenizer.chat_template = None
+    llama.save(build(vocab_size=len(tokenizer)), tmp_path, tokenizer)
+    with pytest.raises(llama.CheckpointError, match="no chat template"):
+        sample.open_checkpoint(tmp_path)
+    for file in tmp_path.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(llama.CheckpointError) as error:
+        sample.open_checkpoint(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_command_line(tmp_path, capsys, monkeypatch):
+    tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces())
+    llama.save(build(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id), tmp_path, tokenizer)
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["sample.py", *map(str, arguments)])
+        sample.main()
+        return capsys.readouterr().out
+
+    question = "Compute 7 * 12 modulo 61."
+    shown = run(tmp_path, question, "--samples", 3, "--max-new-tokens", 2)
+    assert shown.count("-> malformed (cut off), trials 1, tokens 2, answer None") == 3
+    for wrong in ([tmp_path / "none", question], [tmp_path, "Compute 7 * 612 modulo 61."],
+                  [tmp_path, question, "--top-p", 0]):
+        with pytest.raises(SystemExit) as stop:
+            run(*wrong)
+        assert str(stop.value).startswith("error: ") and "\n" not in str(stop.value)
