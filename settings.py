@@ -55,7 +55,7 @@ class Settings:
     prompts: int = setting(64, "IBPO: n, prompts per sampled batch")
     accumulate: int = setting(4, "IBPO: k_b, sampled batches per gradient step")
     samples: int = setting(8, "IBPO: m, responses per prompt")
-    steps: int = setting(80, "IBPO: gradient steps")
+    steps: int = setting(50, "IBPO: gradient steps")
     lr: float = setting(2e-4, "IBPO: learning rate")
     kl_max: float = setting(None, "Eq. 7: accept only responses within this many nats of the ASV-SFT model")
     valid_every: int = setting(10, "IBPO: steps between looks at the validation problems; 0: never")

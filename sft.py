@@ -80,6 +80,8 @@ def count_only(example: Example, close: int, tallies: set[int]) -> Example:
     ids = example.response
     last = len(ids) - 1 - ids[::-1].index(close)
     example.learned = [i > last or ids[i - 1] == close or ids[i] in tallies for i in range(len(ids))]
+    if ids.count(close) == voting.MAX_TRIALS:
+        example.weight = 5.0  # what to state without consensus is the hardest part, and one token in two hundred
     return example
 
 
