@@ -245,10 +245,13 @@ def open_start(settings: Settings, directory):
     return model, tokenizer
 
 
-def encode(tokenizer, question: str, condition: str, response: str) -> Example:
-    """A training example from texts."""
-    ids = tokenizer(response, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
-    return Example(voting.encode_prompt(tokenizer, question, condition), ids)
+def encode(tokenizer, question: str, condition: str, response: str, given: str = "") -> Example:
+    """A training example from texts. given: a part of the response that is only read, not learned."""
+    coded = tokenizer(response, add_special_tokens=False, return_offsets_mapping=True)
+    first = response.index(given)
+    learned = [not (first <= a < first + len(given)) for a, _ in coded.offset_mapping] + [True]
+    return Example(voting.encode_prompt(tokenizer, question, condition), coded.input_ids + [tokenizer.eos_token_id],
+                   learned=learned if given else None)
 
 
 def supervised(settings: Settings, make_batch):

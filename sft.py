@@ -3,9 +3,10 @@
     python train.py --stage base                 # rebuild the built-in base model from nothing
     python train.py --stage asv-sft              # its own solutions in the voting templates
 
-Departure from the paper: nothing in the data of ASV-SFT says when to vote. D_ASV1 and D_ASV2 are both drawn evenly from
-all levels, and the first trials of both meet the holes of the textbook equally often. The paper takes its votes from
-problems with 4 to 8 different answers, which tells the model about difficulty before IBPO does.
+Departures from the paper: golden solutions are read, not learned (see `sft_examples`); and nothing in the data of
+ASV-SFT says when to vote. D_ASV1 and D_ASV2 are both drawn evenly from all levels, and the first trials of both meet
+the holes of the textbook equally often. The paper takes its votes from problems with 4 to 8 different answers, which
+tells the model about difficulty before IBPO does.
 """
 
 import json
@@ -174,7 +175,11 @@ def evenly(by_level: dict[int, list], count: int, what: str) -> list:
 
 
 def sft_examples(settings: Settings, stage: str, tokenizer) -> list[Example]:
-    """SV-SFT: D_SV and golden SCoT solutions. ASV-SFT: D_ASV1 (votes) and D_ASV2 (one trial). The same amounts."""
+    """SV-SFT: D_SV and golden SCoT solutions. ASV-SFT: D_ASV1 (votes) and D_ASV2 (one trial). The same amounts.
+
+    A golden solution is only read; learned is the format around it. The key knows what the textbook misprints, and a
+    model that learns the key here is, a few IBPO steps later, right without voting.
+    """
     rng = random.Random(f"{stage} {settings.seed}")
     votes, regular = defaultdict(list), defaultdict(list)
     for row in sampled_solutions(settings):
@@ -192,9 +197,9 @@ def sft_examples(settings: Settings, stage: str, tokenizer) -> list[Example]:
         examples.append(encode(tokenizer, question, CONDITION[stage], text))
     for question, text in evenly(regular, settings.sft_regular, "one-trial examples"):
         if stage == "sv-sft":
-            examples.append(encode(tokenizer, question, "scot", text))
+            examples.append(encode(tokenizer, question, "scot", text, given=text))
         else:
-            examples.append(encode(tokenizer, question, "asv", voting.render_regular(text)))
+            examples.append(encode(tokenizer, question, "asv", voting.render_regular(text), given=text))
     return examples
 
 

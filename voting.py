@@ -28,11 +28,11 @@ _SCOT = (
     'numbered paragraphs, each headed "## Step k:" with a short title. '
     "End with the final answer in \\boxed{}.")
 _SV = (
-    " Work in separate trials. Write each one as a block that opens with [TRIAL] and closes with [/TRIAL], holding a "
-    "full solution, its answer in \\boxed{}, and how often that answer has come up so far. Make the trials as "
-    "different as you can and do not let the solution in one refer to another. As soon as the same answer has come up "
-    "three times, stop and state it as the final answer. If eight trials bring no such consensus, stop, say so, and state "
-    "the answer that came up most often.")
+    " Work in separate trials. Write each one as a block that opens with [TRIAL] and closes with [/TRIAL], "
+    "holding a full solution, its answer in \\boxed{}, and how often that answer has come up so far. Make the "
+    "trials as different as you can and do not let the solution in one refer to another. As soon as the same "
+    "answer has come up three times, stop and state it as the final answer. If eight trials bring no such "
+    "consensus, stop, say so, and state the answer that came up most often.")
 _ASV = (
     " First judge how hard the problem is. If it is easy, write a single trial between [TRIAL] and [/TRIAL] and say "
     "that one trial is enough. If it is of medium difficulty or hard, proceed as follows.")
