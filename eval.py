@@ -18,6 +18,7 @@ Intervals are 95 %, by a bootstrap over problems; all models share the resampled
 import argparse
 import json
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,11 +81,20 @@ class Record:
 def self_consistency(gold: str, finals: list) -> list[float]:
     """For k = 1..m: the share of the m windows of k consecutive samples (round and round) whose plurality is right."""
     m = len(finals)
+    known = []  # the different answers; each sample becomes an index into it, so that the grader is asked only once
+    index = []
+    for final in finals:
+        same = next((i for i, answer in enumerate(known) if grade.equal(answer, final)), None) if final else None
+        if final and same is None:
+            known.append(final)
+            same = len(known) - 1
+        index.append(same)
+    right = [grade.equal(gold, answer) for answer in known]
     shares = []
     for k in range(1, m + 1):
-        windows = [[finals[(start + i) % m] for i in range(k)] for start in range(m)]
-        votes = [voting.plurality(window)[0] for window in windows]
-        shares.append(sum(vote is not None and grade.equal(gold, vote) for vote in votes) / m)
+        votes = [Counter(i for i in (index * 2)[start : start + k] if i is not None) for start in range(m)]
+        # most_common keeps the order of first appearance on ties, as voting.plurality does
+        shares.append(sum(bool(vote) and right[vote.most_common(1)[0][0]] for vote in votes) / m)
     return shares
 
 

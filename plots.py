@@ -15,6 +15,11 @@ import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
 
+def reach(value, low, high) -> np.ndarray:
+    """Lengths of an error bar, [2, n]; a resampled mean may miss an exact one by a rounding error."""
+    return np.maximum(np.atleast_2d(np.array([value - low, high - value])).reshape(2, -1), 0)
+
+
 def plot_budget(summary: dict, path: Path) -> None:
     """Accuracy against trials and against tokens (Fig. 2a/b)."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
@@ -36,9 +41,10 @@ def plot_budget(summary: dict, path: Path) -> None:
                 continue
             x, xl, xh = row[unit]
             y, yl, yh = (100 * v for v in row["accuracy"])
-            axis.errorbar(x, y, xerr=[[x - xl], [xh - x]], yerr=[[y - yl], [yh - y]], fmt="o", ms=7, capsize=2,
+            axis.errorbar(x, y, xerr=reach(x, xl, xh), yerr=reach(y, yl, yh), fmt="o", ms=7, capsize=2,
                           color=f"C{i}", zorder=3)
-            axis.annotate(name, (x, y), xytext=(7, -11), textcoords="offset points", color=f"C{i}", fontsize=10)
+            below = name != base  # the others stand on or above the lines
+            axis.annotate(name, (x, y), xytext=(8, 6 if below else -12), textcoords="offset points", color=f"C{i}")
         axis.set_xlabel(f"{unit} per response, measured")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
@@ -66,7 +72,7 @@ def plot_levels(summary: dict, path: Path) -> None:
                 axis.plot(levels, values, **style)
             else:
                 value, low, high = scale * np.array(values).T
-                axis.errorbar(levels, value, yerr=[value - low, high - value], capsize=2, **style)
+                axis.errorbar(levels, value, yerr=reach(value, low, high), capsize=2, **style)
     for axis, title in zip(axes, ("voting share, %", "trials per response", "accuracy, %")):
         axis.set_title(title)
         axis.set_xlabel("level (difficulty)")
@@ -92,12 +98,12 @@ def plot_training(log: Path, cap: float, path: Path) -> None:
     axes[0].plot([row["step"] for row in valid], [100 * row["valid_vote_share"] for row in valid], "o", color="C0",
                  mfc="white", label="validation split")
     axes[0].set_ylabel("voting share, %")
-    axes[0].set_title("in all")
+    axes[0].set_title("all levels together")
     colours = plt.get_cmap("viridis")(np.linspace(0.9, 0.1, 5))
     for level in sorted({int(k) for row in rows for k in row["vote_share_by_level"]}):
         values = [100 * row["vote_share_by_level"].get(str(level), np.nan) for row in rows]
         axes[1].plot(steps, values, color=colours[level - 1], label=f"level {level}")
-    axes[1].set_title("all responses, by level")
+    axes[1].set_title("all responses, level by level")
     for axis in axes:
         axis.set_xlabel("IBPO step")
         axis.set_ylim(-3, 103)
