@@ -589,7 +589,7 @@ def test_evenly():
 def test_sft_examples(stage, golden, monkeypatch):
     """Right votes that keep the rule, right single solutions, under the prompts of their stage; the same amounts."""
     tokenizer, rng, rows = data.build_tokenizer(data.world_pieces() + voting.pieces()), random.Random(0), []
-    for problem in data.load("builtin", "train", 100):
+    for problem in data.load("builtin", "train", 200):
         factors = [int(f) for f in problem.question[8:-11].split(" * ")]
         samples = [data.textbook_route(factors, rng)[0] for _ in range(12)]
         samples += [voting.render_extended(samples[:1] * 3, [problem.answer] * 3), voting.render_regular(samples[0])]
@@ -598,6 +598,7 @@ def test_sft_examples(stage, golden, monkeypatch):
     monkeypatch.setattr(sft, "sampled_solutions", lambda settings: rows)
     examples = sft.sft_examples(Settings(sft_votes=15, sft_regular=50), stage, tokenizer)
     answers = {row["question"]: row["answer"] for row in rows}
+    solutions = {row["question"]: [row["solution"]] if golden else row["samples"][:12] for row in rows}
     kinds, votes = Counter(), Counter()
     for example in examples:
         instruction, question = tokenizer.decode(example.prompt[1:-1]).split("<|problem|>")
@@ -606,6 +607,9 @@ def test_sft_examples(stage, golden, monkeypatch):
         parsed, right = voting.judge(answers[question], text)
         assert right and example.response[-1] == tokenizer.eos_token_id
         kinds[condition, parsed.group, "[TRIAL]" in text] += 1
+        if parsed.group == "regular":  # the solution is read, and only what stands around it is learned
+            learned = "".join(tokenizer.decode([i]) for i, m in zip(example.response, example.learned) if m)
+            assert learned == text.replace(next(r for r in solutions[question] if r in text), "") + "<|end|>"
         votes[next(r["level"] for r in rows if r["question"] == question)] += parsed.group == "extended"
     one_trial = ("scot", "regular", False) if stage == "sv-sft" else ("asv", "regular", True)
     assert kinds == {(stage.removesuffix("-sft"), "extended", True): 15, one_trial: 50}
