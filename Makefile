@@ -9,7 +9,7 @@ VENV := .venv
 train: $(VENV)/train.done
 	$(VENV)/bin/python train.py
 
-# the two controls of the README's table: the same training with other accepted responses
+# after `make train`: two controls, the same training with other accepted responses, and the table with all models
 controls: $(VENV)/train.done
 	$(VENV)/bin/python train.py --stage ibpo --method random
 	$(VENV)/bin/python train.py --stage ibpo --method cgpo

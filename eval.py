@@ -264,11 +264,13 @@ def print_summary(summary: dict) -> None:
             shown = [f"{v:8.2f}" if key == "trials" else f"{100 * v[0]:8.1f}" for v in values]
             print(f"{name:24s}" + "".join(shown))
     for name, rows in summary["comparisons"].items():
+        if not rows:  # nothing to compare with
+            continue
         print(f"\n{name} minus ... (points, paired)")
         for other, estimate in rows.items():
             if other == "factor":
-                if estimate is not None:
-                    print(f"    its gain over the base: {estimate:.1f} times that of self-consistency at equal trials")
+                print(f"    its gain over the base is {estimate:.1f} times that of self-consistency at equal trials"
+                      if estimate else "    self-consistency gains nothing over the base at equal trials")
             else:
                 verdict = "above" if estimate[1] > 0 else "below" if estimate[2] < 0 else "not told apart"
                 print(f"    {other:36s} {percent(estimate):>24s}  {verdict}")

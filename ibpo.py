@@ -86,7 +86,7 @@ def feasible_set(correct, valid=None, kl=None, kl_max=None):
     correct = _mask("correct", correct)                                             # bool[n, m]
     valid = _mask("valid", valid, correct.shape, missing=True)                      # bool[n, m]
     if kl is None and kl_max is None:
-        return correct & valid
+        return correct & valid                                                      # Eq. (7) without the KL bound
     if kl is None or kl_max is None:
         raise ValueError("kl and kl_max belong together: give both or neither")
     kl = np.asarray(kl, dtype=float)                                                # float[n, m]

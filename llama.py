@@ -244,6 +244,8 @@ def require(condition, where, complaint: str) -> None:
 def read_json(path: Path) -> dict:
     try:
         return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; expected a checkpoint directory") from None
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: not a readable JSON object ({error})") from None
 

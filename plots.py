@@ -43,8 +43,9 @@ def plot_budget(summary: dict, path: Path) -> None:
             y, yl, yh = (100 * v for v in row["accuracy"])
             axis.errorbar(x, y, xerr=reach(x, xl, xh), yerr=reach(y, yl, yh), fmt="o", ms=7, capsize=2,
                           color=f"C{i}", zorder=3)
-            below = name != base  # the others stand on or above the lines
-            axis.annotate(name, (x, y), xytext=(8, 6 if below else -12), textcoords="offset points", color=f"C{i}")
+            # the base stands below the lines, the others on or above them
+            axis.annotate(name, (x, y), xytext=(8, -12) if name == base else (-8, 9), textcoords="offset points",
+                          ha="left" if name == base else "right", color=f"C{i}")
         axis.set_xlabel(f"{unit} per response, measured")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
@@ -80,8 +81,7 @@ def plot_levels(summary: dict, path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
     axes[0].set_ylim(-3, 103)
-    axes[2].legend(frameon=False)
-    figure.suptitle("Where the budget goes")
+    axes[2].legend(frameon=False)  # the base model never votes: it is in this panel only
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

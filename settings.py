@@ -92,9 +92,10 @@ class UserError(Exception):
     """Something the user can mend; printed as one line."""
 
 
-def parse_args(argv=None) -> tuple[Settings, str]:
+def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
     """Settings and the stage to run from the command line; a wrong value gives one clear line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     usage="python train.py [preset] [--stage STAGE] [--setting VALUE ...]; --help")
     parser.add_argument("preset", nargs="?", default="builtin", choices=list(PRESETS), help="a set of defaults")
     parser.add_argument("--smoke", action="store_true", help="the same as the preset smoke")
     parser.add_argument("--stage", default="all", choices=["all", *CONDITION],
@@ -125,9 +126,14 @@ def parse_args(argv=None) -> tuple[Settings, str]:
     need(settings.device in ("cpu", "cuda"), f"--device is {settings.device!r}; expected cpu or cuda")
     need(settings.device == "cpu" or torch.cuda.is_available(), "--device cuda: torch sees no CUDA device")
     need(settings.kl_max is None or settings.top_p == 1, "--kl-max needs --top-p 1: it compares log-probabilities")
-    for name in ("slots", "micro_tokens", "prompts", "accumulate", "samples", "steps", "sft_steps", "sft_batch",
-                 "sft_problems", "sft_samples", "max_new_tokens", "eval_problems", "eval_samples", "base_steps"):
-        need(getattr(settings, name) >= 1, f"--{name.replace('_', '-')} must be at least 1")
+    for f in fields(Settings):
+        value, flag = getattr(settings, f.name), f"--{f.name.replace('_', '-')}"
+        if f.type is int and f.name not in ("seed", "valid_every", "base_chapter_2", "base_chapter_3"):
+            need(value >= 1, f"{flag} must be at least 1")
+        if f.name.endswith("lr"):
+            need(value > 0, f"{flag} must be above 0")
+    need(settings.kl_max is None or settings.kl_max >= 0, "--kl-max must be a number of nats, 0 or more")
+    need(settings.valid_every >= 0, "--valid-every must be at least 0")
     if settings.data != "builtin" and args["stage"] in ("all", "ibpo"):
         need(settings.valid_data != "builtin" or not settings.valid_every,
              "--data is a file: give --valid-data, too (problems not in it), or --valid-every 0")

@@ -163,7 +163,7 @@ def stage_name(settings: Settings) -> str:
 
 
 def main(argv=None) -> None:
-    settings, stage = parse_args(argv)
+    settings, stage = parse_args(argv, __doc__)
     torch.manual_seed(settings.seed)
     spent = {}
 
