@@ -56,7 +56,7 @@ LARGE = 31  # factors 2..30 are small, 31..60 are large
 HOLES = 0.25  # the share of products of two large numbers that the textbook misprints
 MIX = {1: (4, 0), 2: (3, 1), 3: (2, 3), 4: (2, 4), 5: (0, 7)}  # level -> how many (small, large) factors, all distinct
 
-MISPRINTS = 20  # a misprint is one of 1..20 and never the right product: practice cannot find out what belongs there
+MISPRINTS = 20  # a misprint is one of 1..20 and never the right product, so that none is hit by luck
 
 _large_pairs = [(a, b) for a in range(LARGE, MODULUS) for b in range(a, MODULUS)]
 _holes = frozenset(random.Random(61).sample([(a, b) for a, b in _large_pairs if a * b % MODULUS > MISPRINTS],

@@ -201,7 +201,7 @@ def summarise(records: list[Record]) -> dict:
             row["levels"][level] = {
                 "problems": n, "accuracy": Bootstrap(n)(lambda a: a, mean(r.correct[at])),
                 "vote_share": Bootstrap(n)(lambda v: v, mean(r.extended[at])),
-                "trials": float(r.trials[at].mean())}
+                "trials": float(r.trials[at].mean()), "first_trial": Bootstrap(n)(lambda f: f, mean(r.first[at]))}
         summary["models"][r.name] = row
 
     if base is not None and base.consistent.shape[1] > 1:
@@ -257,12 +257,13 @@ def print_summary(summary: dict) -> None:
         values = "  ".join(f"{k}: {100 * row[0]:.1f}" for k, row in enumerate(summary["self_consistency"], 1))
         print(f"\nself-consistency, % by samples   {values}")
     levels = sorted({level for row in summary["models"].values() for level in row["levels"]})
-    for key, title in (("accuracy", "accuracy %"), ("vote_share", "voting share %"), ("trials", "trials")):
-        print(f"\n{title + ' by level':24s}" + "".join(f"{level:8d}" for level in levels))
+    for key, title in (("accuracy", "accuracy %"), ("first_trial", "first trial right %"),
+                       ("vote_share", "voting share %"), ("trials", "trials")):
+        print(f"\n{title + ' by level':28s}" + "".join(f"{level:8d}" for level in levels))
         for name, row in summary["models"].items():
             values = [row["levels"][level][key] for level in levels if level in row["levels"]]
             shown = [f"{v:8.2f}" if key == "trials" else f"{100 * v[0]:8.1f}" for v in values]
-            print(f"{name:24s}" + "".join(shown))
+            print(f"{name:28s}" + "".join(shown))
     for name, rows in summary["comparisons"].items():
         if not rows:  # nothing to compare with
             continue
