@@ -197,11 +197,11 @@ def summarise(records: list[Record]) -> dict:
             row["gain"] = bootstrap(lambda a, b: a - b, mean(r.correct), mean(base.correct))
         for level in sorted(set(r.levels.tolist())):
             at = r.levels == level
-            n = int(at.sum())
+            interval = Bootstrap(int(at.sum()))
             row["levels"][level] = {
-                "problems": n, "accuracy": Bootstrap(n)(lambda a: a, mean(r.correct[at])),
-                "vote_share": Bootstrap(n)(lambda v: v, mean(r.extended[at])),
-                "trials": float(r.trials[at].mean()), "first_trial": Bootstrap(n)(lambda f: f, mean(r.first[at]))}
+                "problems": int(at.sum()), "accuracy": interval(lambda a: a, mean(r.correct[at])),
+                "vote_share": interval(lambda v: v, mean(r.extended[at])),
+                "first_trial": interval(lambda f: f, mean(r.first[at])), "trials": float(r.trials[at].mean())}
         summary["models"][r.name] = row
 
     if base is not None and base.consistent.shape[1] > 1:
