@@ -33,9 +33,9 @@ class Settings:
     checkpointing: bool = setting(False, "recompute activations in the backward pass instead of keeping them")
     max_new_tokens: int = setting(300, "longest response; a longer one is cut off and malformed")
     temperature: float = setting(1.0, "sampling temperature")
-    top_p: float = setting(0.9, "nucleus sampling; must be 1 where log-probabilities are used (--kl-max)")
+    top_p: float = setting(0.95, "nucleus sampling: a choice below 1 - p is never sampled; must be 1 with --kl-max")
     # the base model of the built-in world
-    base_steps: int = setting(4600, "base: gradient steps")
+    base_steps: int = setting(6000, "base: gradient steps")
     base_chapter_2: int = setting(600, "base: step at which chapter one, the times table, ends")
     base_chapter_3: int = setting(2500, "base: step from which there are exercises in counting votes, too")
     base_batch: int = setting(128, "base: textbook pages per step")
@@ -52,11 +52,11 @@ class Settings:
     start: str = setting(None, "IBPO: start from this checkpoint directory instead of the ASV-SFT stage")
     method: str = setting("ibpo", f"who is accepted: {', '.join(ibpo.METHODS)}")
     budget: str = setting("vote=0.5", "vote=q+: the largest share of accepted responses that may vote")
-    prompts: int = setting(64, "IBPO: n, prompts per sampled batch")
+    prompts: int = setting(32, "IBPO: n, prompts per sampled batch")
     accumulate: int = setting(4, "IBPO: k_b, sampled batches per gradient step")
-    samples: int = setting(8, "IBPO: m, responses per prompt")
+    samples: int = setting(16, "IBPO: m, responses per prompt; margins are estimated on these")
     steps: int = setting(50, "IBPO: gradient steps")
-    lr: float = setting(2e-4, "IBPO: learning rate")
+    lr: float = setting(1e-4, "IBPO: learning rate")
     kl_max: float = setting(None, "Eq. 7: accept only responses within this many nats of the ASV-SFT model")
     valid_every: int = setting(10, "IBPO: steps between looks at the validation problems; 0: never")
     valid_problems: int = setting(250, "IBPO: validation problems per look")
@@ -77,13 +77,13 @@ class Settings:
 PRESETS = {
     "builtin": {},
     "smoke": dict(out="runs/smoke", sft_problems=100, sft_samples=12, sft_votes=60, sft_regular=40, sft_steps=6,
-                  sft_batch=16, prompts=10, accumulate=2, steps=3, valid_every=2, valid_problems=20,
+                  sft_batch=16, prompts=10, accumulate=2, samples=8, steps=3, valid_every=2, valid_problems=20,
                   eval_problems=100, base_steps=6, base_chapter_2=2, base_chapter_3=4, base_batch=16),
     # Table 8; batch sizes are the totals over the paper's nodes
     "llama": dict(out="runs/llama", dtype="bf16", checkpointing=True, slots=16, micro_tokens=4096, max_new_tokens=4096,
                   sft_problems=2000, sft_samples=32, sft_votes=500, sft_regular=10795, sft_steps=2048, sft_batch=64,
-                  sft_lr=1e-6, prompts=32, accumulate=4, steps=240, lr=5e-7, valid_every=20, weight_decay=0.0,
-                  max_grad_norm=1e9, eval_problems=500),
+                  sft_lr=1e-6, top_p=0.9, prompts=32, accumulate=4, samples=8, steps=240, lr=5e-7, valid_every=20,
+                  weight_decay=0.0, max_grad_norm=1e9, eval_problems=500),
 }
 CONDITION = {"base": "scot", "sv-sft": "sv", "asv-sft": "asv", "ibpo": "asv"}  # the prompt each stage is trained for
 

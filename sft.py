@@ -59,19 +59,20 @@ def counting_page(rng: random.Random) -> tuple[str, str, str]:
 
     The textbook's own routes never quarrel about an easy problem, and a reader of chapter two learns to stop after
     three trials there without comparing them. Here a trial goes wrong with the same chance at each level, sometimes to
-    an answer that was there before. Its wrong steps are not learned, only the counting (see `count_only`).
+    an answer that was there before. Its wrong steps are not learned, only the counting (see `count_only`), so most of
+    the working is left out: more pages in the same time, and answers at all distances.
     """
     factors = data.draw_factors("train", rng.choice(data.LEVELS), rng)
-    chance, popular = rng.uniform(0.2, 1), rng.sample(range(1, data.MODULUS), 2)
+    chance, popular = rng.uniform(0.5, 1), rng.sample(range(1, data.MODULUS), 2)
     solutions, answers = [], []
     while voting.trials_needed(answers) is None:
         solution, answer = data.textbook_route(factors, rng)
-        if rng.random() < chance:  # another last line
-            lines = solution.split("\n")[:-1]
+        first, *steps, _ = solution.split("\n")
+        steps = steps[rng.randrange(len(steps)) :]
+        if rng.random() < chance:  # another result of the last step
             answer = rng.choice(popular) if rng.random() < 0.3 else rng.randrange(1, data.MODULUS)
-            lines[-1] = f"{lines[-1].partition(' = ')[0]} = {answer}"
-            solution = "\n".join(lines) + f"\n\\boxed{{{answer}}}"
-        solutions.append(solution)
+            steps[-1] = f"{steps[-1].partition(' = ')[0]} = {answer}"
+        solutions.append("\n".join([first, *steps, f"\\boxed{{{answer}}}"]))
         answers.append(str(answer))
     return data.question_of(factors), "sv", voting.render_extended(solutions, answers)
 
