@@ -31,7 +31,8 @@ class Response:
     text: str = None  # ids without the stop id, decoded; for parsing only: what is scored or learned is always the ids
 
 
-def choose(logits: Tensor, noise: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
+def choose(logits: Tensor, noise: Tensor, temperature: float, top_p: float,
+           candidates: int = 256) -> tuple[Tensor, Tensor]:
     """Next ids and their log-probabilities, [N] each, from logits [N, V] and uniform noise [N] in [0, 1).
 
     Inverse-CDF sampling: the first token whose cumulative probability exceeds the noise. With top-p, only the likeliest
@@ -41,12 +42,17 @@ def choose(logits: Tensor, noise: Tensor, temperature: float, top_p: float) -> t
     if temperature == 0:
         ids = logp.argmax(-1)  # [N]
     elif top_p < 1:
-        p, order = logp.exp().sort(dim=-1, descending=True)  # [N, V]
-        cdf = p.cumsum(-1)  # [N, V]
+        few = min(candidates, logits.shape[-1])
+        p, order = logp.topk(few)  # [N, few], the likeliest first
+        p = p.exp()
+        cdf = p.cumsum(-1)  # [N, few]
         kept = (cdf - p < top_p).sum(-1, keepdim=True)  # [N, 1] tokens kept, at least the likeliest
         mass = cdf.gather(-1, kept - 1)  # [N, 1]
         rank = torch.searchsorted(cdf, noise[:, None] * mass, right=True)  # [N, 1]
         ids = order.gather(-1, rank.minimum(kept - 1))[:, 0]  # [N]
+        wide = cdf[:, -1] < top_p  # [N] not among these few
+        if few < logits.shape[-1] and wide.any():
+            ids[wide] = choose(logits[wide], noise[wide], temperature, top_p, candidates=logits.shape[-1])[0]
     else:
         cdf = logp.exp().cumsum(-1)  # [N, V]
         rank = torch.searchsorted(cdf, noise[:, None] * cdf[:, -1:], right=True)  # [N, 1]
@@ -55,22 +61,35 @@ def choose(logits: Tensor, noise: Tensor, temperature: float, top_p: float) -> t
 
 
 class Slots:
-    """The running responses: row i of each field and of the cache belongs to the same response."""
+    """The running responses, the longest first: row i of each field and of the cache belongs to the same response."""
+
+    FIELDS = "owner", "position", "made", "ids", "logprob", "noise"
 
     def __init__(self, model: llama.Llama, rows: int, length: int, max_new_tokens: int):
         weight = model.model.embed_tokens.weight
         self.cache = llama.Cache(model.config, rows, length, weight.dtype, weight.device)
-        self.owner = torch.full((rows,), -1)  # [rows] index of the response, -1: free
-        self.last = torch.zeros(rows, dtype=torch.long)  # [rows] the newest token, not yet in the cache
-        self.position = torch.zeros(rows, dtype=torch.long)  # [rows] where that token stands
-        self.made = torch.zeros(rows, dtype=torch.long)  # [rows] tokens generated so far
-        self.noise = torch.zeros(rows, max_new_tokens)  # [rows, max_new_tokens]
+        self.owner = torch.zeros(0, dtype=torch.long)  # [n] index of the response, -1: it has ended
+        self.position = torch.zeros(0, dtype=torch.long)  # [n] where the newest token stands; it is not in the cache
+        self.made = torch.zeros(0, dtype=torch.long)  # [n] tokens generated so far
+        self.ids = torch.zeros(0, max_new_tokens, dtype=torch.long)  # [n, max_new_tokens], these tokens
+        self.logprob = torch.zeros(0, dtype=torch.float64)  # [n], the sum of their log-probabilities
+        self.noise = torch.zeros(0, max_new_tokens)  # [n, max_new_tokens], a random number for each token to come
 
     def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these."""
-        self.cache.k, self.cache.v = self.cache.k[:, rows], self.cache.v[:, rows]
-        for field in ("owner", "last", "position", "made", "noise"):
-            setattr(self, field, getattr(self, field)[rows])
+        """Drop all rows but these, which move up."""
+        used = int(self.position[rows].max()) if len(rows) else 0
+        for half in (*self.cache.k, *self.cache.v):  # [slots, K, length, D], keys or values of one layer
+            half[: len(rows), :, :used] = half[rows.to(half.device), :, :used]
+        for name in self.FIELDS:
+            setattr(self, name, getattr(self, name)[rows])
+
+    def add(self, **new) -> Tensor:
+        """Append rows with these values, 0 in the other fields; returns their numbers."""
+        n, count = len(self.owner), len(new["owner"])
+        for name in self.FIELDS:
+            old = getattr(self, name)
+            setattr(self, name, torch.cat((old, new.get(name, old.new_zeros(count, *old.shape[1:])))))
+        return torch.arange(n, n + count)
 
 
 @torch.no_grad()
@@ -90,65 +109,72 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
         return []
     device = model.model.embed_tokens.weight.device
     stop = torch.tensor(sorted(set(stop_ids)), dtype=torch.long)
-    ids = [[] for _ in prompts]
-    logprob = torch.zeros(len(prompts), dtype=torch.float64)
-    finished = torch.zeros(len(prompts), dtype=torch.bool)
+    slots = min(slots, len(prompts))
+    run = Slots(model, slots, max(map(len, prompts)) + max_new_tokens, max_new_tokens)
     waiting = list(range(len(prompts)))[::-1]  # the next one is at the end
+    known = {}  # prompts that have been read: keys, values, and the logits that follow
+    responses = [None] * len(prompts)
 
-    def prefill(rows: Tensor) -> Tensor:
-        """Give free rows to waiting prompts; return the logits that follow each prompt [len(rows), V]."""
-        owners = [waiting.pop() for _ in rows]
-        texts = list(dict.fromkeys(tuple(prompts[i]) for i in owners))  # each different prompt is read once
+    def read(texts: list[tuple]) -> None:
+        """Prefill: fill `known` with these prompts, all at once."""
         length = max(map(len, texts))
         padded = torch.tensor([text + (0,) * (length - len(text)) for text in texts], device=device)  # [P, T]
         lengths = torch.tensor([len(text) for text in texts], device=device)  # [P]
-        short = llama.Cache(model.config, len(texts), length, run.cache.k.dtype, device)
+        cache = llama.Cache(model.config, len(texts), length, run.cache.k.dtype, device)
         at = torch.arange(length, device=device) == lengths[:, None] - 1  # [P, T] the last token of each prompt
-        logits = model(padded, cache=short, at=at)  # [P, V]
-        index = {text: i for i, text in enumerate(texts)}
-        source = torch.tensor([index[tuple(prompts[i])] for i in owners], device=device)  # [len(rows)]
-        run.cache.k[:, rows.to(device), :, :length] = short.k[:, source]
-        run.cache.v[:, rows.to(device), :, :length] = short.v[:, source]
-        run.owner[rows] = torch.tensor(owners)
-        run.position[rows] = lengths[source].cpu() - 1
-        run.made[rows] = 0
-        for row, i in zip(rows.tolist(), owners):
-            run.noise[row] = torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(seed * 1_000_003 + i))
-        return logits[source]
+        logits = model(padded, cache=cache, at=at)  # [P, V]
+        for i, text in enumerate(texts):
+            known[text] = cache.k[:, i, :, : len(text)], cache.v[:, i, :, : len(text)], logits[i]
+
+    def admit(count: int) -> tuple[Tensor, Tensor]:
+        """Start `count` waiting responses; return their rows [count] and the logits after the prompts [count, V]."""
+        owners = [waiting.pop() for _ in range(count)]
+        texts = [tuple(prompts[i]) for i in owners]
+        if new := [text for text in dict.fromkeys(texts) if text not in known]:
+            read(new)
+        noise = [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(seed * 1_000_003 + i))
+                 for i in owners]
+        rows = run.add(owner=torch.tensor(owners), position=torch.tensor([len(text) for text in texts]) - 1,
+                       noise=torch.stack(noise))
+        for row, text in zip(rows.tolist(), texts):
+            run.cache.k[:, row, :, : len(text)], run.cache.v[:, row, :, : len(text)] = known[text][:2]
+        logits = torch.stack([known[text][2] for text in texts])
+        for text in set(known) - {texts[-1]}:  # of the last one there may be more samples to come
+            del known[text]
+        return rows, logits
 
     def advance(rows: Tensor, logits: Tensor) -> None:
-        """Append one token to each of these rows; free those that are done."""
+        """Append one token to each of these rows; those that end give their response."""
         noise = run.noise[rows, run.made[rows]].to(device)  # [len(rows)]
         token, logp = (x.cpu() for x in choose(logits, noise, temperature, top_p))
-        run.last[rows], run.position[rows], run.made[rows] = token, run.position[rows] + 1, run.made[rows] + 1
-        owner = run.owner[rows]
-        logprob[owner] += logp.double()
-        for i, t in zip(owner.tolist(), token.tolist()):
-            ids[i].append(t)
+        run.ids[rows, run.made[rows]] = token
+        run.logprob[rows] += logp.double()
+        run.position[rows] += 1
+        run.made[rows] += 1
         stopped = torch.isin(token, stop)
-        finished[owner[stopped]] = True
         done = stopped | (run.made[rows] == max_new_tokens)
+        for row, finished in zip(rows[done].tolist(), stopped[done].tolist()):
+            ids = run.ids[row, : run.made[row]].tolist()
+            responses[run.owner[row]] = Response(ids, run.logprob[row].item(), finished)
         run.owner[rows[done]] = -1
+        run.position[rows[done]] = 0  # until the next `keep` they run along, at no length
         if progress is not None and done.any():
             progress(int(done.sum()))
 
-    run = Slots(model, min(slots, len(prompts)), max(map(len, prompts)) + max_new_tokens, max_new_tokens)
     while True:
-        free = (run.owner < 0).nonzero()[:, 0]
-        # Refill when an eighth of the rows is free, not for each one: reading prompts in batches is cheaper.
-        if waiting and len(free) >= len(run.owner) / 8:
-            rows = free[: len(waiting)]
-            advance(rows, prefill(rows))
+        live = (run.owner >= 0).nonzero()[:, 0]
+        if not waiting and not len(live):
+            return responses
+        size = slots if waiting else len(run.owner)
+        # When an eighth of the rows is free, not for each one: moving rows and reading prompts is cheaper in batches.
+        if len(live) <= size * 7 / 8:
+            run.keep(live[run.position[live].argsort(descending=True)])  # rows of like length attend together
+            if waiting:
+                advance(*admit(min(slots - len(live), len(waiting))))
             continue
-        if not waiting and len(free) >= len(run.owner) / 8:
-            run.keep((run.owner >= 0).nonzero()[:, 0])
-        rows = (run.owner >= 0).nonzero()[:, 0]
-        if not len(rows):
-            break
-        run.position[run.owner < 0] = 0  # free rows run along, at no length
-        logits = model(run.last[:, None].to(device), run.position[:, None].to(device), run.cache)[:, 0]  # [rows, V]
-        advance(rows, logits[rows.to(device)])
-    return [Response(i, p, f) for i, p, f in zip(ids, logprob.tolist(), finished.tolist())]
+        last = run.ids.gather(1, (run.made - 1).clamp(min=0)[:, None])  # [n, 1]
+        logits = model(last.to(device), run.position[:, None].to(device), run.cache)[:, 0]  # [n, V]
+        advance(live, logits[live.to(device)])
 
 
 def stop_ids_of(directory, tokenizer) -> tuple[int, ...]:
