@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 import llama
+import lora
 import sample
 import voting
 from settings import CONDITION, Settings, UserError
@@ -93,7 +94,7 @@ class AdamW:
     """
 
     def __init__(self, model: torch.nn.Module, beta1: float, beta2: float, weight_decay: float, eps: float = 1e-8):
-        self.weights = list(model.parameters())
+        self.weights = [w for w in model.parameters() if w.requires_grad]
         self.beta1, self.beta2, self.weight_decay, self.eps = beta1, beta2, weight_decay, eps
         self.m = [torch.zeros_like(w) for w in self.weights]
         self.v = [torch.zeros_like(w) for w in self.weights]
@@ -153,10 +154,10 @@ def finished(directory: Path, made_with: dict) -> bool:
     if not notes.exists():
         return False
     before = json.loads(notes.read_text())["settings"]
-    different = [key for key in made_with if before.get(key) != made_with[key]]
+    different = [key for key in {**made_with, **before} if before.get(key) != made_with.get(key)]
     if different:
         key = different[0]
-        raise UserError(f"{directory} was made with {key} = {before.get(key)!r}, not {made_with[key]!r}; "
+        raise UserError(f"{directory} was made with {key} = {before.get(key)!r}, not {made_with.get(key)!r}; "
                         f"choose another --out, or delete that directory")
     return True
 
@@ -169,6 +170,8 @@ def settings_of(settings: Settings, stage: str) -> dict:
     else:
         names += ["model", "data", "max_new_tokens", "temperature", "top_p"]
         names += [f.name for f in fields(Settings) if f.name.startswith("sft_")]
+    if stage != "base" and settings.lora_rank:
+        names += ["lora_rank", "lora_alpha"]
     if stage == "ibpo":
         names += ["start", "method", "budget", "prompts", "accumulate", "samples", "steps", "lr", "kl_max"]
     return {name: getattr(settings, name) for name in names}
@@ -183,13 +186,16 @@ def run_stage(settings: Settings, stage: str, name: str, model, tokenizer, steps
     directory = Path(settings.out) / name
     directory.mkdir(parents=True, exist_ok=True)
     made_with = settings_of(settings, stage)
+    if settings.lora_rank and stage != "base":
+        lora.add(model, settings.lora_rank, settings.lora_alpha, settings.seed)
+    learned = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     state_file, log_file = directory / "state.pt", directory / "log.jsonl"
     optimizer = AdamW(model, 0.9, settings.beta2, settings.weight_decay)
     done = 0
 
     def save_state() -> None:
         temporary = state_file.with_suffix(".tmp")
-        torch.save({"done": done, "model": model.state_dict(), "optimizer": optimizer.state(),
+        torch.save({"done": done, "model": learned, "optimizer": optimizer.state(),
                     "settings": json.dumps(made_with)}, temporary)
         os.replace(temporary, state_file)
 
@@ -198,7 +204,7 @@ def run_stage(settings: Settings, stage: str, name: str, model, tokenizer, steps
         state = torch.load(state_file, map_location=settings.device, weights_only=True)
         if state["settings"] != json.dumps(made_with):
             raise UserError(f"{directory} holds an unfinished stage made with other settings; delete it to start anew")
-        model.load_state_dict(state["model"])
+        model.load_state_dict(state["model"], strict=False)  # with LoRA: the adapters, the rest is as it was
         optimizer.restore(state["optimizer"])
         done = state["done"]
         lines = log_file.read_text().splitlines(keepends=True)[:done]
@@ -231,7 +237,7 @@ def run_stage(settings: Settings, stage: str, name: str, model, tokenizer, steps
         save_state()
         raise SystemExit(f"\n{name}: stopped after step {done} of {steps}; the same command continues from here")
     bar.close()
-    llama.save(model, directory, tokenizer)
+    llama.save(lora.merge(model), directory, tokenizer)
     notes = {"stage": stage, "condition": CONDITION[stage], "settings": made_with}
     (directory / "ibpo.json").write_text(json.dumps(notes, indent=2) + "\n")
     state_file.unlink(missing_ok=True)

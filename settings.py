@@ -66,6 +66,8 @@ class Settings:
     weight_decay: float = setting(0.01, "AdamW weight decay")
     beta2: float = setting(0.98, "AdamW second-moment decay")
     max_grad_norm: float = setting(20.0, "longer gradients are scaled down to this norm")
+    lora_rank: int = setting(0, "learn corrections of this rank to frozen weights, not the weights; 0: off (lora.py)")
+    lora_alpha: float = setting(16.0, "LoRA: corrections count alpha / rank times")
     warmup: int = setting(10, "steps of learning-rate warm-up (base: ten times as many)")
 
     @property
@@ -128,11 +130,13 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
     need(settings.kl_max is None or settings.top_p == 1, "--kl-max needs --top-p 1: it compares log-probabilities")
     for f in fields(Settings):
         value, flag = getattr(settings, f.name), f"--{f.name.replace('_', '-')}"
-        if f.type is int and f.name not in ("seed", "valid_every", "base_chapter_2", "base_chapter_3"):
+        if f.type is int and f.name not in ("seed", "valid_every", "lora_rank", "base_chapter_2", "base_chapter_3"):
             need(value >= 1, f"{flag} must be at least 1")
         if f.name.endswith("lr"):
             need(value > 0, f"{flag} must be above 0")
     need(settings.kl_max is None or settings.kl_max >= 0, "--kl-max must be a number of nats, 0 or more")
+    need(settings.lora_rank >= 0, "--lora-rank must be at least 0")
+    need(settings.lora_alpha > 0, "--lora-alpha must be above 0")
     need(settings.valid_every >= 0, "--valid-every must be at least 0")
     if settings.data != "builtin" and args["stage"] in ("all", "ibpo"):
         need(settings.valid_data != "builtin" or not settings.valid_every,
