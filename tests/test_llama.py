@@ -425,12 +425,17 @@ def test_right_padding_changes_nothing(small):
                 torch.testing.assert_close(padded[row, :length], alone, rtol=0, atol=1e-5)
 
 
-def test_cached_equals_uncached_at_different_positions(small):
+@pytest.mark.parametrize("shared", [True, False], ids=["keys read once", "keys read per head"])  # fp32, bf16
+@pytest.mark.parametrize("chunk", [1, 2, 32])
+def test_cached_equals_uncached_at_different_positions(small, chunk, shared, monkeypatch):
     """Prompts of 3, 11 and 20 tokens, prefilled with padding; then eight tokens each, by one and by two."""
+    monkeypatch.setattr(llama.Cache, "CHUNK", chunk)
     lengths, ids = torch.tensor([3, 11, 20]), random_ids(3, 28)
     with torch.no_grad():
         expected = small(ids)  # [3, 28, V]
-        cache = llama.Cache(small.config, rows=3, length=28, dtype=torch.float32, device="cpu")
+        cache = llama.Cache(small.config, rows=5, length=28, dtype=torch.float32, device="cpu")  # two rows are free
+        assert cache.G > 1
+        cache.G = cache.G if shared else 1
         prompts = torch.where(torch.arange(20) < lengths[:, None], ids[:, :20], 7)  # [3, 20]
         prefilled = small(prompts, cache=cache)  # [3, 20, V]
         for row, length in enumerate(lengths):

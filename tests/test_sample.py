@@ -129,6 +129,33 @@ def test_response_depends_on_its_index_and_prompt_only(model):
     assert [r.ids for r in changed[1:]] == [r.ids for r in whole[1:]]
 
 
+@pytest.fixture
+def passes(model):
+    """The shapes [B, T] of all forward passes, as they come."""
+    shapes = []
+    handle = model.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape)))
+    yield shapes
+    handle.remove()
+
+
+@pytest.mark.parametrize("slots", [1, 3, 7, 64])
+def test_a_prompt_is_read_once_for_all_its_samples(model, passes, slots):
+    """Also if they do not start together."""
+    texts = list(dict.fromkeys(tuple(p) for p in PROMPTS if len(p) > 1))  # reading these is a pass with T > 1
+    generate(model, [list(text) for text in texts for _ in range(5)], 6, stop_ids=[3], slots=slots)
+    assert sum(rows for rows, width in passes if width > 1) == len(texts) > 10
+
+
+@pytest.mark.parametrize("slots", [16, 64])
+def test_little_is_computed_in_vain(model, passes, slots):
+    """Lengths differ ten-fold, and yet nine of ten computed tokens are kept."""
+    responses = generate(model, [[1, 2]] * 20 * slots, 40, stop_ids=[3], seed=1, slots=slots)
+    lengths = [len(r.ids) for r in responses]
+    assert max(lengths) >= 10 * min(lengths)
+    kept, computed = sum(lengths) - len(lengths), sum(rows for rows, width in passes if width == 1)
+    assert 0.9 < kept / computed <= 1
+
+
 def test_global_random_state_is_neither_used_nor_touched(model):
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -266,6 +293,18 @@ def test_choose_is_the_inverse_of_the_distribution_function():
     assert count(0.5) == [0, 0, 800, 0, 0] == count(0.1)
     squares = (p * p / (p * p).sum() * 800).tolist()
     assert count(1.0, temperature=0.5) == pytest.approx(squares, abs=1)
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999])
+def test_top_p_by_a_few_candidates_is_exact(top_p):
+    """Peaked rows, whose nucleus is among the candidates, and flat ones, whose whole vocabulary has to be sorted."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(600, 50, generator=generator) * torch.linspace(0.1, 12, 600)[:, None]  # [600, 50]
+    noise = torch.rand(600, generator=generator)
+    few, whole = (sample.choose(logits, noise, 1.0, top_p, candidates=candidates) for candidates in (8, 50))
+    assert torch.equal(few[0], whole[0]) and torch.equal(few[1], whole[1])
+    wide = logits.softmax(-1).topk(8).values.sum(-1) < top_p
+    assert 10 < wide.sum() < 590
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.999999, 0.9])
