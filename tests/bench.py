@@ -1,0 +1,204 @@
+"""How fast are the slow parts, beside what one would use instead: sampling beside transformers' generate, selection
+beside scipy's milp alone, and where the time of one IBPO step goes.
+
+    python tests/bench.py --quick               # about three minutes: fewer prompts, two batch sizes
+    python tests/bench.py                       # built-in model; more with --smollm2 DIR --gsm8k gsm8k_test.jsonl
+
+Both sides get the same weights, prompts, dtype and sampling (temperature 1, top-p 0.9), and stop at the same ids. Their
+random numbers differ, so their responses do; what is compared are tokens per second, counted up to the stop id. With
+one thread, the default, a second is one of processor time (other programs do not count); with more, of wall time.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.optimize import LinearConstraint, milp
+from scipy.sparse import csr_array, eye_array, kron
+from transformers import AutoModelForCausalLM
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+import data  # noqa: E402
+import ibpo  # noqa: E402
+import llama  # noqa: E402
+import sample  # noqa: E402
+import train  # noqa: E402
+import voting  # noqa: E402
+from learn import AdamW, Example, add_gradient  # noqa: E402
+from settings import Settings  # noqa: E402
+
+SAMPLES = 8
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def seconds(function) -> tuple[float, object]:
+    """How long it takes, and what it returns."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    begin = clock()
+    result = function()
+    return clock() - begin, result
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sampling beside transformers' generate
+
+
+class Count:
+    """Rows computed in one-token forward passes of a model of either side; the rest is reading prompts."""
+
+    def __init__(self, model: torch.nn.Module):
+        self.rows = 0
+        model.register_forward_pre_hook(self.add, with_kwargs=True)
+
+    def add(self, model, args, kwargs) -> None:
+        ids = args[0] if args else kwargs["input_ids"]  # [B, T]
+        self.rows += ids.shape[0] * (ids.shape[1] == 1)
+
+
+def ours(model, prompts: list[list[int]], batch: int, limit: int, stop_ids) -> list[int]:
+    """Lengths of the responses."""
+    return [len(r.ids) for r in sample.generate(model, prompts, limit, top_p=0.9, stop_ids=stop_ids, slots=batch)]
+
+
+@torch.no_grad()
+def theirs(model, prompts: list[list[int]], batch: int, limit: int, stop_ids) -> list[int]:
+    """Lengths of the responses of `generate`, `batch` prompts at a time, padded on the left."""
+    lengths = []
+    for first in range(0, len(prompts), batch):
+        part = prompts[first : first + batch]
+        width = max(map(len, part))
+        ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in part])  # [B, T]
+        real = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in part])  # [B, T]
+        made = model.generate(ids, attention_mask=real, max_new_tokens=limit, do_sample=True, temperature=1.0, top_k=0,
+                              top_p=0.9, eos_token_id=list(stop_ids), pad_token_id=stop_ids[0])[:, width:]  # [B, new]
+        stopped = torch.isin(made, torch.tensor(stop_ids))
+        lengths += torch.where(stopped.any(1), stopped.int().argmax(1) + 1, made.shape[1]).tolist()
+    return lengths
+
+
+def compare_sampling(name: str, directory, problems: list, condition: str, limit: int, batches, share: int) -> None:
+    """A batch of 64 makes 64 * share responses."""
+    tokenizer = sample.open_checkpoint(directory)[1]
+    stop_ids = sample.stop_ids_of(directory, tokenizer)
+    prompts = [voting.encode_prompt(tokenizer, problem.question, condition)
+               for problem in problems for _ in range(SAMPLES)]
+    print(f"\nsampling, {name}: prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens, "
+          f"{SAMPLES} samples each, {limit} new tokens at most")
+    print(f"{'':6}{'batch':>6}{'ours: tokens/s':>16}{'useful':>8}{'generate: tokens/s':>21}{'useful':>8}{'ratio':>8}")
+    for dtype, torch_dtype in DTYPES.items():
+        sides = {ours: llama.load(directory, torch_dtype).eval(),
+                 theirs: AutoModelForCausalLM.from_pretrained(directory, dtype=torch_dtype).eval()}
+        counts = {side: Count(model) for side, model in sides.items()}
+        best = dict.fromkeys(sides, 0.0)
+        for batch in batches:
+            part = prompts[: max(SAMPLES, share * batch)]
+            cells = []
+            for side, model in sides.items():
+                side(model, part[: min(batch, 64)], batch, 4, stop_ids)  # warm up
+                counts[side].rows = 0
+                spent, lengths = seconds(lambda: side(model, part, batch, limit, stop_ids))
+                # The first token of a response comes from reading its prompt
+                cells += [sum(lengths) / spent, (sum(lengths) - len(lengths)) / max(counts[side].rows, 1)]
+                best[side] = max(best[side], cells[-2])
+            print(f"{dtype:6}{batch:6}{cells[0]:16,.0f}{cells[1]:8.0%}{cells[2]:21,.0f}{cells[3]:8.0%}"
+                  f"{cells[0] / cells[2]:8.1f}", flush=True)
+        print(f"{dtype:6}{'best':>6}{best[ours]:16,.0f}{'':8}{best[theirs]:21,.0f}{'':8}"
+              f"{best[ours] / best[theirs]:8.1f}", flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Selection beside scipy's milp
+
+
+def solve_milp(margin, correct, extended, cap) -> tuple[float, float]:
+    """Seconds in milp, and the largest total margin of Eq. (8); one more prompt outweighs all margins together (D6)."""
+    n, m = correct.shape
+    value = np.where(extended, margin[:, None], -margin[:, None]).ravel()  # [n * m]
+    one_per_prompt = LinearConstraint(kron(eye_array(n), np.ones((1, m)), format="csr"), ub=1)
+    under_cap = LinearConstraint(csr_array(extended.ravel()[None] - cap), ub=0)
+    spent, result = seconds(lambda: milp(
+        -(value + 2 * n + 1), integrality=np.ones(n * m), bounds=(0, correct.ravel()),
+        constraints=[one_per_prompt, under_cap], options={"mip_rel_gap": 0}))
+    return spent, float(result.x.round() @ value)
+
+
+def compare_selection(sizes) -> None:
+    print(f"\nselection, {SAMPLES} responses per prompt, cap 50 %: all of ibpo.select_ibpo against milp alone")
+    print(f"{'prompts':>8}{'ours: ms':>10}{'milp: ms':>10}{'ratio':>8}   same optimum")
+    rng = np.random.default_rng(0)
+    for n in sizes:
+        correct = rng.random((n, SAMPLES)) < rng.random((n, 1))  # easy and hard prompts
+        extended = rng.random((n, SAMPLES)) < 0.5
+        repeats = 100
+        mine = seconds(lambda: [ibpo.select_ibpo(correct, extended, 0.5, rng=0) for _ in range(repeats)])[0] / repeats
+        margin = ibpo.reward_margin(correct, extended)
+        highs, optimum = solve_milp(margin, correct, extended, 0.5)
+        weights = ibpo.select_ibpo(correct, extended, 0.5, rng=0).weights
+        found = float((weights * np.where(extended, margin[:, None], -margin[:, None])).sum())
+        print(f"{n:8}{1e3 * mine:10.2f}{1e3 * highs:10.1f}{highs / mine:8.0f}   {abs(found - optimum) < 1e-6}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One IBPO step
+
+
+def time_step(directory, n: int) -> None:
+    print(f"\none IBPO step, {n} prompts with {SAMPLES} responses each, fp32")
+    settings = Settings()
+    model, tokenizer, _ = sample.open_checkpoint(directory, torch.float32)
+    stop_ids = sample.stop_ids_of(directory, tokenizer)
+    problems = data.load("builtin", "train", n, seed=1)
+    optimizer = AdamW(model, 0.9, settings.beta2, settings.weight_decay)
+    rolling, rollout = seconds(lambda: train.roll_out(model, tokenizer, problems, SAMPLES, settings, stop_ids, seed=1))
+    grading, _ = seconds(lambda: [voting.judge(problem.answer, r.text, r.finished)
+                                  for problem, row in zip(problems, rollout.responses) for r in row])
+    solving, selection = seconds(lambda: train.select(rollout, None, settings, seed=1))
+    accepted = [Example(rollout.prompts[i], rollout.responses[i][j].ids) for i, j in zip(*selection.weights.nonzero())]
+
+    def learn() -> None:
+        model.train()
+        add_gradient(model, accepted, n, settings)
+        optimizer.step(settings.lr)
+
+    learning, _ = seconds(learn)
+    total = rolling + solving + learning
+    for name, spent, what in (("sampling", rolling - grading, f"{rollout.tokens.sum():,} tokens"),
+                              ("grading", grading, f"{rollout.tokens.size:,} responses"),
+                              ("solving", solving, f"{n:,} prompts, {selection.accepted:,} accepted"),
+                              ("learning", learning, f"{sum(map(len, accepted)):,} tokens")):
+        print(f"  {name:10}{spent:10.3f} s{spent / total:8.1%}   {what}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer prompts; batches of 16 and 256")
+    parser.add_argument("--model", default="checkpoints/ibpo", help="a checkpoint of the built-in world that votes "
+                        "(default checkpoints/ibpo); its ASV responses differ eight-fold in length")
+    parser.add_argument("--smollm2", metavar="DIR", help="a real model, e.g. SmolLM2-135M-Instruct; needs --gsm8k")
+    parser.add_argument("--gsm8k", metavar="FILE", help=".jsonl file whose questions the real model gets")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
+    parser.add_argument("--only", choices=["sampling", "selection", "step"], help="one part of the three")
+    args = parser.parse_args()
+    if bool(args.smollm2) != bool(args.gsm8k):
+        parser.error("--smollm2 and --gsm8k belong together")
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    batches = [16, 256] if args.quick else [1, 16, 64, 256]
+    if args.only in (None, "sampling"):
+        problems = data.load("builtin", "test", 128, seed=0)
+        compare_sampling("built-in model", args.model, problems, "asv", 300, batches, share=1 if args.quick else 4)
+        if args.smollm2:
+            problems = data.load(args.gsm8k, "test", 32, seed=0)
+            compare_sampling(args.smollm2, args.smollm2, problems, "scot", 64, batches, share=1)
+    if args.only in (None, "selection"):
+        compare_selection([16, 256] if args.quick else [16, 64, 256, 1024, 4096])
+    if args.only in (None, "step"):
+        time_step(args.model, 32 if args.quick else 256)
+
+
+if __name__ == "__main__":
+    main()
