@@ -124,8 +124,9 @@ class Cache:
         used = [int(chunk.max()) + 1 for chunk in positions.cpu().split(self.CHUNK)]  # S of each chunk
         for i, S in enumerate(used):
             rows = slice(i * self.CHUNK, min((i + 1) * self.CHUNK, len(positions)))
-            seen = torch.arange(S, device=positions.device) <= positions[rows, :, None]  # [chunk, T, S], up to itself
-            self.chunks.append((rows, S, seen[:, None].repeat(1, 1, self.G, 1)))  # [chunk, 1, G * T, S]
+            later = torch.arange(S, device=positions.device) > positions[rows, :, None]  # [chunk, T, S]
+            mask = torch.zeros_like(later, dtype=self.k.dtype).masked_fill(later, -torch.inf)  # added to the scores
+            self.chunks.append((rows, S, mask[:, None].repeat(1, 1, self.G, 1)))  # [chunk, 1, G * T, S]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store the new k, v [B, T, K, D]; attention of q [B, H, T, D] to all there is: [B, H, T, D]."""
@@ -133,7 +134,7 @@ class Cache:
         self.v[layer][self.rows, :, self.positions] = v
         queries = q.reshape(len(q), q.shape[1] // self.G, -1, q.shape[3])  # [B, H / G, G * T, D]
         y = [F.scaled_dot_product_attention(queries[rows], self.k[layer, rows, :, :S], self.v[layer, rows, :, :S],
-                                            attn_mask=seen, enable_gqa=True) for rows, S, seen in self.chunks]
+                                            attn_mask=mask, enable_gqa=True) for rows, S, mask in self.chunks]
         return torch.cat(y).reshape(q.shape)
 
 
