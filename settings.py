@@ -47,7 +47,7 @@ class Settings:
     sft_regular: int = setting(750, "SFT: one-trial examples, golden solutions or D_ASV2, evenly from all levels")
     sft_steps: int = setting(250, "SFT: gradient steps")
     sft_batch: int = setting(64, "SFT: examples per step")
-    sft_lr: float = setting(3e-4, "SFT: learning rate")
+    sft_lr: float = setting(1e-4, "SFT: learning rate")
     # Algorithm 1 and 2
     start: str = setting(None, "IBPO: start from this checkpoint directory instead of the ASV-SFT stage")
     method: str = setting("ibpo", f"who is accepted: {', '.join(ibpo.METHODS)}")
@@ -55,7 +55,7 @@ class Settings:
     prompts: int = setting(32, "IBPO: n, prompts per sampled batch")
     accumulate: int = setting(4, "IBPO: k_b, sampled batches per gradient step")
     samples: int = setting(16, "IBPO: m, responses per prompt; margins are estimated on these")
-    steps: int = setting(50, "IBPO: gradient steps")
+    steps: int = setting(60, "IBPO: gradient steps")
     lr: float = setting(1e-4, "IBPO: learning rate")
     kl_max: float = setting(None, "Eq. 7: accept only responses within this many nats of the ASV-SFT model")
     valid_every: int = setting(10, "IBPO: steps between looks at the validation problems; 0: never")

@@ -83,7 +83,7 @@ def count_only(example: Example, close: int, tallies: set[int]) -> Example:
     last = len(ids) - 1 - ids[::-1].index(close)
     example.learned = [i > last or ids[i - 1] == close or ids[i] in tallies for i in range(len(ids))]
     if ids.count(close) == voting.MAX_TRIALS:
-        example.weight = 5.0  # what to state without consensus is the hardest part, and one token in two hundred
+        example.weight = 10.0  # what to state without consensus is the hardest part, and one token in two hundred
     return example
 
 
@@ -102,7 +102,7 @@ def train_base(settings: Settings) -> Path:
     tallies = {tokenizer.convert_tokens_to_ids(text) for text in filter(None, voting.TALLY.values())}
 
     def page(step: int, rng: random.Random) -> Example:
-        if step >= settings.base_chapter_3 and rng.random() < 0.5:
+        if step >= settings.base_chapter_3 and rng.random() < 0.7:
             return count_only(encode(tokenizer, *counting_page(rng)), close, tallies)
         return encode(tokenizer, *textbook_page(rng))
 
