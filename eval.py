@@ -361,8 +361,8 @@ def main(argv=None) -> None:
     parser.add_argument("--out", default="runs/eval", help="where records, summary and plots go (default runs/eval)")
     parser.add_argument("--redraw", metavar="DIR", help="do not generate: table and plots from the records in DIR")
     parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature (default 1)")
-    parser.add_argument("--top-p", type=float, default=0.95,
-                        help="nucleus sampling (Table 8: 0.9); 1: off (default 0.95)")
+    parser.add_argument("--top-p", type=float, default=0.9,
+                        help="nucleus sampling, as in Table 8; 1: off (default 0.9)")
     parser.add_argument("--max-new-tokens", type=int, default=300, help="cut a response off here (default 300)")
     parser.add_argument("--slots", type=int, default=256, help="responses generated at once (default 256)")
     parser.add_argument("--seed", type=int, default=0, help="of problems and responses (default 0)")
