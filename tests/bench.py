@@ -153,7 +153,8 @@ def time_step(directory, n: int) -> None:
     stop_ids = sample.stop_ids_of(directory, tokenizer)
     problems = data.load("builtin", "train", n, seed=1)
     optimizer = AdamW(model, 0.9, settings.beta2, settings.weight_decay)
-    rolling, rollout = seconds(lambda: train.roll_out(model, tokenizer, problems, SAMPLES, settings, stop_ids, seed=1))
+    rolling, rollout = seconds(lambda: train.roll_out(model, tokenizer, problems, SAMPLES, settings, stop_ids, seed=1,
+                                                      top_p=settings.rl_top_p))
     grading, _ = seconds(lambda: [voting.judge(problem.answer, r.text, r.finished)
                                   for problem, row in zip(problems, rollout.responses) for r in row])
     solving, selection = seconds(lambda: train.select(rollout, None, settings, seed=1))

@@ -516,7 +516,7 @@ def test_settings_of_a_stage_are_those_that_decide_its_result():
     base, asv, rl = (set(learn.settings_of(Settings(), stage)) for stage in ("base", "asv-sft", "ibpo"))
     assert "base_steps" in base and not base & {"model", "sft_steps", "steps", "budget"}
     assert {"model", "data", "sft_votes", "temperature"} <= asv < rl and "lr" not in asv
-    assert {"budget", "method", "kl_max", "prompts", "accumulate"} <= rl
+    assert {"budget", "method", "kl_max", "rl_top_p", "prompts", "accumulate"} <= rl
     assert not (base | asv | rl) & {"out", "device", "slots", "micro_tokens", "checkpointing", "test_data"}
 
 
