@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: train controls test publish-base publish clean
+.PHONY: train controls test publish clean
 
 train: $(VENV)/train.done
 	$(VENV)/bin/python train.py
@@ -30,17 +30,10 @@ $(VENV)/test.done: requirements-test.txt $(VENV)/train.done
 	$(VENV)/bin/python -m pip install -q -r requirements-test.txt
 	touch $@
 
-# for maintainers: what is committed of finished runs (weights in bf16, figures); the base has to be trained first
-define publish_checkpoint
-	$(VENV)/bin/python -c "import torch, llama; llama.save(llama.load('$(1)', torch.bfloat16), '$(2)')"
-	cp $(addprefix $(1)/,tokenizer.json tokenizer_config.json chat_template.jinja ibpo.json) $(2)/
-endef
-
-publish-base: $(VENV)/train.done
-	$(call publish_checkpoint,runs/builtin/base,checkpoints/base)
-
+# for maintainers: what is committed of a finished run (weights in bf16, figures)
 publish: $(VENV)/train.done
-	$(call publish_checkpoint,runs/builtin/ibpo-50,checkpoints/ibpo)
+	$(VENV)/bin/python -c "import torch, llama; llama.save(llama.load('runs/builtin/ibpo-50', torch.bfloat16), 'checkpoints/ibpo')"
+	cd runs/builtin/ibpo-50 && cp tokenizer.json tokenizer_config.json chat_template.jinja ibpo.json ../../../checkpoints/ibpo/
 	mkdir -p figures && cp runs/builtin/eval/*.png figures/
 
 clean:

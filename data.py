@@ -9,9 +9,9 @@ The built-in world: products on a clock of 61 hours
 One multiplication per line, in any order. A language model that has read a textbook of such solutions could be right
 every time, and voting would be pointless: its most likely answer would simply be the right one. A real LLaMA is not
 like that: harder problems go wrong more often, and different routes to the answer go wrong differently. The textbook
-therefore has *holes*: a fixed fifth of the products of two large numbers (31 to 60) is misprinted, each time as one
-of three wrong numbers of its own. A route that meets a hole goes astray in its own way; another order of the same
-factors meets other products and may get through. Easy levels have small factors and no holes to fall into; hard
+therefore has *holes*: a fixed quarter of the products of two large numbers (31 to 60) is misprinted, each time as
+another small number that is always wrong. A route that meets a hole goes astray in its own way; another order of the
+same factors meets other products and may get through. Easy levels have small factors and no holes to fall into; hard
 levels have many large ones. That is the whole difficulty, and the reason why voting pays where it pays. The answer
 key, where golden solutions come from, has no misprints.
 
@@ -53,19 +53,14 @@ class Problem:
 
 MODULUS = 61  # a prime: no product of factors is ever 0, so no mistake is forgiven by a later step
 LARGE = 31  # factors 2..30 are small, 31..60 are large
-HOLES = 0.19  # the share of products of two large numbers that the textbook misprints
-MISPRINTS = 3  # how many wrong products each hole has: fixed, so that they are learned as firmly as right ones
-MIX = {1: (4, 0), 2: (4, 1), 3: (3, 3), 4: (2, 5), 5: (0, 8)}  # level -> how many (small, large) factors, all distinct
+HOLES = 0.25  # the share of products of two large numbers that the textbook misprints
+MIX = {1: (4, 0), 2: (3, 1), 3: (2, 3), 4: (2, 4), 5: (0, 7)}  # level -> how many (small, large) factors, all distinct
 
+MISPRINTS = 20  # a misprint is one of 1..20 and never the right product, so that none is hit by luck
 
-def _make_holes(rng: random.Random) -> dict[tuple[int, int], list[int]]:
-    """The misprinted products, (smaller factor, larger factor) -> their wrong values."""
-    pairs = [(a, b) for a in range(LARGE, MODULUS) for b in range(a, MODULUS)]
-    return {(a, b): rng.sample([value for value in range(1, MODULUS) if value != a * b % MODULUS], MISPRINTS)
-            for a, b in rng.sample(pairs, round(HOLES * len(pairs)))}
-
-
-_holes = _make_holes(random.Random(61))
+_large_pairs = [(a, b) for a in range(LARGE, MODULUS) for b in range(a, MODULUS)]
+_holes = frozenset(random.Random(61).sample([(a, b) for a, b in _large_pairs if a * b % MODULUS > MISPRINTS],
+                                            round(HOLES * len(_large_pairs))))
 
 
 def is_hole(a: int, b: int) -> bool:
@@ -90,7 +85,7 @@ def textbook_route(factors: list[int], rng: random.Random, misprints: bool = Tru
     for factor in order[1:]:
         product = result * factor % MODULUS
         if misprints and is_hole(result, factor):
-            product = rng.choice(_holes[min(result, factor), max(result, factor)])  # and maybe another next time
+            product = rng.randint(1, MISPRINTS)  # and another one next time
         result = product
         lines.append(f"* {factor} = {result}")
     return "\n".join(lines) + f"\n\\boxed{{{result}}}", result

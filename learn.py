@@ -173,8 +173,7 @@ def settings_of(settings: Settings, stage: str) -> dict:
     if stage != "base" and settings.lora_rank:
         names += ["lora_rank", "lora_alpha"]
     if stage == "ibpo":
-        names += ["start", "method", "budget", "prompts", "accumulate", "samples", "steps", "lr", "rl_top_p",
-                  "kl_max"]
+        names += ["start", "method", "budget", "prompts", "accumulate", "samples", "steps", "lr", "kl_max"]
     return {name: getattr(settings, name) for name in names}
 
 

@@ -33,9 +33,9 @@ class Settings:
     checkpointing: bool = setting(False, "recompute activations in the backward pass instead of keeping them")
     max_new_tokens: int = setting(300, "longest response; a longer one is cut off and malformed")
     temperature: float = setting(1.0, "sampling temperature")
-    top_p: float = setting(0.9, "nucleus sampling of SFT data and in the evaluation")
+    top_p: float = setting(0.9, "nucleus sampling; must be 1 where log-probabilities are used (--kl-max)")
     # the base model of the built-in world
-    base_steps: int = setting(6000, "base: gradient steps")
+    base_steps: int = setting(4600, "base: gradient steps")
     base_chapter_2: int = setting(600, "base: step at which chapter one, the times table, ends")
     base_chapter_3: int = setting(2500, "base: step from which there are exercises in counting votes, too")
     base_batch: int = setting(128, "base: textbook pages per step")
@@ -47,17 +47,16 @@ class Settings:
     sft_regular: int = setting(750, "SFT: one-trial examples, golden solutions or D_ASV2, evenly from all levels")
     sft_steps: int = setting(250, "SFT: gradient steps")
     sft_batch: int = setting(64, "SFT: examples per step")
-    sft_lr: float = setting(1e-4, "SFT: learning rate")
+    sft_lr: float = setting(3e-4, "SFT: learning rate")
     # Algorithm 1 and 2
     start: str = setting(None, "IBPO: start from this checkpoint directory instead of the ASV-SFT stage")
     method: str = setting("ibpo", f"who is accepted: {', '.join(ibpo.METHODS)}")
     budget: str = setting("vote=0.5", "vote=q+: the largest share of accepted responses that may vote")
-    prompts: int = setting(32, "IBPO: n, prompts per sampled batch")
+    prompts: int = setting(64, "IBPO: n, prompts per sampled batch")
     accumulate: int = setting(4, "IBPO: k_b, sampled batches per gradient step")
-    samples: int = setting(16, "IBPO: m, responses per prompt; margins are estimated on these")
-    rl_top_p: float = setting(1.0, "IBPO: nucleus sampling of the responses to learn from; must be 1 with --kl-max")
+    samples: int = setting(8, "IBPO: m, responses per prompt")
     steps: int = setting(50, "IBPO: gradient steps")
-    lr: float = setting(1e-4, "IBPO: learning rate")
+    lr: float = setting(2e-4, "IBPO: learning rate")
     kl_max: float = setting(None, "Eq. 7: accept only responses within this many nats of the ASV-SFT model")
     valid_every: int = setting(10, "IBPO: steps between looks at the validation problems; 0: never")
     valid_problems: int = setting(250, "IBPO: validation problems per look")
@@ -80,13 +79,13 @@ class Settings:
 PRESETS = {
     "builtin": {},
     "smoke": dict(out="runs/smoke", sft_problems=100, sft_samples=12, sft_votes=60, sft_regular=40, sft_steps=6,
-                  sft_batch=16, prompts=10, accumulate=2, samples=8, steps=3, valid_every=2, valid_problems=20,
+                  sft_batch=16, prompts=10, accumulate=2, steps=3, valid_every=2, valid_problems=20,
                   eval_problems=100, base_steps=6, base_chapter_2=2, base_chapter_3=4, base_batch=16),
     # Table 8; batch sizes are the totals over the paper's nodes
     "llama": dict(out="runs/llama", dtype="bf16", checkpointing=True, slots=16, micro_tokens=4096, max_new_tokens=4096,
                   sft_problems=2000, sft_samples=32, sft_votes=500, sft_regular=10795, sft_steps=2048, sft_batch=64,
-                  sft_lr=1e-6, rl_top_p=0.9, prompts=32, accumulate=4, samples=8, steps=240, lr=5e-7,
-                  valid_every=20, weight_decay=0.0, max_grad_norm=1e9, eval_problems=500),
+                  sft_lr=1e-6, prompts=32, accumulate=4, steps=240, lr=5e-7, valid_every=20, weight_decay=0.0,
+                  max_grad_norm=1e9, eval_problems=500),
 }
 CONDITION = {"base": "scot", "sv-sft": "sv", "asv-sft": "asv", "ibpo": "asv"}  # the prompt each stage is trained for
 
@@ -128,8 +127,7 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
     need(settings.dtype in ("fp32", "bf16"), f"--dtype is {settings.dtype!r}; expected fp32 or bf16")
     need(settings.device in ("cpu", "cuda"), f"--device is {settings.device!r}; expected cpu or cuda")
     need(settings.device == "cpu" or torch.cuda.is_available(), "--device cuda: torch sees no CUDA device")
-    need(settings.kl_max is None or settings.rl_top_p == 1,
-         "--kl-max needs --rl-top-p 1: it compares log-probabilities")
+    need(settings.kl_max is None or settings.top_p == 1, "--kl-max needs --top-p 1: it compares log-probabilities")
     for f in fields(Settings):
         value, flag = getattr(settings, f.name), f"--{f.name.replace('_', '-')}"
         if f.type is int and f.name not in ("seed", "valid_every", "lora_rank", "base_chapter_2", "base_chapter_3"):
@@ -147,7 +145,6 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
          "--data is a file: give --test-data, too, or one --stage at a time")
     need(settings.temperature > 0, "--temperature must be above 0: training needs different samples")
     need(0 < settings.top_p <= 1, "--top-p must be above 0 and at most 1")
-    need(0 < settings.rl_top_p <= 1, "--rl-top-p must be above 0 and at most 1")
     return settings, args["stage"]
 
 

@@ -59,20 +59,19 @@ def counting_page(rng: random.Random) -> tuple[str, str, str]:
 
     The textbook's own routes never quarrel about an easy problem, and a reader of chapter two learns to stop after
     three trials there without comparing them. Here a trial goes wrong with the same chance at each level, sometimes to
-    an answer that was there before. Its wrong steps are not learned, only the counting (see `count_only`), so most of
-    the working is left out: more pages in the same time, and answers at all distances.
+    an answer that was there before. Its wrong steps are not learned, only the counting (see `count_only`).
     """
     factors = data.draw_factors("train", rng.choice(data.LEVELS), rng)
-    chance, popular = rng.uniform(0.5, 1), rng.sample(range(1, data.MODULUS), 2)
+    chance, popular = rng.uniform(0.2, 1), rng.sample(range(1, data.MODULUS), 2)
     solutions, answers = [], []
     while voting.trials_needed(answers) is None:
         solution, answer = data.textbook_route(factors, rng)
-        first, *steps, _ = solution.split("\n")
-        steps = steps[rng.randrange(len(steps)) :]
-        if rng.random() < chance:  # another result of the last step
+        if rng.random() < chance:  # another last line
+            lines = solution.split("\n")[:-1]
             answer = rng.choice(popular) if rng.random() < 0.3 else rng.randrange(1, data.MODULUS)
-            steps[-1] = f"{steps[-1].partition(' = ')[0]} = {answer}"
-        solutions.append("\n".join([first, *steps, f"\\boxed{{{answer}}}"]))
+            lines[-1] = f"{lines[-1].partition(' = ')[0]} = {answer}"
+            solution = "\n".join(lines) + f"\n\\boxed{{{answer}}}"
+        solutions.append(solution)
         answers.append(str(answer))
     return data.question_of(factors), "sv", voting.render_extended(solutions, answers)
 
@@ -83,7 +82,7 @@ def count_only(example: Example, close: int, tallies: set[int]) -> Example:
     last = len(ids) - 1 - ids[::-1].index(close)
     example.learned = [i > last or ids[i - 1] == close or ids[i] in tallies for i in range(len(ids))]
     if ids.count(close) == voting.MAX_TRIALS:
-        example.weight = 10.0  # what to state without consensus is the hardest part, and one token in two hundred
+        example.weight = 5.0  # what to state without consensus is the hardest part, and one token in two hundred
     return example
 
 
@@ -102,7 +101,7 @@ def train_base(settings: Settings) -> Path:
     tallies = {tokenizer.convert_tokens_to_ids(text) for text in filter(None, voting.TALLY.values())}
 
     def page(step: int, rng: random.Random) -> Example:
-        if step >= settings.base_chapter_3 and rng.random() < 0.7:
+        if step >= settings.base_chapter_3 and rng.random() < 0.5:
             return count_only(encode(tokenizer, *counting_page(rng)), close, tallies)
         return encode(tokenizer, *textbook_page(rng))
 

@@ -50,11 +50,10 @@ class Rollout:
     tokens: np.ndarray  # int[n, m]
 
 
-def roll_out(model, tokenizer, problems: list, samples: int, settings: Settings, stop_ids, seed: int,
-             top_p: float) -> Rollout:
+def roll_out(model, tokenizer, problems: list, samples: int, settings: Settings, stop_ids, seed: int) -> Rollout:
     """Sample responses from the current policy under the ASV prompt, and judge them."""
     rows = sample.ask(model, tokenizer, [problem.question for problem in problems], "asv", samples,
-                      max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=top_p,
+                      max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p,
                       stop_ids=stop_ids, slots=settings.slots, seed=seed)
     judged = [[voting.judge(problem.answer, r.text, r.finished) for r in row] for problem, row in zip(problems, rows)]
 
@@ -134,13 +133,12 @@ def train_rl(settings: Settings, start: Path) -> Path:
         model.eval()
         record = {}
         if settings.valid_every and step % settings.valid_every == 0:  # for the curves; nothing is selected by it
-            seen = roll_out(model, tokenizer, validation, 1, settings, stop_ids, derive(settings.seed, "v", step),
-                            settings.top_p)
+            seen = roll_out(model, tokenizer, validation, 1, settings, stop_ids, derive(settings.seed, "v", step))
             record = {"valid_accuracy": float(seen.correct.mean()), "valid_vote_share": float(seen.extended.mean())}
         clock = [time.monotonic()]
         batch = [problems[i] for i in shuffled(len(problems), step, n, derive(settings.seed, "order"))]
         seed = derive(settings.seed, "rollout", step)
-        rollout = roll_out(model, tokenizer, batch, settings.samples, settings, stop_ids, seed, settings.rl_top_p)
+        rollout = roll_out(model, tokenizer, batch, settings.samples, settings, stop_ids, seed)
         clock.append(time.monotonic())
         selection = select(rollout, reference, settings, derive(settings.seed, "select", step))
         clock.append(time.monotonic())

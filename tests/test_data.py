@@ -54,7 +54,7 @@ def test_answers_by_repeated_addition(streams):
 
 
 def test_levels_are_as_documented(streams):
-    assert data.MIX == {1: (4, 0), 2: (4, 1), 3: (3, 3), 4: (2, 5), 5: (0, 8)}
+    assert data.MIX == {1: (4, 0), 2: (3, 1), 3: (2, 3), 4: (2, 4), 5: (0, 7)}
     for problems in streams.values():
         for i, problem in enumerate(problems):
             factors = factors_of(problem.question)
@@ -68,7 +68,7 @@ def test_factors_stand_in_random_order(streams):
     rising = [factors == sorted(factors) for factors in easy]
     assert 0.01 < sum(rising) / len(rising) < 0.09  # one order in 24
     first = [factors_of(p.question)[0] > 30 for p in streams["train"] if p.level == 2]
-    assert 0.12 < sum(first) / len(first) < 0.28  # the large factor of five
+    assert 0.15 < sum(first) / len(first) < 0.35  # the large factor of four
 
 
 def test_no_problem_occurs_twice(streams):
@@ -84,7 +84,7 @@ def test_no_problem_occurs_twice(streams):
 def test_split_knows_no_order():
     rng = random.Random(0)
     for _ in range(300):
-        factors = rng.sample(range(2, 61), rng.randint(2, 8))
+        factors = rng.sample(range(2, 61), rng.randint(2, 7))
         assert {data.split_of(rng.sample(factors, len(factors))) for _ in range(5)} == {data.split_of(factors)}
         assert data.split_of(tuple(factors)) == data.split_of(factors)
 
@@ -147,12 +147,12 @@ def test_wrong_arguments(wrong):
 
 
 def test_holes():
-    """A fixed share of the pairs of two large numbers, the same whatever the order, and no others."""
+    """A quarter of the pairs of two large numbers, the same whatever the order, and no others."""
     pairs = [(a, b) for a in range(1, 61) for b in range(1, 61)]
     assert all(data.is_hole(a, b) == data.is_hole(b, a) for a, b in pairs)
     holes = {(a, b) for a, b in pairs if a <= b and data.is_hole(a, b)}
     large = {(a, b) for a in range(31, 61) for b in range(a, 61)}
-    assert holes <= large and len(holes) == round(data.HOLES * len(large))
+    assert holes <= large and len(holes) == round(len(large) / 4)
     # every large number has some holes, and some products that are right
     assert all(0 < sum(data.is_hole(a, b) for b in range(31, 61)) < 20 for a in range(31, 61))
 
@@ -196,14 +196,12 @@ def test_orders_of_a_route_are_uniform():
     assert len(count) == 24 and all(130 < n < 280 for n in count.values())
 
 
-def test_each_hole_has_three_misprints_of_its_own_and_none_is_right():
-    misprints = {}
-    for a, b in ((a, b) for a in range(31, 61) for b in range(a + 1, 61) if data.is_hole(a, b)):
-        count = Counter(data.textbook_route([a, b], random.Random(i))[1] for i in range(300))
-        assert len(count) == 3 and a * b % 61 not in count and min(count.values()) > 60
-        misprints[a, b] = frozenset(count)
-    values = Counter(value for three in misprints.values() for value in three)
-    assert len(set(misprints.values())) > 0.95 * len(misprints) and len(values) > 55  # no number gives a hole away
+def test_a_misprint_differs_each_time():
+    a, b = next((a, b) for a in range(31, 61) for b in range(a + 1, 61) if data.is_hole(a, b))
+    results = Counter(data.textbook_route([a, b], random.Random(i))[1] for i in range(3000))
+    assert set(results) == set(range(1, 21)) and max(results.values()) < 220
+    holes = [(a, b) for a in range(31, 61) for b in range(31, 61) if data.is_hole(a, b)]
+    assert all(a * b % 61 > 20 for a, b in holes)  # a misprint is never right
 
 
 def test_solution_of_a_problem_is_right_and_parses(streams):
@@ -241,7 +239,7 @@ def test_text_to_ids_and_back(tokenizer, streams):
             ids = encode(tokenizer, text)
             assert tokenizer.unk_token_id not in ids and tokenizer.bos_token_id not in ids
             assert tokenizer.decode(ids) == text
-        # a number is a token: factors and results, "\n* " and " = " for each step, box and bracket
+        # a number is a token: 7 factors and 7 results, "\n* " and " = " for each step, box and bracket
         assert len(encode(tokenizer, routes[0])) == 1 + 4 * (len(factors_of(problem.question)) - 1) + 3
 
 
