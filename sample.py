@@ -137,7 +137,7 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
                  for i in owners]
         rows = run.add(owner=torch.tensor(owners), position=torch.tensor([len(text) for text in texts]) - 1,
                        noise=torch.stack(noise))
-        first = len(run.owner) - count
+        first = int(rows[0])
         for text, same in groupby(texts):  # the samples of a prompt, side by side
             last = first + len(list(same))
             k, v, _ = known[text]  # [layers, 1, K, T, D]
