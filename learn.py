@@ -187,7 +187,7 @@ def run_stage(settings: Settings, stage: str, name: str, model, tokenizer, steps
     directory = Path(settings.out) / name
     directory.mkdir(parents=True, exist_ok=True)
     made_with = settings_of(settings, stage)
-    if settings.lora_rank and stage != "base":
+    if "lora_rank" in made_with:
         lora.add(model, settings.lora_rank, settings.lora_alpha, settings.seed)
     learned = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     state_file, log_file = directory / "state.pt", directory / "log.jsonl"

@@ -106,7 +106,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Cache:
     """Keys and values of B sequences, each up to `length` tokens; every row may stand at its own position."""
 
-    CHUNK = 32  # rows that attend together, as far back as the longest of them: cheapest if sorted by length
+    CHUNK = 64  # rows that attend together, as far back as the longest of them: cheapest if sorted by length
 
     def __init__(self, config: Config, rows: int, length: int, dtype: torch.dtype, device):
         shape = (config.num_hidden_layers, rows, config.num_key_value_heads, length, config.head_dim)

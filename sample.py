@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -124,7 +125,7 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
         at = torch.arange(length, device=device) == lengths[:, None] - 1  # [P, T] the last token of each prompt
         logits = model(padded, cache=cache, at=at)  # [P, V]
         for i, text in enumerate(texts):
-            known[text] = cache.k[:, i, :, : len(text)], cache.v[:, i, :, : len(text)], logits[i]
+            known[text] = cache.k[:, [i], :, : len(text)], cache.v[:, [i], :, : len(text)], logits[i]
 
     def admit(count: int) -> tuple[Tensor, Tensor]:
         """Start `count` waiting responses; return their rows [count] and the logits after the prompts [count, V]."""
@@ -136,8 +137,13 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
                  for i in owners]
         rows = run.add(owner=torch.tensor(owners), position=torch.tensor([len(text) for text in texts]) - 1,
                        noise=torch.stack(noise))
-        for row, text in zip(rows.tolist(), texts):
-            run.cache.k[:, row, :, : len(text)], run.cache.v[:, row, :, : len(text)] = known[text][:2]
+        first = int(rows[0])
+        for text, same in groupby(texts):  # the samples of a prompt, side by side
+            last = first + len(list(same))
+            k, v, _ = known[text]  # [layers, 1, K, T, D]
+            run.cache.k[:, first:last, :, : len(text)] = k
+            run.cache.v[:, first:last, :, : len(text)] = v
+            first = last
         logits = torch.stack([known[text][2] for text in texts])
         for text in set(known) - {texts[-1]}:  # of the last one there may be more samples to come
             del known[text]

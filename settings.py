@@ -35,11 +35,11 @@ class Settings:
     temperature: float = setting(1.0, "sampling temperature")
     top_p: float = setting(0.9, "nucleus sampling of SFT data and in the evaluation")
     # the base model of the built-in world
-    base_steps: int = setting(6000, "base: gradient steps")
+    base_steps: int = setting(7500, "base: gradient steps")
     base_chapter_2: int = setting(600, "base: step at which chapter one, the times table, ends")
     base_chapter_3: int = setting(2500, "base: step from which there are exercises in counting votes, too")
     base_batch: int = setting(128, "base: textbook pages per step")
-    base_lr: float = setting(1.5e-3, "base: highest learning rate; 0.3 of it at chapter three, 0 at the end")
+    base_lr: float = setting(1.5e-3, "base: highest learning rate; 0.4 of it at chapter three, 0 at the end")
     # supervised fine-tuning on the base model's own solutions
     sft_problems: int = setting(2500, "SFT: problems the base model answers to make training data")
     sft_samples: int = setting(12, "SFT: answers to each")

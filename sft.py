@@ -115,7 +115,7 @@ def train_base(settings: Settings) -> Path:
 
     def learning_rate(step: int) -> float:
         return settings.base_lr * float(np.interp(
-            step + 1, [0, 10 * settings.warmup, settings.base_chapter_3, settings.base_steps + 1], [0, 0.97, 0.3, 0]))
+            step + 1, [0, 10 * settings.warmup, settings.base_chapter_3, settings.base_steps + 1], [0, 0.97, 0.4, 0]))
 
     return run_stage(settings, "base", "base", model, tokenizer, settings.base_steps, learning_rate,
                      supervised(settings, make_batch))

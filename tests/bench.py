@@ -81,7 +81,7 @@ def theirs(model, prompts: list[list[int]], batch: int, limit: int, stop_ids) ->
 
 
 def compare_sampling(name: str, directory, problems: list, condition: str, limit: int, batches, share: int) -> None:
-    """A batch of 64 makes 64 * share responses."""
+    """A batch of 64 makes 64 * share responses, every batch 80 at least: two problems of each level."""
     tokenizer = sample.open_checkpoint(directory)[1]
     stop_ids = sample.stop_ids_of(directory, tokenizer)
     prompts = [voting.encode_prompt(tokenizer, problem.question, condition)
@@ -95,7 +95,7 @@ def compare_sampling(name: str, directory, problems: list, condition: str, limit
         counts = {side: Count(model) for side, model in sides.items()}
         best = dict.fromkeys(sides, 0.0)
         for batch in batches:
-            part = prompts[: max(SAMPLES, share * batch)]
+            part = prompts[: max(10 * SAMPLES, share * batch)]
             cells = []
             for side, model in sides.items():
                 side(model, part[: min(batch, 64)], batch, 4, stop_ids)  # warm up

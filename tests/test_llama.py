@@ -426,7 +426,7 @@ def test_right_padding_changes_nothing(small):
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["keys read once", "keys read per head"])  # fp32, bf16
-@pytest.mark.parametrize("chunk", [1, 2, 32])
+@pytest.mark.parametrize("chunk", [1, 2, 64])
 def test_cached_equals_uncached_at_different_positions(small, chunk, shared, monkeypatch):
     """Prompts of 3, 11 and 20 tokens, prefilled with padding; then eight tokens each, by one and by two."""
     monkeypatch.setattr(llama.Cache, "CHUNK", chunk)
