@@ -155,6 +155,23 @@ def _one_per_prompt(choices, rng):
     return weights.reshape(choices.shape)
 
 
+def share_ties(weights, correct, extended, valid=None, feasible=None):
+    """The weight of each accepted response, spread evenly over all that its prompt could have given instead.
+
+    Within a group all feasible responses tie in Eq. (8), and the paper draws one. The mean over all draws has the
+    same expected gradient with less noise, and costs no further sample.
+    weights: float[n, m] of a Selection; the other arguments as in select_ibpo. A prompt of which several responses
+    were accepted (SFT, RFT), or one that is not feasible (RAFT), keeps its weights. Returns float[n, m].
+    """
+    allowed, extended = _allowed(correct, extended, valid, feasible)                # bool[n, m]: Ξ and G₊
+    weights = np.asarray(weights, float)                                            # float[n, m]
+    votes = (weights * extended).any(axis=1, keepdims=True)                         # bool[n, 1]: accepted a vote
+    ties = allowed & (extended == votes)                                            # bool[n, m]
+    spread = (np.count_nonzero(weights, axis=1) == 1) & ties.any(axis=1)            # bool[n]
+    share = ties / np.maximum(_count(ties), 1)[:, None]                             # float[n, m]
+    return np.where(spread[:, None], weights.sum(axis=1, keepdims=True) * share, weights)
+
+
 # ---- The other rows of Table 1: no budget ----
 
 def select_cgpo(correct, extended=None, valid=None, feasible=None, rng=None):

@@ -174,7 +174,7 @@ def settings_of(settings: Settings, stage: str) -> dict:
         names += ["lora_rank", "lora_alpha"]
     if stage == "ibpo":
         names += ["start", "method", "budget", "prompts", "accumulate", "samples", "steps", "lr", "rl_top_p",
-                  "kl_max"]
+                  "share_ties", "kl_max"]
     return {name: getattr(settings, name) for name in names}
 
 

@@ -55,6 +55,7 @@ class Settings:
     prompts: int = setting(32, "IBPO: n, prompts per sampled batch")
     accumulate: int = setting(4, "IBPO: k_b, sampled batches per gradient step")
     samples: int = setting(16, "IBPO: m, responses per prompt; margins are estimated on these")
+    share_ties: bool = setting(True, "IBPO: spread a prompt's weight over all responses that tie, not on one")
     rl_top_p: float = setting(1.0, "IBPO: nucleus sampling of the responses to learn from; must be 1 with --kl-max")
     steps: int = setting(50, "IBPO: gradient steps")
     lr: float = setting(1e-4, "IBPO: learning rate")
@@ -85,7 +86,7 @@ PRESETS = {
     # Table 8; batch sizes are the totals over the paper's nodes
     "llama": dict(out="runs/llama", dtype="bf16", checkpointing=True, slots=16, micro_tokens=4096, max_new_tokens=4096,
                   sft_problems=2000, sft_samples=32, sft_votes=500, sft_regular=10795, sft_steps=2048, sft_batch=64,
-                  sft_lr=1e-6, rl_top_p=0.9, prompts=32, accumulate=4, samples=8, steps=240, lr=5e-7,
+                  sft_lr=1e-6, rl_top_p=0.9, share_ties=False, prompts=32, accumulate=4, samples=8, steps=240, lr=5e-7,
                   valid_every=20, weight_decay=0.0, max_grad_norm=1e9, eval_problems=500),
 }
 CONDITION = {"base": "scot", "sv-sft": "sv", "asv-sft": "asv", "ibpo": "asv"}  # the prompt each stage is trained for

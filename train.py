@@ -83,14 +83,19 @@ def kl_estimate(rollout: Rollout, reference: llama.Llama, settings: Settings) ->
     return under_policy - under_reference.reshape(under_policy.shape)
 
 
-def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings, seed: int) -> ibpo.Selection:
-    """Which responses to learn from: one program for the whole step. For the method ibpo it is Eq. (8)."""
+def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
+           seed: int) -> tuple[ibpo.Selection, np.ndarray]:
+    """Whom to learn from: one program for the whole step; Eq. (8) for the method ibpo. And the weights, float[n, m]."""
     feasible = None
     if reference is not None:
         kl = kl_estimate(rollout, reference, settings)
         feasible = ibpo.feasible_set(rollout.correct, rollout.valid, kl, settings.kl_max)  # Eq. (7)
-    return ibpo.METHODS[settings.method](rollout.correct, rollout.extended, settings.cap, valid=rollout.valid,
-                                         feasible=feasible, rng=np.random.default_rng(seed))
+    selection = ibpo.METHODS[settings.method](rollout.correct, rollout.extended, settings.cap, valid=rollout.valid,
+                                              feasible=feasible, rng=np.random.default_rng(seed))
+    weights = selection.weights
+    if settings.share_ties:
+        weights = ibpo.share_ties(weights, rollout.correct, rollout.extended, rollout.valid, feasible)
+    return selection, weights
 
 
 def by_level(levels: np.ndarray, values: np.ndarray) -> dict[int, float]:
@@ -142,10 +147,10 @@ def train_rl(settings: Settings, start: Path) -> Path:
         seed = derive(settings.seed, "rollout", step)
         rollout = roll_out(model, tokenizer, batch, settings.samples, settings, stop_ids, seed, settings.rl_top_p)
         clock.append(time.monotonic())
-        selection = select(rollout, reference, settings, derive(settings.seed, "select", step))
+        selection, weights = select(rollout, reference, settings, derive(settings.seed, "select", step))
         clock.append(time.monotonic())
-        accepted = [Example(rollout.prompts[i], rollout.responses[i][j].ids, float(selection.weights[i, j]))
-                    for i, j in zip(*selection.weights.nonzero())]
+        accepted = [Example(rollout.prompts[i], rollout.responses[i][j].ids, float(weights[i, j]))
+                    for i, j in zip(*weights.nonzero())]
         model.train()
         loss = add_gradient(model, accepted, n, settings)  # Eq. (5), over n prompts
         clock.append(time.monotonic())

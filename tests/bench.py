@@ -157,8 +157,9 @@ def time_step(directory, n: int) -> None:
                                                       top_p=settings.rl_top_p))
     grading, _ = seconds(lambda: [voting.judge(problem.answer, r.text, r.finished)
                                   for problem, row in zip(problems, rollout.responses) for r in row])
-    solving, selection = seconds(lambda: train.select(rollout, None, settings, seed=1))
-    accepted = [Example(rollout.prompts[i], rollout.responses[i][j].ids) for i, j in zip(*selection.weights.nonzero())]
+    solving, (selection, weights) = seconds(lambda: train.select(rollout, None, settings, seed=1))
+    accepted = [Example(rollout.prompts[i], rollout.responses[i][j].ids, float(weights[i, j]))
+                for i, j in zip(*weights.nonzero())]
 
     def learn() -> None:
         model.train()

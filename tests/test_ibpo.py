@@ -354,6 +354,50 @@ def test_seeds_repeat_and_none_does_not():
     assert draw(None) != draw(None)
 
 
+# ---- Sharing ties ----
+
+@pytest.mark.parametrize("method", ["ibpo", "random", "cgpo"])
+def test_shared_ties_are_the_mean_of_the_draws(method):
+    correct, extended, valid, feasible = random_batch(np.random.default_rng(13), 30, 6)
+    rest = dict(valid=valid, feasible=feasible)
+    rng, margin = np.random.default_rng(14), ibpo.reward_margin(correct, extended, valid)
+    unequal = margin + 1e-3 * np.arange(30) if method == "ibpo" else margin          # else who votes is a draw, too
+    drawn, shared = np.zeros((2, 30, 6))
+    for _ in range(4000):
+        if method == "ibpo":
+            weights = ibpo._maximise(unequal, correct, extended, 0.5, valid, feasible, rng).weights
+        else:
+            weights = ibpo.METHODS[method](correct, extended, 0.5, **rest, rng=rng).weights
+        drawn += weights / 4000
+        shared += ibpo.share_ties(weights, correct, extended, **rest) / 4000
+    assert np.abs(drawn - shared).max() < 0.04 and np.allclose(drawn.sum(axis=1), shared.sum(axis=1))
+
+
+def test_shared_ties_stay_feasible_and_in_the_group():
+    rng = np.random.default_rng(15)
+    for _ in range(300):
+        correct, extended, valid, feasible = random_batch(rng, 20, 8)
+        s = ibpo.select_ibpo(correct, extended, float(random_cap(rng)), valid, feasible, rng)
+        weights = ibpo.share_ties(s.weights, correct, extended, valid, feasible)
+        allowed = correct & valid & feasible
+        assert not weights[~allowed].any() and np.allclose(weights.sum(axis=1), s.weights.sum(axis=1))
+        assert np.allclose((weights * extended).sum(axis=1), (s.weights * extended).sum(axis=1))
+        for row, group, may in zip(weights, extended, allowed):
+            if row.any():                                               # all of one group, all the same
+                members = may & (group == group[row.argmax()])
+                assert np.allclose(row[members], 1 / members.sum()) and not row[~members].any()
+
+
+def test_shared_ties_leave_several_and_wrong_ones_alone():
+    correct, extended = [[1, 1, 0, 1], [0, 0, 0, 0]], [[R, R, R, E], [R, E, R, E]]
+    for method in ("sft", "rft"):
+        weights = ibpo.METHODS[method](correct, extended, 0.5).weights
+        assert (ibpo.share_ties(weights, correct, extended) == weights).all()
+    weights = ibpo.select_raft(correct, extended, rng=1).weights
+    assert (ibpo.share_ties(weights, correct, extended)[1] == weights[1]).all()     # right nowhere: a wrong one
+    assert ibpo.share_ties([[0, 1, 0, 0], [0, 0, 0, 0]], correct, extended).tolist() == [[.5, .5, 0, 0], [0] * 4]
+
+
 # ---- Table 1 and the controls ----
 
 def test_table_1():
