@@ -86,12 +86,13 @@ def plot_levels(summary: dict, path: Path) -> None:
     plt.close(figure)
 
 
-def plot_training(log: Path, cap: float, path: Path) -> None:
-    """Voting share over training against q+ (Fig. 2c), and by level."""
+def plot_training(log: Path, cap: float | None, path: Path) -> None:
+    """Voting share over training against q+ (Fig. 2c), and by level. cap: q+, None without one."""
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     steps = [row["step"] for row in rows]
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
-    axes[0].axhline(100 * cap, color="0.3", ls="--", lw=1, label=f"cap q₊ = {100 * cap:g} %")
+    if cap is not None:
+        axes[0].axhline(100 * cap, color="0.3", ls="--", lw=1, label=f"cap q₊ = {100 * cap:g} %")
     axes[0].plot(steps, [100 * row["vote_share"] for row in rows], color="C0", label="all responses")
     axes[0].plot(steps, [100 * row["accepted_vote_share"] for row in rows], color="C3", label="accepted responses")
     valid = [row for row in rows if "valid_vote_share" in row]

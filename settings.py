@@ -6,6 +6,7 @@ holds the paper's hyper-parameters (Table 8) for a real LLaMA on one GPU.
 
 import argparse
 import hashlib
+import math
 import random
 from dataclasses import dataclass, field, fields
 
@@ -51,7 +52,8 @@ class Settings:
     # Algorithm 1 and 2
     start: str = setting(None, "IBPO: start from this checkpoint directory instead of the ASV-SFT stage")
     method: str = setting("ibpo", f"who is accepted: {', '.join(ibpo.METHODS)}")
-    budget: str = setting("vote=0.5", "vote=q+: the largest share of accepted responses that may vote")
+    budget: str = setting("vote=0.5", "caps on the accepted responses: vote=q+ (the share that may vote), tokens=N "
+                                      "(their average length), or both: vote=0.5,tokens=90")
     prompts: int = setting(32, "IBPO: n, prompts per sampled batch")
     accumulate: int = setting(4, "IBPO: k_b, sampled batches per gradient step")
     samples: int = setting(16, "IBPO: m, responses per prompt; margins are estimated on these")
@@ -73,9 +75,14 @@ class Settings:
     warmup: int = setting(10, "steps of learning-rate warm-up (base: ten times as many)")
 
     @property
-    def cap(self) -> float:
-        """q+ of Eq. (1)."""
-        return float(self.budget.removeprefix("vote="))
+    def caps(self) -> dict[str, float]:
+        """The caps of Eq. (1) by what they limit: {"vote": q+, "tokens": N}, or one of the two."""
+        return {name: float(number) for name, number in (cap.split("=") for cap in self.budget.split(","))}
+
+    @property
+    def cap(self) -> float | None:
+        """q+ of Eq. (1); None without a cap on votes."""
+        return self.caps.get("vote")
 
 
 PRESETS = {
@@ -121,10 +128,15 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
             parser.exit(2, f"train.py: error: {message}\n")
 
     try:
-        cap_is_right = settings.budget.startswith("vote=") and 0 <= settings.cap <= 1
+        caps = settings.caps
+        caps_are_right = (set(caps) <= {"vote", "tokens"} and len(caps) == settings.budget.count("=")
+                          and 0 <= caps.get("vote", 0) <= 1 and 0 < caps.get("tokens", 1) < math.inf)
     except ValueError:
-        cap_is_right = False
-    need(cap_is_right, f"--budget is {settings.budget!r}; expected vote=q with q from 0 to 1, such as vote=0.5")
+        caps_are_right = False
+    need(caps_are_right, f"--budget is {settings.budget!r}; expected vote=q with q from 0 to 1, tokens=N with N above "
+                         "0, or both, such as vote=0.5 or vote=0.5,tokens=90")
+    need(settings.method != "random" or settings.budget.startswith("vote=") and len(settings.caps) == 1,
+         "--method random heeds a cap on votes alone: --budget vote=q")
     need(settings.method in ibpo.METHODS, f"--method is {settings.method!r}; one of {', '.join(ibpo.METHODS)}")
     need(settings.dtype in ("fp32", "bf16"), f"--dtype is {settings.dtype!r}; expected fp32 or bf16")
     need(settings.device in ("cpu", "cuda"), f"--device is {settings.device!r}; expected cpu or cuda")

@@ -3,6 +3,7 @@
     python train.py                              # built-in world, 2 CPU cores: SV-SFT, ASV-SFT, IBPO at q+ = 0.5, eval
     python train.py smoke                        # the same path in under a minute, to see that everything works
     python train.py --budget vote=0.25           # another cap (the stages before it are reused)
+    python train.py --budget tokens=90           # a cap on the average length of accepted responses instead
     python train.py --stage ibpo --method random # a control: same cap, but random prompts vote (also: cgpo, rft, ...)
     python train.py --stage base                 # rebuild the built-in base model from nothing
     python train.py llama --model DIR --data math_train.jsonl --valid-data FILE --test-data math500.jsonl --device cuda
@@ -25,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import budget
 import data
 import eval as evaluation
 import ibpo
@@ -90,12 +92,28 @@ def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
     if reference is not None:
         kl = kl_estimate(rollout, reference, settings)
         feasible = ibpo.feasible_set(rollout.correct, rollout.valid, kl, settings.kl_max)  # Eq. (7)
+    rng = np.random.default_rng(seed)
+    if settings.method == "ibpo" and "tokens" in settings.caps:
+        selection = select_by_caps(rollout, feasible, settings.caps, rng)
+        return selection, selection.weights  # responses differ in length: they do not tie
     selection = ibpo.METHODS[settings.method](rollout.correct, rollout.extended, settings.cap, valid=rollout.valid,
-                                              feasible=feasible, rng=np.random.default_rng(seed))
+                                              feasible=feasible, rng=rng)
     weights = selection.weights
     if settings.share_ties:
         weights = ibpo.share_ties(weights, rollout.correct, rollout.extended, rollout.valid, feasible)
     return selection, weights
+
+
+def select_by_caps(rollout: Rollout, feasible, caps: dict[str, float], rng) -> ibpo.Selection:
+    """Eq. (8) with any caps (budget.py): the value of a response is its margin, its costs are its votes and tokens."""
+    allowed = ibpo.feasible_set(rollout.correct, rollout.valid) if feasible is None else feasible  # bool[n, m]
+    value = budget.mode_margin(rollout.correct, rollout.extended.astype(int), rollout.valid)  # float[n, m], Eq. (6)
+    costs = {"vote": rollout.extended, "tokens": rollout.tokens}
+    # A cap on tokens that is not used up must not make responses shorter: between equals, chance decides.
+    best = budget.select(value, [costs[name] for name in caps], list(caps.values()), allowed,
+                         thrifty=[name == "vote" for name in caps], rng=rng)
+    return ibpo.Selection(best.weights, best.accepted, int((best.weights * rollout.extended).sum()),
+                          best.dropped_not_allowed, best.dropped_over_cap)
 
 
 def by_level(levels: np.ndarray, values: np.ndarray) -> dict[int, float]:
@@ -112,6 +130,7 @@ def describe(rollout: Rollout, selection: ibpo.Selection) -> dict:
         "accuracy": float(rollout.correct.mean()), "accuracy_by_level": by_level(rollout.levels, rollout.correct),
         "vote_share": float(votes.mean()), "vote_share_by_level": by_level(rollout.levels, votes),
         "accepted": selection.accepted, "accepted_vote_share": selection.extended / max(selection.accepted, 1),
+        "accepted_tokens": float((selection.weights * rollout.tokens).sum() / max(selection.accepted, 1)),
         "accepted_vote_share_by_level": by_level(rollout.levels, accepted_votes),
         "margin_by_level": by_level(rollout.levels, ibpo.reward_margin(rollout.correct, votes, rollout.valid)),
         "trials": float(rollout.trials.mean()),
@@ -165,8 +184,11 @@ def train_rl(settings: Settings, start: Path) -> Path:
 
 
 def stage_name(settings: Settings) -> str:
-    """Directory of an Algorithm 1 run: ibpo-50 for IBPO at 50 %; cgpo, which knows no cap."""
-    return f"{settings.method}-{100 * settings.cap:g}" if settings.method in ("ibpo", "random") else settings.method
+    """Directory of an Algorithm 1 run: ibpo-50 for IBPO at 50 %, ibpo-tokens-90; cgpo, which knows no cap."""
+    if settings.method not in ("ibpo", "random"):
+        return settings.method
+    caps = [f"{100 * cap:g}" if name == "vote" else f"{name}-{cap:g}" for name, cap in sorted(settings.caps.items())]
+    return "-".join([settings.method, *reversed(caps)])
 
 
 def main(argv=None) -> None:

@@ -110,6 +110,9 @@ def test_sample_answers_one_problem(runs):
 @pytest.mark.parametrize("command, says", [
     (["train.py", "--budget", "vote=1.5"], "--budget"),
     (["train.py", "--budget", "tokens"], "--budget"),
+    (["train.py", "--budget", "tokens=0"], "--budget"),
+    (["train.py", "--budget", "vote=0.5,vote=0.4"], "--budget"),
+    (["train.py", "--budget", "tokens=90", "--method", "random"], "--method"),
     (["train.py", "--method", "ppo"], "--method"),
     (["train.py", "--model", "/nowhere"], "/nowhere"),
     (["train.py", "--lr", "fast"], "--lr"),
