@@ -1,5 +1,6 @@
 """How fast are the slow parts, beside what one would use instead: sampling beside transformers' generate, selection
-beside scipy's milp alone, and where the time of one IBPO step goes.
+beside scipy's milp alone; where the time of one IBPO step goes, and how far that is from what this machine's matrix
+products allow; and what gradient checkpointing costs and saves.
 
     python tests/bench.py --quick               # about three minutes: fewer prompts, two batch sizes
     python tests/bench.py                       # built-in model; more with --smollm2 DIR --gsm8k gsm8k_test.jsonl
@@ -10,6 +11,8 @@ one thread, the default, a second is one of processor time (other programs do no
 """
 
 import argparse
+import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -146,8 +149,17 @@ def compare_selection(sizes) -> None:
 # One IBPO step
 
 
+def matrix_rate() -> float:
+    """Floating-point operations per second of a large fp32 matrix product."""
+    a = torch.randn(1024, 1024)
+    spent, _ = min((seconds(lambda: [a @ a for _ in range(20)]) for _ in range(3)), key=lambda pair: pair[0])
+    return 20 * 2 * 1024**3 / spent
+
+
 def time_step(directory, n: int) -> None:
-    print(f"\none IBPO step, {n} prompts with {SAMPLES} responses each, fp32")
+    rate = matrix_rate()
+    print(f"\none IBPO step, {n} prompts with {SAMPLES} responses each, fp32; floor: its matrix products alone, "
+          f"at {rate / 1e9:.0f} GFLOP/s")
     settings = Settings()
     model, tokenizer, _ = sample.open_checkpoint(directory, torch.float32)
     stop_ids = sample.stop_ids_of(directory, tokenizer)
@@ -168,11 +180,43 @@ def time_step(directory, n: int) -> None:
 
     learning, _ = seconds(learn)
     total = rolling + solving + learning
-    for name, spent, what in (("sampling", rolling - grading, f"{rollout.tokens.sum():,} tokens"),
-                              ("grading", grading, f"{rollout.tokens.size:,} responses"),
-                              ("solving", solving, f"{n:,} prompts, {selection.accepted:,} accepted"),
-                              ("learning", learning, f"{sum(map(len, accepted)):,} tokens")):
-        print(f"  {name:10}{spent:10.3f} s{spent / total:8.1%}   {what}")
+    weights_used = sum(w.numel() for w in model.parameters() if w.dim() == 2)  # the tied head counts once, as it works
+    learned = sum(map(len, accepted))
+    for name, spent, passes, what in (  # a pass: one multiplication and one addition per weight and token
+            ("sampling", rolling - grading, rollout.tokens.sum(), f"{rollout.tokens.sum():,} tokens"),
+            ("grading", grading, 0, f"{rollout.tokens.size:,} responses"),
+            ("solving", solving, 0, f"{n:,} prompts, {selection.accepted:,} accepted, {len(accepted):,} share it"),
+            ("learning", learning, 3 * learned, f"{learned:,} tokens, forwards and backwards")):
+        floor = f"{2 * weights_used * passes / rate:8.2f} s" if passes else f"{'':10}"
+        print(f"  {name:10}{spent:9.3f} s{spent / total:7.1%}   floor {floor}   {what}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Gradient checkpointing
+
+
+def gradient_step(directory, checkpointing: bool) -> None:
+    """Print the seconds of a gradient on 16 responses of 640 tokens at once, and by how many MiB memory grows."""
+    settings = Settings(checkpointing=checkpointing, micro_tokens=1 << 30)
+    model = llama.load(directory, torch.float32).train()
+    generator = torch.Generator().manual_seed(0)
+    examples = [Example([5], torch.randint(6, 60, (640,), generator=generator).tolist()) for _ in range(16)]
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    spent, _ = seconds(lambda: add_gradient(model, examples, len(examples), settings))
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(spent, (after - before) / 1024)
+
+
+def compare_checkpointing(directory, threads: int) -> None:
+    """Each side in a process of its own, so that its peak of memory is its own."""
+    print("\ngradient checkpointing: a gradient on 16 responses of 640 tokens at once, fp32")
+    for name in ("off", "on"):
+        printed = subprocess.run([sys.executable, __file__, "--model", str(directory), "--threads", str(threads),
+                                  "--gradient", name], capture_output=True, text=True, check=True).stdout
+        spent, memory = map(float, printed.split())
+        print(f"  {name:4}{spent:8.2f} s   peak memory above the weights and gradients {memory:8.0f} MiB")
 
 
 def main() -> None:
@@ -183,12 +227,15 @@ def main() -> None:
     parser.add_argument("--smollm2", metavar="DIR", help="a real model, e.g. SmolLM2-135M-Instruct; needs --gsm8k")
     parser.add_argument("--gsm8k", metavar="FILE", help=".jsonl file whose questions the real model gets")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
-    parser.add_argument("--only", choices=["sampling", "selection", "step"], help="one part of the three")
+    parser.add_argument("--only", choices=["sampling", "selection", "step", "checkpointing"], help="one part of them")
+    parser.add_argument("--gradient", choices=["off", "on"], help=argparse.SUPPRESS)  # what compare_checkpointing runs
     args = parser.parse_args()
     if bool(args.smollm2) != bool(args.gsm8k):
         parser.error("--smollm2 and --gsm8k belong together")
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    if args.gradient:
+        return gradient_step(args.model, args.gradient == "on")
     batches = [16, 256] if args.quick else [1, 16, 64, 256]
     if args.only in (None, "sampling"):
         problems = data.load("builtin", "test", 128, seed=0)
@@ -200,6 +247,8 @@ def main() -> None:
         compare_selection([16, 256] if args.quick else [16, 64, 256, 1024, 4096])
     if args.only in (None, "step"):
         time_step(args.model, 32 if args.quick else 256)
+    if args.only in (None, "checkpointing"):
+        compare_checkpointing(args.smollm2 or args.model, args.threads)
 
 
 if __name__ == "__main__":
