@@ -143,7 +143,7 @@ def adaptive_self_consistency(answers, correct):
     agreed = seen == CONSENSUS                                                      # bool[n, 8]
     trials = np.where(agreed.any(axis=1), agreed.argmax(axis=1) + 1, MAX_TRIALS)    # int[n]
     taken = np.arange(MAX_TRIALS) < trials[:, None]                                 # bool[n, 8]
-    votes = (same & taken[:, None, :]).sum(axis=2) * taken                          # int[n, 8]: of each sample's answer
+    votes = (same & taken[:, None, :]).sum(axis=2)                                  # int[n, 8]: of each sample's answer
     first = votes.argmax(axis=1)                                                    # int[n]: the first of the largest
     return correct[np.arange(len(answers)), first], trials
 

@@ -9,9 +9,10 @@ trials per response (Sec. 6, Table 3). A clairvoyant knows more than any prompt 
 The share of a clairvoyant's gain that a model gets says how much of the attainable it attains.
 
 Nobody knows the pass rates. They are estimated on some samples, the choice is made by them, and *other* samples say
-what it is worth. On its own samples a choice looks better than it is: it picks problems whose votes were lucky, or
-short. So on others it may also cost more than the budget: score tells, and a model is to be compared at that cost. With
-true rates the choice would be better still: what we can compute is, on average, less than what could be attained.
+what it is worth. On its own samples a choice looks better than it is: it picks problems whose votes were lucky. On
+others its cost may differ from the budget, too: score tells, and a model is to be compared at that cost. With true
+rates the choice would be better still, so what we can compute is, on average, less than what could be attained. With
+few samples it is much less (a problem whose votes gained nothing in four samples never votes), and flatters the model.
 
     known, unseen = blind(*some_samples), blind(*other_samples)
     accuracy, trials = score(allocate(known, budget=2.16), unseen)
@@ -92,8 +93,7 @@ def allocate(known, budget, rng=None):
     left = budget * len(gain) - stop_trials.sum()                                   # additional trials
     if left < -1e-9 * len(gain):
         raise ValueError(f"a budget of {budget} trials is below the {stop_trials.mean():.3g} that stopping costs")
-    ratio = np.full(len(gain), np.inf)                                              # float[n]; a gain for nothing
-    np.divide(gain, extra, out=ratio, where=extra > 0)
+    ratio = gain / np.where(extra > 0, extra, 1)                # float[n]; what costs nothing always finds room
     order = np.random.default_rng(rng).permutation(len(gain))                       # int[n]: ties at random
     order = order[np.argsort(-ratio[order], kind="stable")]                         # int[n]: the best ratio first
     order = order[gain[order] > 0]

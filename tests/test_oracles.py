@@ -96,6 +96,10 @@ def test_by_hand():
     assert oracles.allocate(known, 2.45) == pytest.approx([.4, 1])
     assert oracles.allocate(known, 1).tolist() == [0, 0]
     assert oracles.score([0.5, 1], known) == pytest.approx(((.5 + 1) / 2, (2.75 + 2.5) / 2))
+    known = Choices([0, .5, .25], [2, 2, 2], [.5, 1, .75], [2, 5, 8])           # other costs; the first gains for free
+    assert oracles.allocate(known, 2).tolist() == [1, 0, 0]
+    assert oracles.allocate(known, 4).tolist() == [1, 1, .5]
+    assert oracles.score([1, 1, .5], known) == pytest.approx((2 / 3, 4))
 
 
 def test_score_by_simulation():
