@@ -168,7 +168,7 @@ def settings_of(settings: Settings, stage: str) -> dict:
     if stage == "base":
         names += ["base_steps", "base_chapter_2", "base_chapter_3", "base_batch", "base_lr"]
     else:
-        names += ["model", "data", "max_new_tokens", "temperature", "top_p"]
+        names += ["model", "data", "max_new_tokens", "temperature", "top_p", "decay"]
         names += [f.name for f in fields(Settings) if f.name.startswith("sft_")]
     if stage != "base" and settings.lora_rank:
         names += ["lora_rank", "lora_alpha"]
@@ -243,6 +243,18 @@ def run_stage(settings: Settings, stage: str, name: str, model, tokenizer, steps
     (directory / "ibpo.json").write_text(json.dumps(notes, indent=2) + "\n")
     state_file.unlink(missing_ok=True)
     return directory
+
+
+def schedule(settings: Settings, highest: float, steps: int):
+    """learning_rate(step) of SFT and IBPO: a linear warm-up, then constant, or with --decay linearly down to 0.
+
+    A small model's finer skills, such as stating the most frequent of eight answers, drown in the noise of the last
+    steps otherwise.
+    """
+    def learning_rate(step: int) -> float:
+        return highest * min(1, (step + 1) / settings.warmup) * (1 - step / steps if settings.decay else 1)
+
+    return learning_rate
 
 
 def open_start(settings: Settings, directory):

@@ -42,13 +42,13 @@ class Settings:
     base_batch: int = setting(128, "base: textbook pages per step")
     base_lr: float = setting(1.5e-3, "base: highest learning rate; 0.4 of it at chapter three, 0 at the end")
     # supervised fine-tuning on the base model's own solutions
-    sft_problems: int = setting(2500, "SFT: problems the base model answers to make training data")
+    sft_problems: int = setting(5000, "SFT: problems the base model answers to make training data")
     sft_samples: int = setting(12, "SFT: answers to each")
-    sft_votes: int = setting(1750, "SFT: voting examples, D_SV or D_ASV1, evenly from all levels")
-    sft_regular: int = setting(750, "SFT: one-trial examples, golden solutions or D_ASV2, evenly from all levels")
-    sft_steps: int = setting(250, "SFT: gradient steps")
+    sft_votes: int = setting(3300, "SFT: voting examples, D_SV or D_ASV1, evenly from all levels")
+    sft_regular: int = setting(1700, "SFT: one-trial examples, golden solutions or D_ASV2, evenly from all levels")
+    sft_steps: int = setting(500, "SFT: gradient steps")
     sft_batch: int = setting(64, "SFT: examples per step")
-    sft_lr: float = setting(1e-4, "SFT: learning rate")
+    sft_lr: float = setting(2e-4, "SFT: highest learning rate")
     # Algorithm 1 and 2
     start: str = setting(None, "IBPO: start from this checkpoint directory instead of the ASV-SFT stage")
     method: str = setting("ibpo", f"who is accepted: {', '.join(ibpo.METHODS)}")
@@ -59,12 +59,12 @@ class Settings:
     samples: int = setting(16, "IBPO: m, responses per prompt; margins are estimated on these")
     share_ties: bool = setting(True, "IBPO: spread a prompt's weight over all responses that tie, not on one")
     rl_top_p: float = setting(1.0, "IBPO: nucleus sampling of the responses to learn from; must be 1 with --kl-max")
-    steps: int = setting(50, "IBPO: gradient steps")
-    lr: float = setting(1e-4, "IBPO: learning rate")
+    steps: int = setting(45, "IBPO: gradient steps")
+    lr: float = setting(6e-5, "IBPO: highest learning rate")
     kl_max: float = setting(None, "Eq. 7: accept only responses within this many nats of the ASV-SFT model")
     valid_every: int = setting(10, "IBPO: steps between looks at the validation problems; 0: never")
     valid_problems: int = setting(250, "IBPO: validation problems per look")
-    eval_problems: int = setting(5000, "evaluation: test problems")
+    eval_problems: int = setting(8000, "evaluation: test problems")
     eval_samples: int = setting(8, "evaluation: base samples per problem, for self-consistency")
     # optimiser
     weight_decay: float = setting(0.01, "AdamW weight decay")
@@ -73,6 +73,7 @@ class Settings:
     lora_rank: int = setting(0, "learn corrections of this rank to frozen weights, not the weights; 0: off (lora.py)")
     lora_alpha: float = setting(16.0, "LoRA: corrections count alpha / rank times")
     warmup: int = setting(10, "steps of learning-rate warm-up (base: ten times as many)")
+    decay: bool = setting(True, "SFT, IBPO: after the warm-up linearly down to 0; off: constant, as in the paper")
 
     @property
     def caps(self) -> dict[str, float]:
@@ -93,8 +94,8 @@ PRESETS = {
     # Table 8; batch sizes are the totals over the paper's nodes
     "llama": dict(out="runs/llama", dtype="bf16", checkpointing=True, slots=16, micro_tokens=4096, max_new_tokens=4096,
                   sft_problems=2000, sft_samples=32, sft_votes=500, sft_regular=10795, sft_steps=2048, sft_batch=64,
-                  sft_lr=1e-6, rl_top_p=0.9, share_ties=False, prompts=32, accumulate=4, samples=8, steps=240, lr=5e-7,
-                  valid_every=20, weight_decay=0.0, max_grad_norm=1e9, eval_problems=500),
+                  sft_lr=1e-6, prompts=32, accumulate=4, samples=8, steps=240, lr=5e-7, rl_top_p=0.9, share_ties=False,
+                  decay=False, valid_every=20, weight_decay=0.0, max_grad_norm=1e9, eval_problems=500),
 }
 CONDITION = {"base": "scot", "sv-sft": "sv", "asv-sft": "asv", "ibpo": "asv"}  # the prompt each stage is trained for
 

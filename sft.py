@@ -23,7 +23,7 @@ import data
 import llama
 import sample
 import voting
-from learn import Example, encode, finished, open_start, run_stage, settings_of, supervised
+from learn import Example, encode, finished, open_start, run_stage, schedule, settings_of, supervised
 from settings import CONDITION, Settings, UserError, derive, shuffled
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -214,8 +214,5 @@ def train_sft(settings: Settings, stage: str) -> Path:
     def make_batch(step: int) -> list[Example]:
         return [examples[i] for i in shuffled(len(examples), step, settings.sft_batch, derive(settings.seed, stage))]
 
-    def learning_rate(step: int) -> float:
-        return settings.sft_lr * min(1, (step + 1) / settings.warmup)
-
-    return run_stage(settings, stage, stage, model, tokenizer, settings.sft_steps, learning_rate,
-                     supervised(settings, make_batch))
+    return run_stage(settings, stage, stage, model, tokenizer, settings.sft_steps,
+                     schedule(settings, settings.sft_lr, settings.sft_steps), supervised(settings, make_batch))

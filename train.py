@@ -33,7 +33,8 @@ import ibpo
 import llama
 import sample
 import voting
-from learn import Example, add_gradient, finished, log_probabilities, micro_batches, open_start, run_stage, settings_of
+from learn import (Example, add_gradient, finished, log_probabilities, micro_batches, open_start, run_stage, schedule,
+                   settings_of)
 from settings import Settings, UserError, derive, parse_args, shuffled
 from sft import train_base, train_sft
 
@@ -180,7 +181,7 @@ def train_rl(settings: Settings, start: Path) -> Path:
         return record
 
     return run_stage(settings, "ibpo", name, model, tokenizer, settings.steps,
-                     lambda step: settings.lr * min(1, (step + 1) / settings.warmup), add_step)
+                     schedule(settings, settings.lr, settings.steps), add_step)
 
 
 def stage_name(settings: Settings) -> str:

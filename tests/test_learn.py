@@ -511,6 +511,15 @@ def test_finished_stage(stage, tmp_path):
     assert "\n" not in str(error.value) and (tmp_path / "half" / "log.jsonl").read_text() == log  # nothing is lost
 
 
+def test_schedule():
+    settings = Settings(warmup=4, decay=True)
+    rate = learn.schedule(settings, 2.0, 10)
+    expected = [2 * warm * (10 - step) / 10 for step, warm in enumerate([.25, .5, .75] + 7 * [1])]
+    assert [rate(step) for step in range(10)] == pytest.approx(expected)
+    constant = learn.schedule(replace(settings, decay=False), 2.0, 10)
+    assert [constant(step) for step in range(10)] == [.5, 1, 1.5] + 7 * [2]
+
+
 def test_settings_of_a_stage_are_those_that_decide_its_result():
     """The settings of what comes later, and those of speed, do not count; those of what comes before do."""
     base, asv, rl = (set(learn.settings_of(Settings(), stage)) for stage in ("base", "asv-sft", "ibpo"))
