@@ -122,7 +122,8 @@ def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
 def counted(rollout: Rollout, weights: np.ndarray, feasible=None) -> ibpo.Selection:
     """What log.jsonl counts for the methods of baselines.py: accepted is what has a positive weight.
 
-    With a price on length that may be a wrong response, if it is short.
+    With a price on length that may be a wrong response, if it is short. Dropped are prompts with nothing correct; those
+    that the listing leaves out beside them (D2) are what is left of n.
     """
     allowed = ibpo.feasible_set(rollout.correct, rollout.valid) if feasible is None else feasible  # bool[n, m]
     positive = weights > 0  # bool[n, m]

@@ -74,7 +74,8 @@ def write_runs(runs: Path, problems=PROBLEMS, oracle_problems=ORACLE_PROBLEMS, s
             rng = random.Random(f"log {seed} {name}")
             goal = int(name[-2:]) / 100 if name in VOTES else 0.5
             log = [{"step": step, "vote_share": 0.7 + (goal - 0.7) * min(step / 20, 1) + rng.uniform(-0.05, 0.05),
-                    "accepted_vote_share": goal - rng.random() * 0.02} for step in range(50)]
+                    "accepted_vote_share": goal * (1 if step > 30 else 0.8) - rng.random() * 0.02}
+                   for step in range(50)]
             folder = runs / f"seed-{seed}" / name
             folder.mkdir()
             (folder / "log.jsonl").write_text("\n".join(map(json.dumps, log)) + "\n")
@@ -149,6 +150,14 @@ def test_differences_are_counted_right(made):
         line = np.interp(trials, [1, sv_trials], [base, sv])
         assert result["comparisons"][f"ibpo-{cap}"]["efficiency boundary"][0] == pytest.approx(right - line)
         assert result["minus_random"][f"ibpo-{cap}"][0] == pytest.approx(right - mean[f"random-{cap}"][0])
+
+
+def test_accepted_votes_are_those_of_the_last_ten_steps(made):
+    folder, _, result = made
+    for name in reproduce.MODELS[3:]:
+        logs = [(folder / f"runs/reproduce/seed-{seed}/{name}/log.jsonl").read_text() for seed in range(SEEDS)]
+        last = [json.loads(line)["accepted_vote_share"] for log in logs for line in log.splitlines()[40:]]
+        assert result["models"][name]["accepted_vote_share"] == pytest.approx(np.mean(last))
 
 
 def test_adaptive_self_consistency_is_counted_right(made):
