@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import data
 import eval as evaluation
 import learn
 import report
