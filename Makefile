@@ -1,10 +1,12 @@
 # make train   set up .venv and train on the built-in world (SV-SFT, ASV-SFT, IBPO, evaluation)
 # make test    set up .venv and run the tests
 # make controls   after `make train`: the two controls, and the table with all models
+# make reproduce  set up .venv and make results/ from nothing: hours; SEEDS=5 for more than three
 PYTHON ?= python3
 VENV := .venv
+SEEDS ?= 3
 
-.PHONY: train controls test publish-base publish clean
+.PHONY: train controls reproduce test publish-base publish clean
 
 train: $(VENV)/train.done
 	$(VENV)/bin/python train.py
@@ -14,7 +16,10 @@ controls: $(VENV)/train.done
 	$(VENV)/bin/python train.py --stage ibpo --method random
 	$(VENV)/bin/python train.py --stage ibpo --method cgpo
 	$(VENV)/bin/python eval.py checkpoints/base runs/builtin/sv-sft runs/builtin/asv-sft runs/builtin/cgpo \
-		runs/builtin/random-50 runs/builtin/ibpo-50 --problems 5000 --out runs/builtin/eval
+		runs/builtin/random-50 runs/builtin/ibpo-50 --problems 8000 --out runs/builtin/eval
+
+reproduce: $(VENV)/train.done
+	$(VENV)/bin/python reproduce.py --seeds $(SEEDS)
 
 test: $(VENV)/test.done
 	$(VENV)/bin/python -m pytest

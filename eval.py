@@ -69,6 +69,7 @@ class Record:
     trials: np.ndarray  # int[n, m]
     tokens: np.ndarray  # int[n, m]
     first: np.ndarray  # bool[n, m], whether the first trial is right
+    answers: np.ndarray  # int[n, m], the same number for the same answer to a problem, -1 for none
     consistent: np.ndarray  # float[n, m], column k-1: how often a plurality of k of the m samples is right
 
     @property
@@ -78,21 +79,25 @@ class Record:
         return float((attempts & ~self.malformed).sum() / attempts.sum()) if attempts.any() else None
 
 
+def numbered(finals: list) -> tuple[list[int], list]:
+    """The same number for the same answer, -1 for none; and the different answers, in the order of the numbers."""
+    numbers, known = [], []
+    for final in finals:
+        same = next((i for i, answer in enumerate(known) if grade.equal(answer, final)), len(known)) if final else -1
+        if same == len(known):
+            known.append(final)
+        numbers.append(same)
+    return numbers, known
+
+
 def self_consistency(gold: str, finals: list) -> list[float]:
     """For k = 1..m: the share of the m windows of k consecutive samples (round and round) whose plurality is right."""
     m = len(finals)
-    known = []  # the different answers; each sample becomes an index into it, so that the grader is asked only once
-    index = []
-    for final in finals:
-        same = next((i for i, answer in enumerate(known) if grade.equal(answer, final)), None) if final else None
-        if final and same is None:
-            known.append(final)
-            same = len(known) - 1
-        index.append(same)
+    numbers, known = numbered(finals)
     right = [grade.equal(gold, answer) for answer in known]
     shares = []
     for k in range(1, m + 1):
-        votes = [Counter(i for i in (index * 2)[start : start + k] if i is not None) for start in range(m)]
+        votes = [Counter(i for i in (numbers * 2)[start : start + k] if i >= 0) for start in range(m)]
         # most_common keeps the order of first appearance on ties, as voting.plurality does
         shares.append(sum(bool(vote) and right[vote.most_common(1)[0][0]] for vote in votes) / m)
     return shares
@@ -104,7 +109,8 @@ def read_record(path: Path) -> Record:
         header, *rows = [json.loads(line) for line in path.read_text().splitlines()]
         if not rows:
             raise ValueError("no responses")
-        columns = {name: [] for name in ("correct", "extended", "malformed", "trials", "tokens", "first", "consistent")}
+        columns = {name: [] for name in ("correct", "extended", "malformed", "trials", "tokens", "first", "answers",
+                                         "consistent")}
         for row in rows:
             gold = row["answer"]
             judged = [voting.judge(gold, r["text"], r["finished"]) for r in row["responses"]]
@@ -116,6 +122,7 @@ def read_record(path: Path) -> Record:
             columns["tokens"].append([r["tokens"] for r in row["responses"]])
             columns["first"].append([bool(p.answers) and p.answers[0] is not None and grade.equal(gold, p.answers[0])
                                      for p in parsed])
+            columns["answers"].append(numbered([p.final for p in parsed])[0])
             columns["consistent"].append(self_consistency(gold, [p.final for p in parsed]))
         return Record(path.stem, header["condition"], header["temperature"] == 0, [row["question"] for row in rows],
                       np.array([row["level"] for row in rows]), **{k: np.array(v) for k, v in columns.items()})
@@ -128,10 +135,17 @@ def read_record(path: Path) -> Record:
 
 
 class Bootstrap:
-    """Paired bootstrap over n problems: `estimate` and 95 % interval of any function of per-problem means."""
+    """Paired bootstrap over n problems: `estimate` and 95 % interval of any function of per-problem means.
 
-    def __init__(self, n: int, seed: int = 0):
-        self.weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n  # [R, n]
+    runs: how often the training was repeated. The columns then hold one run's problems after the other's, n / runs
+    each; runs are resampled first, then the problems of every run that was drawn (each time it was).
+    """
+
+    def __init__(self, n: int, seed: int = 0, runs: int = 1):
+        rng, size = np.random.default_rng(seed), n // runs
+        times = rng.multinomial(runs, np.full(runs, 1 / runs), size=RESAMPLES)  # int[R, runs]
+        drawn = [rng.multinomial(size * t, np.full(size, 1 / size)) for t in times.T]  # runs × int[R, n / runs]
+        self.weights = np.concatenate(drawn, axis=1) / n  # [R, n]
 
     def __call__(self, statistic, *columns: np.ndarray) -> tuple[float, float, float]:
         """statistic takes the mean of each column (float[n] or float[n, c]); returns (estimate, low, high)."""
@@ -177,9 +191,11 @@ def number(estimate) -> str:
     return f"{value:.2f} ±{(high - low) / 2:.2f}"
 
 
-def summarise(records: list[Record]) -> dict:
-    """Every number of the table and the comparisons, from records on the same problems."""
-    bootstrap = Bootstrap(len(records[0].questions))
+def summarise(records: list[Record], runs: int = 1) -> dict:
+    """Every number of the table and the comparisons, from records on the same problems. runs: as in Bootstrap."""
+    bootstrap = Bootstrap(len(records[0].questions), runs=runs)
+    levels = {level: records[0].levels == level for level in sorted(set(records[0].levels.tolist()))}  # bool[n] each
+    within = {level: Bootstrap(int(at.sum()), runs=runs) for level, at in levels.items()}
     base = next((r for r in records if r.condition == "scot" and not r.greedy), None)
     greedy = next((r for r in records if r.greedy), None)
     sv = next((r for r in records if r.condition == "sv"), None)
@@ -195,9 +211,8 @@ def summarise(records: list[Record]) -> dict:
                "malformed": float(r.malformed.mean()), "rule_kept": r.rule_kept, "levels": {}}
         if base is not None and r is not base:
             row["gain"] = bootstrap(lambda a, b: a - b, mean(r.correct), mean(base.correct))
-        for level in sorted(set(r.levels.tolist())):
-            at = r.levels == level
-            interval = Bootstrap(int(at.sum()))
+        for level, at in levels.items():
+            interval = within[level]
             row["levels"][level] = {
                 "problems": int(at.sum()), "accuracy": interval(lambda a: a, mean(r.correct[at])),
                 "vote_share": interval(lambda v: v, mean(r.extended[at])),
@@ -209,10 +224,8 @@ def summarise(records: list[Record]) -> dict:
         majority, single = base.consistent[:, K - 1], mean(base.correct)  # float[n]
         summary["self_consistency"] = [bootstrap(lambda c: c, base.consistent[:, k]) for k in range(K)]
         rows = {"single samples": bootstrap(lambda a, b: a - b, majority, single)}
-        for level in sorted(set(base.levels.tolist())):
-            at = base.levels == level
-            rows[f"single samples, level {level}"] = Bootstrap(int(at.sum()))(
-                lambda a, b: a - b, majority[at], single[at])
+        for level, at in levels.items():
+            rows[f"single samples, level {level}"] = within[level](lambda a, b: a - b, majority[at], single[at])
         if greedy is not None:
             rows["greedy decoding"] = bootstrap(lambda a, b: a - b, majority, mean(greedy.correct))
         summary["comparisons"][f"majority of {K} {base.name} samples"] = rows
@@ -303,11 +316,12 @@ def report(out: Path, names: list[str] = None) -> dict:
     return summary
 
 
-def evaluate(directories: list, source: str, problems: int, samples: int, out: Path, seed: int = 0, device: str = "cpu",
-             dtype: str = "fp32", training_log: Path = None, cap: float = None, show: int = 0, **options) -> dict:
-    """Evaluate checkpoints on the same problems; returns the summary that is also written to out/summary.json.
+def respond(directories: list, source: str, problems: int, samples: dict[str, int], out: Path, seed: int = 0,
+            device: str = "cpu", dtype: str = "fp32", show: int = 0, **options) -> list[str]:
+    """Write the records of checkpoints on the same problems to out/records; returns their names.
 
-    A record that was made with the same settings before is not made again. options: of sample.generate.
+    A record that was made with the same settings before is not made again. samples: responses per problem, by the
+    prompt condition a model was trained for. options: of sample.generate.
     """
     chosen = data.load(source, "test", problems, seed)
     names = []
@@ -315,7 +329,7 @@ def evaluate(directories: list, source: str, problems: int, samples: int, out: P
         model, tokenizer, notes = sample.open_checkpoint(
             directory, torch.bfloat16 if dtype == "bf16" else torch.float32, device)
         condition = notes.get("condition", "scot")
-        kinds = [("", samples if condition == "scot" else 1, options["temperature"])]
+        kinds = [("", samples[condition], options["temperature"])]
         if condition == "scot":
             kinds.append(("-greedy", 1, 0.0))
         for suffix, m, temperature in kinds:
@@ -333,6 +347,16 @@ def evaluate(directories: list, source: str, problems: int, samples: int, out: P
                 make_record(path, directory, chosen, header, m, model, tokenizer, seed=seed, **generate)
             if show:
                 print_examples(path, show)
+    return names
+
+
+def evaluate(directories: list, source: str, problems: int, samples: int, out: Path, training_log: Path = None,
+             cap: float = None, **options) -> dict:
+    """Evaluate checkpoints on the same problems; returns the summary that is also written to out/summary.json.
+
+    samples: of a single-trial model, per problem. options: of respond.
+    """
+    names = respond(directories, source, problems, {"scot": samples, "sv": 1, "asv": 1}, out, **options)
     summary = report(out, names)
     if training_log is not None and training_log.exists():
         plots.plot_training(training_log, cap, out / "training.png")

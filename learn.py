@@ -175,6 +175,8 @@ def settings_of(settings: Settings, stage: str) -> dict:
     if stage == "ibpo":
         names += ["start", "method", "budget", "prompts", "accumulate", "samples", "steps", "lr", "rl_top_p",
                   "share_ties", "kl_max"]
+        if settings.method == "length-penalty":
+            names += ["length_price", "length_unit"]
     return {name: getattr(settings, name) for name in names}
 
 

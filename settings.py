@@ -14,6 +14,10 @@ import torch
 
 import ibpo
 
+POLICY_GRADIENTS = ("grpo", "length-penalty")  # baselines.py: weights of either sign, and nobody is accepted
+METHODS = (*ibpo.METHODS, "listing", *POLICY_GRADIENTS)
+CAPPED = ("ibpo", "random", "listing")  # those that heed --budget
+
 
 def setting(default, text: str):
     return field(default=default, metadata={"help": text})
@@ -51,9 +55,12 @@ class Settings:
     sft_lr: float = setting(2e-4, "SFT: highest learning rate")
     # Algorithm 1 and 2
     start: str = setting(None, "IBPO: start from this checkpoint directory instead of the ASV-SFT stage")
-    method: str = setting("ibpo", f"who is accepted: {', '.join(ibpo.METHODS)}")
+    method: str = setting("ibpo", f"who is accepted: {', '.join(METHODS)}")
     budget: str = setting("vote=0.5", "caps on the accepted responses: vote=q+ (the share that may vote), tokens=N "
                                       "(their average length), or both: vote=0.5,tokens=90")
+    length_price: float = setting(0.05, "length-penalty: cost of a --length-unit of response; a right answer earns 1")
+    length_unit: float = setting(27.0, "length-penalty: tokens of a one-trial response; 27 is their mean in the "
+                                       "built-in world, measure it for other data")
     prompts: int = setting(16, "IBPO: n, prompts per sampled batch")
     accumulate: int = setting(4, "IBPO: k_b, sampled batches per gradient step")
     samples: int = setting(32, "IBPO: m, responses per prompt; margins are estimated on these")
@@ -136,9 +143,18 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
         caps_are_right = False
     need(caps_are_right, f"--budget is {settings.budget!r}; expected vote=q with q from 0 to 1, tokens=N with N above "
                          "0, or both, such as vote=0.5 or vote=0.5,tokens=90")
-    need(settings.method != "random" or settings.budget.startswith("vote=") and len(settings.caps) == 1,
-         "--method random heeds a cap on votes alone: --budget vote=q")
-    need(settings.method in ibpo.METHODS, f"--method is {settings.method!r}; one of {', '.join(ibpo.METHODS)}")
+    need(settings.method not in ("random", "listing") or list(settings.caps) == ["vote"],
+         f"--method {settings.method} heeds a cap on votes alone: --budget vote=q")
+    need(settings.method in METHODS, f"--method is {settings.method!r}; one of {', '.join(METHODS)}")
+    need(settings.method not in POLICY_GRADIENTS
+         or settings.rl_top_p == settings.temperature == 1 and settings.kl_max is None,
+         f"--method {settings.method} is a policy gradient: it needs --rl-top-p 1, --temperature 1 and no --kl-max")
+    need(0 <= settings.length_price < math.inf, "--length-price must be 0 or more")
+    need(0 < settings.length_unit < math.inf, "--length-unit must be above 0")
+    need(settings.method != "length-penalty" or settings.data == "builtin" or args["length_unit"] is not None,
+         "--data is a file: give --length-unit, too (tokens of a one-trial response)")
+    need(settings.method != "length-penalty" or settings.samples > 1,
+         "--method length-penalty compares the responses to a prompt: --samples must be at least 2")
     need(settings.dtype in ("fp32", "bf16"), f"--dtype is {settings.dtype!r}; expected fp32 or bf16")
     need(settings.device in ("cpu", "cuda"), f"--device is {settings.device!r}; expected cpu or cuda")
     need(settings.device == "cpu" or torch.cuda.is_available(), "--device cuda: torch sees no CUDA device")

@@ -4,7 +4,7 @@
     python train.py smoke                        # the same path in under a minute, to see that everything works
     python train.py --budget vote=0.25           # another cap (the stages before it are reused)
     python train.py --budget tokens=90           # a cap on the average length of accepted responses instead
-    python train.py --stage ibpo --method random # a control: same cap, but random prompts vote (also: cgpo, rft, ...)
+    python train.py --stage ibpo --method random # a control: same cap, random prompts vote (or cgpo, rft, grpo, ...)
     python train.py --stage base                 # rebuild the built-in base model from nothing
     python train.py llama --model DIR --data math_train.jsonl --valid-data FILE --test-data math500.jsonl --device cuda
 
@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import baselines
 import budget
 import data
 import eval as evaluation
@@ -35,7 +36,7 @@ import sample
 import voting
 from learn import (Example, add_gradient, finished, log_probabilities, micro_batches, open_start, run_stage, schedule,
                    settings_of)
-from settings import Settings, UserError, derive, parse_args, shuffled
+from settings import CAPPED, Settings, UserError, derive, parse_args, shuffled
 from sft import train_base, train_sft
 
 
@@ -88,21 +89,47 @@ def kl_estimate(rollout: Rollout, reference: llama.Llama, settings: Settings) ->
 
 def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
            seed: int) -> tuple[ibpo.Selection, np.ndarray]:
-    """Whom to learn from: one program for the whole step; Eq. (8) for the method ibpo. And the weights, float[n, m]."""
+    """Whom to learn from: one program for the whole step; Eq. (8) for the method ibpo. And the weights, float[n, m].
+
+    The policy gradients of baselines.py select nobody: they weigh all responses, some negatively.
+    """
     feasible = None
     if reference is not None:
         kl = kl_estimate(rollout, reference, settings)
         feasible = ibpo.feasible_set(rollout.correct, rollout.valid, kl, settings.kl_max)  # Eq. (7)
     rng = np.random.default_rng(seed)
+    masks = dict(valid=rollout.valid, feasible=feasible)
+    if settings.method == "grpo":
+        weights = baselines.grpo(rollout.correct, rollout.valid)
+        return counted(rollout, weights), weights
+    if settings.method == "length-penalty":
+        weights = baselines.length_penalty(rollout.correct, rollout.tokens, settings.length_price, settings.length_unit,
+                                           rollout.valid)
+        return counted(rollout, weights), weights
     if settings.method == "ibpo" and "tokens" in settings.caps:
         selection = select_by_caps(rollout, feasible, settings.caps, rng)
         return selection, selection.weights  # responses differ in length: they do not tie
-    selection = ibpo.METHODS[settings.method](rollout.correct, rollout.extended, settings.cap, valid=rollout.valid,
-                                              feasible=feasible, rng=rng)
+    if settings.method == "listing":
+        weights = baselines.listing(rollout.correct, rollout.extended, settings.cap, **masks, rng=rng)
+        selection = counted(rollout, weights, feasible)
+    else:
+        selection = ibpo.METHODS[settings.method](rollout.correct, rollout.extended, settings.cap, **masks, rng=rng)
     weights = selection.weights
     if settings.share_ties:
-        weights = ibpo.share_ties(weights, rollout.correct, rollout.extended, rollout.valid, feasible)
+        weights = ibpo.share_ties(weights, rollout.correct, rollout.extended, **masks)
     return selection, weights
+
+
+def counted(rollout: Rollout, weights: np.ndarray, feasible=None) -> ibpo.Selection:
+    """What log.jsonl counts for the methods of baselines.py: accepted is what has a positive weight.
+
+    With a price on length that may be a wrong response, if it is short. Dropped are prompts with nothing correct; those
+    that the listing leaves out beside them (D2) are what is left of n.
+    """
+    allowed = ibpo.feasible_set(rollout.correct, rollout.valid) if feasible is None else feasible  # bool[n, m]
+    positive = weights > 0  # bool[n, m]
+    return ibpo.Selection(weights, int(positive.sum()), int((positive & rollout.extended).sum()),
+                          int((~allowed.any(axis=1)).sum()), dropped_over_cap=0)
 
 
 def select_by_caps(rollout: Rollout, feasible, caps: dict[str, float], rng) -> ibpo.Selection:
@@ -131,7 +158,7 @@ def describe(rollout: Rollout, selection: ibpo.Selection) -> dict:
         "accuracy": float(rollout.correct.mean()), "accuracy_by_level": by_level(rollout.levels, rollout.correct),
         "vote_share": float(votes.mean()), "vote_share_by_level": by_level(rollout.levels, votes),
         "accepted": selection.accepted, "accepted_vote_share": selection.extended / max(selection.accepted, 1),
-        "accepted_tokens": float((selection.weights * rollout.tokens).sum() / max(selection.accepted, 1)),
+        "accepted_tokens": float(rollout.tokens[selection.weights > 0].sum() / max(selection.accepted, 1)),
         "accepted_vote_share_by_level": by_level(rollout.levels, accepted_votes),
         "margin_by_level": by_level(rollout.levels, ibpo.reward_margin(rollout.correct, votes, rollout.valid)),
         "trials": float(rollout.trials.mean()),
@@ -169,10 +196,11 @@ def train_rl(settings: Settings, start: Path) -> Path:
         clock.append(time.monotonic())
         selection, weights = select(rollout, reference, settings, derive(settings.seed, "select", step))
         clock.append(time.monotonic())
-        accepted = [Example(rollout.prompts[i], rollout.responses[i][j].ids, float(weights[i, j]))
+        examples = [Example(rollout.prompts[i], rollout.responses[i][j].ids, float(weights[i, j]))
                     for i, j in zip(*weights.nonzero())]
         model.train()
-        loss = add_gradient(model, accepted, n, settings)  # Eq. (5), over n prompts
+        # Eq. (5), over n prompts. With negative weights the loss is no likelihood: only its gradient means something
+        loss = add_gradient(model, examples, n, settings)
         clock.append(time.monotonic())
         seconds = dict(zip(("seconds_sampling", "seconds_solving", "seconds_learning"), np.diff(clock).tolist()))
         record = {"loss": loss, **describe(rollout, selection), **seconds, **record}
@@ -186,7 +214,9 @@ def train_rl(settings: Settings, start: Path) -> Path:
 
 def stage_name(settings: Settings) -> str:
     """Directory of an Algorithm 1 run: ibpo-50 for IBPO at 50 %, ibpo-tokens-90; cgpo, which knows no cap."""
-    if settings.method not in ("ibpo", "random"):
+    if settings.method == "length-penalty":
+        return f"length-penalty-{settings.length_price:g}"
+    if settings.method not in CAPPED:
         return settings.method
     caps = [f"{100 * cap:g}" if name == "vote" else f"{name}-{cap:g}" for name, cap in sorted(settings.caps.items())]
     return "-".join([settings.method, *reversed(caps)])
@@ -207,8 +237,8 @@ def main(argv=None) -> None:
         evaluation.evaluate(
             models, settings.test_data, settings.eval_problems, settings.eval_samples, Path(settings.out) / "eval",
             seed=settings.seed, device=settings.device, dtype=settings.dtype, training_log=models[-1] / "log.jsonl",
-            cap=settings.cap, slots=settings.slots, max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature, top_p=settings.top_p)
+            cap=settings.cap if settings.method in CAPPED else None, slots=settings.slots,
+            max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p)
 
     try:
         if stage == "base":

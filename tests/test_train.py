@@ -1,4 +1,4 @@
-"""train.py: the program of a step, for caps on votes, on tokens, and on both.
+"""train.py: the program of a step, for caps on votes, on tokens, and on both; and the other methods' weights.
 
     pytest tests/test_train.py
 """
@@ -7,8 +7,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
+import baselines
+import data
 import ibpo
+import learn
+import llama
+import sample
 import train
 from settings import Settings, parse_args
 
@@ -85,3 +91,103 @@ def test_caps_from_the_command_line():
     assert train.stage_name(Settings()) == "ibpo-50"
     assert train.stage_name(dataclasses.replace(Settings(), method="random")) == "random-50"
     assert train.stage_name(dataclasses.replace(Settings(), method="cgpo")) == "cgpo"
+    assert train.stage_name(dataclasses.replace(Settings(), method="listing")) == "listing-50"
+    assert train.stage_name(dataclasses.replace(Settings(), method="grpo")) == "grpo"
+    assert train.stage_name(dataclasses.replace(Settings(), method="length-penalty")) == "length-penalty-0.05"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The methods of baselines.py
+
+
+@pytest.mark.parametrize("method", ["grpo", "length-penalty", "listing", "ibpo"])
+def test_gradient_of_a_step_is_the_weighted_sum_over_responses(method, tmp_path, monkeypatch):
+    """A whole step of train_rl, negative weights too, against one backward pass over whole sequences, one by one."""
+    settings = Settings(out=str(tmp_path), method=method, prompts=6, accumulate=1, samples=4, valid_every=0,
+                        length_price=0.1, micro_tokens=40)
+    rng = np.random.default_rng(5)
+    tokenizer = data.build_tokenizer(data.world_pieces())
+    model = llama.Llama(llama.Config(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24,
+                                     num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                                     max_position_embeddings=64))
+    rollout = made_up_rollout(rng, 6, 4)
+    rollout.tokens = rng.integers(1, 9, (6, 4))
+    rollout.prompts = [rng.integers(1, 30, rng.integers(2, 6)).tolist() for _ in range(6)]
+    rollout.responses = [[sample.Response(rng.integers(1, 30, n).tolist(), 0.0, True) for n in row]
+                         for row in rollout.tokens]
+    steps = []
+    monkeypatch.setattr(train, "open_start", lambda *arguments: (model, tokenizer))
+    monkeypatch.setattr(train.sample, "stop_ids_of", lambda *arguments: (0,))
+    monkeypatch.setattr(train, "roll_out", lambda *arguments: rollout)
+    monkeypatch.setattr(train, "run_stage", lambda *arguments: steps.append(arguments[-1](model, 0)))
+    train.train_rl(settings, tmp_path)
+    found = [w.grad.clone() for w in model.parameters()]
+
+    _, weights = train.select(rollout, None, settings, train.derive(0, "select", 0))  # float[6, 4]
+    direct = {"grpo": lambda: baselines.grpo(rollout.correct, rollout.valid),
+              "length-penalty": lambda: baselines.length_penalty(rollout.correct, rollout.tokens, 0.1, 27,
+                                                                 rollout.valid)}
+    if method in direct:
+        assert (weights == direct[method]()).all() and (weights < -0.01).any() and (weights > 0.01).any()
+    model.zero_grad()
+    loss = 0
+    for i, j in np.ndindex(6, 4):
+        prompt, response = rollout.prompts[i], rollout.responses[i][j].ids
+        logp = torch.log_softmax(model(torch.tensor([prompt + response]))[0], -1)  # [T, V]
+        for t, token in enumerate(response, len(prompt)):
+            loss = loss - weights[i, j] * logp[t - 1, token] / 6
+    loss.backward()
+    assert steps[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    for mine, w in zip(found, model.parameters(), strict=True):
+        torch.testing.assert_close(mine, w.grad, rtol=1e-4, atol=1e-6)
+    assert sum(w.abs().sum() for w in found) > 0
+
+
+@pytest.mark.parametrize("method", ["grpo", "length-penalty", "listing"])
+def test_record_counts_positive_weights_as_accepted(method):
+    rng = np.random.default_rng(6)
+    settings = dataclasses.replace(Settings(), method=method)
+    for seed in range(20):
+        rollout = made_up_rollout(rng, 30)
+        rollout.correct[0] = False
+        selection, weights = train.select(rollout, None, settings, seed)
+        record = train.describe(rollout, selection)
+        chosen = selection.weights > 0
+        assert record["accepted"] == chosen.sum() > 0
+        assert record["accepted_vote_share"] == pytest.approx(rollout.extended[chosen].mean())
+        assert record["accepted_tokens"] == pytest.approx(rollout.tokens[chosen].mean())
+        right = rollout.correct & rollout.valid
+        assert record["dropped_no_correct"] == (~right.any(axis=1)).sum() >= 1
+        if method == "listing":
+            assert chosen.sum(axis=1).max() == 1 and right[chosen].all()
+            assert np.count_nonzero(weights) > 2 * record["accepted"]  # ties are shared
+            assert weights.sum() == pytest.approx(record["accepted"])
+        else:
+            assert (weights == selection.weights).all() and (weights < 0).any()
+
+
+@pytest.mark.parametrize("arguments, says", [
+    ("--method grpo --rl-top-p 0.9", "--rl-top-p 1"),
+    ("--method length-penalty --temperature 0.8", "--temperature 1"),
+    ("--method grpo --kl-max 10", "no --kl-max"),
+    ("--method listing --budget tokens=90", "votes alone"),
+    ("--method listing --budget vote=0.5,tokens=90", "votes alone"),
+    ("--method length-penalty --length-price -0.1", "--length-price"),
+    ("--method length-penalty --length-price nan", "--length-price"),
+    ("--method length-penalty --length-unit 0", "--length-unit"),
+    ("--method length-penalty --samples 1", "--samples"),
+    ("--method length-penalty --data a.jsonl --valid-data b.jsonl --test-data c.jsonl", "--length-unit"),
+    ("--method reinforce", "length-penalty"),
+])
+def test_wrong_settings_are_one_clear_line(arguments, says, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_args(arguments.split())
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and says in message and message.count("\n") == 1
+
+
+def test_price_and_unit_decide_the_result_of_a_length_penalty_only():
+    for method, decides in (("length-penalty", True), ("ibpo", False)):
+        one = dataclasses.replace(Settings(), method=method)
+        for other in (dataclasses.replace(one, length_price=0.1), dataclasses.replace(one, length_unit=20.0)):
+            assert (learn.settings_of(one, "ibpo") != learn.settings_of(other, "ibpo")) == decides

@@ -1,0 +1,344 @@
+"""reproduce.py and report.py: made-up responses of two seeds, every table against direct counting; and a tiny real run.
+
+    pytest tests/test_reproduce.py
+"""
+
+import gzip
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import eval as evaluation
+import learn
+import report
+import reproduce
+import settings
+import sft
+import train
+import voting
+
+ROOT = Path(__file__).resolve().parent.parent
+PROBLEMS, ORACLE_PROBLEMS, SEEDS = 100, 40, 2
+RIGHT = {1: 0.98, 2: 0.93, 3: 0.75, 4: 0.62, 5: 0.42}  # a trial's chance, by level
+VOTES = {"ibpo-25": (0, 0, 0, 0.4, 0.9), "ibpo-50": (0, 0.1, 0.6, 0.9, 0.95), "ibpo-75": (0.1, 0.8, 0.95, 1, 1)}
+
+
+def respond(name: str, level: int, rng: random.Random) -> tuple[str, list[str]]:
+    """A response as this model might give it, and the answers of its trials. The right answer is 7."""
+    def trial() -> str:
+        chance = RIGHT[level] + (0.05 if name.startswith("ibpo") else 0)
+        return "7" if rng.random() < chance else rng.choice(["1", "2", "2", "3"])
+
+    if name == "base":
+        answer = trial()
+        return f"\\boxed{{{answer}}}", [answer]
+    share = 1 if name == "sv-sft" else VOTES[name][level - 1] if name in VOTES else 0.5
+    answers = [trial()]
+    if rng.random() >= share:
+        return voting.render_regular(f"\\boxed{{{answers[0]}}}"), answers
+    while voting.trials_needed(answers) is None:
+        answers.append(trial())
+    if rng.random() < 0.02:  # goes on after its consensus: malformed
+        answers.append(trial())
+    return voting.render_extended([f"\\boxed{{{answer}}}" for answer in answers], answers), answers
+
+
+def write_runs(runs: Path, problems=PROBLEMS, oracle_problems=ORACLE_PROBLEMS, seeds=SEEDS) -> dict:
+    """Records and logs of all models and seeds; returns the answers: {(kind, seed, model): [n][m] lists}."""
+    truth = {}
+    for seed in range(seeds):
+        for kind, models, n in (("eval", reproduce.MODELS, problems),
+                                ("oracle", report.ORACLE_MODELS, oracle_problems)):
+            for name in models:
+                rng = random.Random(f"{kind} {seed} {name}")
+                condition = {"base": "scot", "sv-sft": "sv"}.get(name, "asv")
+                m = 16 if kind == "oracle" else 8 if name == "base" else 1
+                lines, answers = [{"condition": condition, "temperature": 1.0}], []
+                for i in range(n):
+                    level = 1 + i % 5
+                    made = [respond(name, level, rng) for _ in range(m)]
+                    answers.append([given for _, given in made])
+                    lines.append({"question": f"{seed} {i}", "answer": "7", "level": level, "responses": [
+                        {"text": text, "tokens": 20 * len(given) + rng.randrange(9), "finished": True}
+                        for text, given in made]})
+                path = runs / f"seed-{seed}" / kind / "records" / f"{name}.jsonl"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+                truth[kind, seed, name] = answers
+        for name in reproduce.MODELS[3:]:
+            rng = random.Random(f"log {seed} {name}")
+            goal = int(name[-2:]) / 100 if name in VOTES else 0.5
+            log = [{"step": step, "vote_share": 0.7 + (goal - 0.7) * min(step / 20, 1) + rng.uniform(-0.05, 0.05),
+                    "accepted_vote_share": goal * (1 if step > 30 else 0.8) - rng.random() * 0.02}
+                   for step in range(50)]
+            folder = runs / f"seed-{seed}" / name
+            folder.mkdir()
+            (folder / "log.jsonl").write_text("\n".join(map(json.dumps, log)) + "\n")
+            (folder / "ibpo.json").write_text("{}")
+    return truth
+
+
+def outcome(answers: list[str]) -> tuple[bool, int, bool]:
+    """(right, trials, votes) of one response, from the rule alone."""
+    needed = voting.trials_needed(answers)
+    if len(answers) == 1:
+        return answers == ["7"], 1, False
+    return len(answers) == needed and voting.plurality(answers)[0] == "7", len(answers), len(answers) == needed
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of a report, the answers behind it, and results.json."""
+    folder = tmp_path_factory.mktemp("made")
+    truth = write_runs(folder / "runs/reproduce")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        reproduce.main(["--report", "--seeds", str(SEEDS)])
+    return folder, truth, json.loads((folder / "results/results.json").read_text())
+
+
+@pytest.fixture
+def copy(made, tmp_path, monkeypatch):
+    """A copy of the kept records alone: what someone has who clones results/ without runs/."""
+    shutil.copytree(made[0] / "results/records", tmp_path / "results/records")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def counted(truth, name: str) -> np.ndarray:
+    """(right, trials, votes) of a model's test responses, a seed after the other: float[seeds * n, 3]."""
+    return np.array([np.mean([outcome(given) for given in row], axis=0)
+                     for seed in range(SEEDS) for row in truth["eval", seed, name]])
+
+
+def rows_of(markdown: str, title: str) -> dict[str, list[str]]:
+    """The cells of the table under a heading, by the first cell."""
+    lines = markdown.split(f"## {title}\n")[1].split("\n## ")[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert len({len(row) for row in cells}) == 1
+    return {row[0]: row[1:] for row in cells[2:]}
+
+
+def test_every_model_is_counted_right(made):
+    _, truth, result = made
+    assert result["seeds"] == [0, 1] and result["missing"] == [] and result["problems"] == SEEDS * PROBLEMS
+    assert set(result["models"]) == {*reproduce.MODELS, "adaptive-sc"}
+    for name in reproduce.MODELS:
+        row, direct = result["models"][name], counted(truth, name)
+        for column, key in enumerate(("accuracy", "trials")):
+            value, low, high = row[key]
+            assert value == pytest.approx(direct[:, column].mean()) and low - 1e-9 <= value <= high + 1e-9
+        assert row["vote_share"] == pytest.approx(direct[:, 2].mean())
+        for seed in range(SEEDS):
+            part = direct[seed * PROBLEMS : (seed + 1) * PROBLEMS].mean(axis=0)
+            assert [row["by_seed"][key][seed] for key in ("accuracy", "trials", "vote_share")] == pytest.approx(part)
+
+
+def test_differences_are_counted_right(made):
+    _, truth, result = made
+    mean = {name: counted(truth, name).mean(axis=0) for name in reproduce.MODELS}
+    for name, other, _ in report.LADDER[1:-1]:
+        assert result["ladder"][name][0] == pytest.approx(mean[name][0] - mean[other][0])
+    (base, *_), (sv, sv_trials, _) = mean["base"], mean["sv-sft"]
+    for cap in report.CAPS:
+        right, trials, _ = mean[f"ibpo-{cap}"]
+        line = np.interp(trials, [1, sv_trials], [base, sv])
+        assert result["comparisons"][f"ibpo-{cap}"]["efficiency boundary"][0] == pytest.approx(right - line)
+        assert result["minus_random"][f"ibpo-{cap}"][0] == pytest.approx(right - mean[f"random-{cap}"][0])
+
+
+def test_accepted_votes_are_those_of_the_last_ten_steps(made):
+    folder, _, result = made
+    for name in reproduce.MODELS[3:]:
+        logs = [(folder / f"runs/reproduce/seed-{seed}/{name}/log.jsonl").read_text() for seed in range(SEEDS)]
+        last = [json.loads(line)["accepted_vote_share"] for log in logs for line in log.splitlines()[40:]]
+        assert result["models"][name]["accepted_vote_share"] == pytest.approx(np.mean(last))
+
+
+def test_adaptive_self_consistency_is_counted_right(made):
+    _, truth, result = made
+    found = []
+    for seed in range(SEEDS):
+        for row in truth["eval", seed, "base"]:
+            answers = [given for (given,) in row]
+            needed = voting.trials_needed(answers)
+            found.append((voting.plurality(answers[:needed])[0] == "7", needed))
+    right, trials = np.mean(found, axis=0)
+    row = result["models"]["adaptive-sc"]
+    assert (row["accuracy"][0], row["trials"][0]) == pytest.approx((right, trials))
+    assert row["tokens"][0] == pytest.approx(24 * trials, abs=1.5)  # 20 to 28 each
+    assert result["ladder"]["adaptive-sc"][0] == pytest.approx(right - counted(truth, "ibpo-50")[:, 0].mean())
+
+
+@pytest.mark.parametrize("kind", ["blind", "seeing"])
+def test_oracles_are_counted_right(made, kind):
+    """One problem after the other, the best ratio of gain to trials first; no two ratios that matter tie here."""
+    _, truth, result = made
+    samples = {name: np.array([[outcome(given) for given in row] for seed in range(SEEDS)
+                               for row in truth["oracle", seed, name]], float) for name in report.ORACLE_MODELS}
+    first = np.array([[given[0] == "7" for given in row] for seed in range(SEEDS)
+                      for row in truth["oracle", seed, "base" if kind == "blind" else "sv-sft"]], float)
+    vote, trials = samples["sv-sft"][:, :, 0], samples["sv-sft"][:, :, 1]
+    if kind == "seeing":
+        vote, trials = np.maximum(vote, first), np.where(first, 1, trials)
+    for name in report.ORACLE_MODELS[2:]:
+        budget, right = samples[name][:, :, 1].mean(), 0
+        for mine, other in ((0, 1), (1, 0)):
+            gain = (vote - first)[:, mine::2].mean(axis=1)
+            extra = trials[:, mine::2].mean(axis=1) - 1
+            left, score = budget * len(gain) - len(gain), first[:, other::2].mean(axis=1)
+            for i in sorted(range(len(gain)), key=lambda i: -gain[i] / max(extra[i], 1e-12)):
+                if gain[i] > 0 and left > 0:
+                    share = min(1, left / extra[i])
+                    left -= share * extra[i]
+                    score[i] += share * (vote - first)[i, other::2].mean()
+            right += score.mean() / 2
+        single = samples["base"][:, :, 0].mean()
+        row = result["oracles"][name]
+        assert row["trials"] == pytest.approx(budget)
+        assert row[kind]["gain"][0] == pytest.approx(right - single, abs=0.004)  # ties are drawn
+        assert row["gain"][0] == pytest.approx(samples[name][:, :, 0].mean() - single)
+        assert row[kind]["share"][0] == pytest.approx(row["gain"][0] / row[kind]["gain"][0])
+
+
+def test_tables_say_what_the_numbers_are(made):
+    folder, truth, result = made
+    markdown = (folder / "results/results.md").read_text()
+    table_3 = rows_of(markdown, "Table 3")
+    assert list(table_3) == ["base", "SV-SFT", "ASV-SFT", "IuB-25 %", "IuB-50 %", "IuB-75 %"]
+    assert table_3["IuB-25 %"][-3:] == ["54.2", "2.94", "2.24"] and "another model and other data" in markdown
+    for name, row in table_3.items():
+        right, trials, _ = counted(truth, {text: key for key, text in report.NAMES.items()}[name]).mean(axis=0)
+        assert row[0].startswith(f"{100 * right:.1f} [") and row[1].startswith(f"{trials:.2f} [")
+    caps = rows_of(markdown, "Each cap against its references")
+    for cap in report.CAPS:
+        votes = 100 * counted(truth, f"ibpo-{cap}")[:, 2].mean()
+        row = caps[f"IuB-{cap} %"]
+        assert row[1] == f"{votes:.1f}" and row[2] == ("yes" if abs(votes - cap) <= 10 else "no")
+        assert cap - 2 <= float(row[0]) <= cap
+        assert row[6].endswith(f"({counted(truth, f'random-{cap}')[:, 1].mean():.2f})")
+    ladder = rows_of(markdown, "The ladder")
+    assert list(ladder) == [name for name, *_ in report.LADDER]
+    assert ladder["margin"][-1].endswith("(cgpo)") and ladder["asv-sft"][-1] == ""
+    assert list(rows_of(markdown, "Oracles")) == ["IuB-25 %", "IuB-50 %", "IuB-75 %"]
+    assert set(rows_of(markdown, "Seed by seed")) == {*reproduce.MODELS, "adaptive-sc"}
+    assert "Missing" not in markdown
+    for figure in ("accuracy_vs_budget", "training", "by_level"):
+        assert (folder / f"results/{figure}.png").stat().st_size > 20_000
+    size = sum(path.stat().st_size for path in (folder / "results").rglob("*.*") if path.suffix in (".npz", ".gz"))
+    assert size < 2e6
+
+
+def test_report_from_kept_records_alone_is_the_same(made, copy):
+    reproduce.main(["--report", "--seeds", str(SEEDS)])
+    for name in ("results.md", "results.json"):
+        assert (copy / "results" / name).read_text() == (made[0] / "results" / name).read_text()
+
+
+def results_in(folder: Path) -> tuple[dict, str]:
+    return json.loads((folder / "results/results.json").read_text()), (folder / "results/results.md").read_text()
+
+
+def test_what_is_missing_is_said_and_left_out(made, copy):
+    records = copy / "results/records"
+    (records / "seed-1/eval/grpo.npz").unlink()
+    reproduce.main(["--report"])  # of three seeds
+    result, markdown = results_in(copy)
+    assert result["seeds"] == [0] and result["missing"] == ["seed 1: grpo", "seed 2: everything"]
+    assert "**Missing:** seed 1: grpo; seed 2: everything." in markdown and "grpo" in rows_of(markdown, "The ladder")
+    direct = counted(made[1], "ibpo-50")[:PROBLEMS, 0].mean()
+    assert result["models"]["ibpo-50"]["accuracy"][0] == pytest.approx(direct)
+
+    for name in ("eval/ibpo-50.npz", "eval/random-25.npz", "oracle/ibpo-25.npz", "logs/ibpo-75.jsonl.gz"):
+        (records / "seed-0" / name).unlink()
+    shutil.rmtree(records / "seed-1")
+    reproduce.main(["--report", "--seeds", "1"])  # no complete seed: the first one, as far as it goes
+    result, markdown = results_in(copy)
+    assert result["missing"] == ["seed 0: ibpo-50, random-25", "the oracles' samples"]
+    assert list(rows_of(markdown, "Each cap against its references")) == ["IuB-25 %", "IuB-75 %"]
+    ladder = rows_of(markdown, "The ladder")
+    assert "ibpo-50" not in ladder and ladder["grpo"][-1] == "" and ladder["cgpo"][-1].endswith("(rft)")
+    assert rows_of(markdown, "Each cap against its references")["IuB-25 %"][-1] == ""
+
+
+@pytest.mark.parametrize("damage, says", [
+    (lambda kept: shutil.rmtree(kept), "holds no seed"),
+    (lambda kept: [path.unlink() for path in kept.glob("*/eval/sv-sft.npz")], "holds no seed"),
+    (lambda kept: (kept / "seed-0/eval/cgpo.npz").write_bytes(b"PK half a file"), "cgpo.npz"),
+    (lambda kept: shutil.copy(kept / "seed-1/eval/cgpo.npz", kept / "seed-0/eval/cgpo.npz"), "other problems"),
+    (lambda kept: (kept / "seed-0/logs/ibpo-50.jsonl.gz").write_bytes(b"half"), "ibpo-50.jsonl.gz"),
+    (lambda kept: (kept / "seed-0/logs/ibpo-50.jsonl.gz").write_bytes(gzip.compress(b"half {")), "ibpo-50.jsonl.gz"),
+])
+def test_damage_is_one_clear_line(copy, damage, says):
+    damage(copy / "results/records")
+    with pytest.raises(SystemExit) as stop:
+        reproduce.main(["--report", "--seeds", str(SEEDS)])
+    assert says in str(stop.value) and "\n" not in str(stop.value)
+
+
+def test_names_agree():
+    """The models that are trained, those in the tables, and those in the figures."""
+    assert {name for name, *_ in report.LADDER} - {"adaptive-sc"} <= set(reproduce.MODELS)
+    assert {*report.PAPER, *report.ORACLE_MODELS} <= set(reproduce.MODELS)
+    assert len(set(reproduce.MODELS)) == len(reproduce.MODELS) == 17
+    assert [name for name, *_ in report.LADDER if name.startswith("length")] == [
+        name for name in reproduce.MODELS if name.startswith("length")]
+
+
+def test_interval_over_seeds_and_problems():
+    """Against the normal interval of a mean of seeds, each the mean of problems: between seeds, and within."""
+    rng, runs, size = np.random.default_rng(0), 20, 200
+    chance = rng.uniform(0.3, 0.7, runs)
+    column = (rng.random((runs, size)) < chance[:, None]).astype(float)  # [runs, size]
+    value, low, high = evaluation.Bootstrap(runs * size, runs=runs)(lambda a: a, column.ravel())
+    between = column.mean(axis=1).var() / runs
+    within = (column.mean(axis=1) * (1 - column.mean(axis=1))).mean() / size / runs
+    assert value == pytest.approx(column.mean())
+    assert high - low == pytest.approx(2 * 1.96 * (between + within) ** 0.5, rel=0.08)
+    _, low, high = evaluation.Bootstrap(runs * size)(lambda a: a, column.ravel())  # one run: problems alone
+    assert high - low == pytest.approx(2 * 1.96 * (column.var() / column.size) ** 0.5, rel=0.08)
+
+
+def test_tiny_real_run(tmp_path, monkeypatch, capsys):
+    """Two of the runs, stopped on the way; the second call does only what is left, the third nothing."""
+    if not (ROOT / "checkpoints/base").exists():
+        pytest.skip("checkpoints/base is not here: rebuild it with python train.py --stage base")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(settings.PRESETS, "smoke", dict(
+        model=str(ROOT / "checkpoints/base"), sft_problems=20, sft_votes=10, sft_regular=10, sft_steps=2, sft_batch=4,
+        prompts=2, accumulate=1, samples=4, steps=2, valid_every=0, eval_problems=10))
+    kept_runs = [dict(method="ibpo", budget="vote=0.25"), dict(method="length-penalty", length_price=0.05)]
+    monkeypatch.setattr(reproduce, "RUNS", kept_runs)
+    monkeypatch.setattr(reproduce, "MODELS", reproduce.MODELS[:4] + ["length-penalty-0.05"])
+    respond_first = evaluation.respond
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "respond", interrupted)
+    with pytest.raises(SystemExit, match="the same command continues"):
+        reproduce.main(["--smoke", "--seeds", "1"])
+    monkeypatch.setattr(evaluation, "respond", respond_first)
+    for module in (learn, sft, train):  # all stages are done
+        monkeypatch.setattr(module, "run_stage", interrupted)
+    reproduce.main(["--smoke", "--seeds", "1"])
+    monkeypatch.setattr(evaluation, "make_record", interrupted)
+    reproduce.main(["--smoke", "--seeds", "1"])
+    results = tmp_path / "runs/reproduce-smoke/results"
+    assert {path.stem for path in results.glob("records/seed-0/eval/*")} == {
+        "base", "base-greedy", "sv-sft", "asv-sft", "ibpo-25", "length-penalty-0.05"}
+    assert {path.stem for path in results.glob("records/seed-0/oracle/*")} == {
+        "base", "base-greedy", "sv-sft", "ibpo-25"}
+    assert report.load(results / "records/seed-0/oracle/sv-sft.npz").correct.shape == (10, 16)
+    result = json.loads((results / "results.json").read_text())
+    assert result["missing"] == ["the oracles' samples"] and result["problems"] == 10  # the other caps were not trained
+    assert "results.md" in capsys.readouterr().out
+
+
+def test_seeds_must_be_some():
+    with pytest.raises(SystemExit, match="--seeds"):
+        reproduce.main(["--seeds", "0"])
