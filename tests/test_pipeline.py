@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM
 import llama
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = ["smoke", "--sft-problems", "60", "--sft-votes", "40", "--sft-regular", "20", "--sft-steps", "20", "--steps", "4",
-         "--eval-problems", "40", "--eval-samples", "2", "--valid-problems", "10"]
+SMALL = ["smoke", "--sft-problems", "60", "--sft-votes", "40", "--sft-regular", "20", "--sft-steps", "20",
+         "--steps", "4", "--eval-problems", "40", "--eval-samples", "2", "--valid-problems", "10"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
