@@ -97,7 +97,8 @@ PRESETS = {
     "builtin": {},
     "smoke": dict(out="runs/smoke", sft_problems=100, sft_samples=12, sft_votes=60, sft_regular=40, sft_steps=20,
                   sft_batch=16, sft_lr=1e-3, prompts=10, accumulate=2, samples=8, steps=3, valid_every=2,
-                  valid_problems=20, eval_problems=100, base_steps=6, base_chapter_2=2, base_chapter_3=4, base_batch=16),
+                  valid_problems=20, eval_problems=100,
+                  base_steps=6, base_chapter_2=2, base_chapter_3=4, base_batch=16),
     # Table 8; batch sizes are the totals over the paper's nodes
     "llama": dict(out="runs/llama", dtype="bf16", checkpointing=True, slots=16, micro_tokens=4096, max_new_tokens=4096,
                   sft_problems=2000, sft_samples=32, sft_votes=500, sft_regular=10795, sft_steps=2048, sft_batch=64,
