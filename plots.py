@@ -41,17 +41,13 @@ def plot_budget(summary: dict, path: Path) -> None:
                 continue
             x, xl, xh = row[unit]
             y, yl, yh = (100 * v for v in row["accuracy"])
-            axis.errorbar(x, y, xerr=reach(x, xl, xh), yerr=reach(y, yl, yh), fmt="o", ms=7, capsize=2,
-                          color=f"C{i}", zorder=3)
-            # the base stands below the lines, the others on or above them
-            axis.annotate(name, (x, y), xytext=(8, -12) if name == base else (-8, 9), textcoords="offset points",
-                          ha="left" if name == base else "right", color=f"C{i}")
+            axis.errorbar(x, y, xerr=reach(x, xl, xh), yerr=reach(y, yl, yh), fmt="o^sPvXD<>p"[i % 10], ms=7, capsize=2,
+                          color=f"C{i}", zorder=3, label=name)
         axis.set_xlabel(f"{unit} per response, measured")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("accuracy on the test split, %")
-    if base and (sv or summary["self_consistency"]):
-        axes[0].legend(frameon=False, loc="lower right")
+    axes[0].legend(frameon=False, loc="lower right")
     figure.suptitle("Accuracy against inference budget")
     figure.savefig(path, dpi=150)
     plt.close(figure)
