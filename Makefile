@@ -1,7 +1,7 @@
 # make train   set up .venv and train on the built-in world (SV-SFT, ASV-SFT, IBPO, evaluation)
 # make test    set up .venv and run the tests
 # make controls   after `make train`: the two controls, and the table with all models
-# make reproduce  set up .venv and make results/ from nothing: hours; SEEDS=5 for more than three
+# make reproduce  set up .venv and make results/ from the committed base: hours; SEEDS=5 for more than three
 PYTHON ?= python3
 VENV := .venv
 SEEDS ?= 3

@@ -11,8 +11,8 @@ every time, and voting would be pointless: its most likely answer would simply b
 like that: harder problems go wrong more often, and different routes to the answer go wrong differently. The textbook
 therefore has *holes*: a fixed fifth of the products of two large numbers (31 to 60) is misprinted, each time as one
 of three wrong numbers of its own. A route that meets a hole goes astray in its own way; another order of the same
-factors meets other products and may get through. Easy levels have small factors and no holes to fall into; hard
-levels have many large ones. That is the whole difficulty, and the reason why voting pays where it pays. The answer
+factors meets other products and may get through. Level 1 has no large factors and no hole to fall into; the harder
+the level, the more of both. That is the whole difficulty, and the reason why voting pays where it pays. The answer
 key, where golden solutions come from, has no misprints.
 
     python data.py                               # a few problems of each level and how many there are
@@ -45,7 +45,7 @@ class Problem:
     question: str
     answer: str  # what goes into \boxed{}
     level: int  # 1 (easy) to 5 (hard)
-    solution: str = None  # a right worked solution ending in \boxed{answer}, where the data has one
+    solution: str = None  # a right worked solution ending in \boxed{answer}; built-in world only
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -4,9 +4,9 @@
     python eval.py DIR DIR ... --data math500.jsonl        # other models, other problems
     python eval.py --redraw runs/builtin/eval              # table and plots again, from the saved records
 
-Every model answers the same problems, once; a single-trial model answers --samples times, so that majority voting over
-k = 1..K separate samples (self-consistency) can be compared at equal trials, and once more greedily. The raw responses
-are saved, one record per model; all numbers and plots are computed from the records.
+Every model answers the same problems, once, but a single-trial model --samples times (its row is their mean), so that
+majority voting over k = 1..K separate samples (self-consistency) can be compared at equal trials, and once more
+greedily. The raw responses are saved, one record per model; all numbers and plots are computed from the records.
 
 Budget is measured, in trials and in tokens per response. References at equal budget:
     efficiency boundary   the straight line from the base model (1 trial) to SV-SFT, which always votes (Sec. 6)
@@ -238,9 +238,14 @@ def summarise(records: list[Record], runs: int = 1) -> dict:
             rows["efficiency boundary"] = bootstrap(
                 lambda a, t, b, s, st: a - on_boundary(t, b, s, st),
                 *own, mean(base.correct), mean(sv.correct), mean(sv.trials))
+            rows["efficiency boundary in tokens"] = bootstrap(  # a base sample is the unit
+                lambda a, t, b, s, st, u: a - on_boundary(t / u, b, s, st / u), own[0], mean(r.tokens),
+                mean(base.correct), mean(sv.correct), mean(sv.tokens), mean(base.tokens))
         if summary["self_consistency"] is not None:
             rows["self-consistency at equal trials"] = bootstrap(
                 lambda a, t, c: a - at_trials(c, t), *own, base.consistent)
+            rows["self-consistency at equal tokens"] = bootstrap(
+                lambda a, t, c, u: a - at_trials(c, t / u), own[0], mean(r.tokens), base.consistent, mean(base.tokens))
         for other in records:
             if other.condition == "asv" and other is not r:
                 theirs = mean(other.correct)

@@ -6,7 +6,7 @@ The heart of "Think Smarter not Harder: Adaptive Reasoning with Inference Aware 
     correct[n, m]    the final answer matches the ground truth (r_match)
     extended[n, m]   the response votes over several trials (group G₊); the others are one trial (group G∘)
     cap              q₊: at most this share of the accepted responses may be extended
-become weights[n, m], and train.py takes one gradient step on -Σ_ij weights_ij log π(y_ij | x_i). The budget
+become weights[n, m], and train.py takes one gradient step on -Σ_ij weights_ij log π(y_ij | x_i) / n. The budget
 acts nowhere else. Only numpy is needed.
 
     python ibpo.py      prints the paper's worked example (Table 2)

@@ -7,7 +7,7 @@
 
 For each seed, in runs/reproduce/seed-N: SV-SFT and ASV-SFT; from ASV-SFT all of RUNS, on the same prompts, with as many
 samples and steps (one by one: `python train.py --stage ibpo --method ... --seed N --out runs/reproduce/seed-N`); then
-the responses of all models to 5,000 test problems of that seed (eval/) and, for the oracles, 16 responses of five
+the responses of all models to 8,000 test problems of that seed (eval/) and, for the oracles, 16 responses of five
 models to each of the first 400 of them (oracle/).
 
 results/records keeps of that what the report needs: per model the judged responses (eval.Record, without the texts) and

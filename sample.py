@@ -241,6 +241,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same responses (default 0)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to compute (default cpu)")
     args = parser.parse_args()
+    if not args.problem.strip():
+        parser.error("the problem is empty")
     try:
         model, tokenizer, notes = open_checkpoint(args.directory, device=args.device)
         condition = args.condition or notes.get("condition", "scot")

@@ -1,4 +1,4 @@
-"""Every setting of a run, with its default, its meaning, and the presets: what `python train.py --help` prints.
+"""Every setting of a run, its meaning, its default (of the preset builtin), and the presets: `python train.py --help`.
 
 The preset `builtin` is the default (two CPU cores, minutes), `smoke` runs the same path in under a minute, `llama`
 holds the paper's hyper-parameters (Table 8) for a real LLaMA on one GPU.
@@ -122,11 +122,11 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
                         help="run this stage and those it needs (default: all but base, then the evaluation)")
     for f in fields(Settings):
         flag = "--" + f.name.replace("_", "-")
-        text = f"{f.metadata['help']} (default {f.default})"
+        text = f"{f.metadata['help']} (default {f.default})".replace("%", "%%")
         if f.type is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=f.metadata["help"])
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
-            parser.add_argument(flag, type=f.type, help=text.replace("%", "%%"), metavar=f.type.__name__.upper())
+            parser.add_argument(flag, type=f.type, help=text, metavar=f.type.__name__.upper())
     args = vars(parser.parse_args(argv))
     preset = "smoke" if args.pop("smoke") else args["preset"]
     given = {f.name: args[f.name] for f in fields(Settings) if args[f.name] is not None}
@@ -176,6 +176,8 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
              "--data is a file: give --valid-data, too (problems not in it), or --valid-every 0")
     need(settings.data == "builtin" or settings.test_data != "builtin" or args["stage"] != "all",
          "--data is a file: give --test-data, too, or one --stage at a time")
+    need(preset != "llama" or args["model"] is not None and settings.data != "builtin",
+         "the preset llama needs --model DIR and --data FILE")
     need(settings.temperature > 0, "--temperature must be above 0: training needs different samples")
     need(0 < settings.top_p <= 1, "--top-p must be above 0 and at most 1")
     need(0 < settings.rl_top_p <= 1, "--rl-top-p must be above 0 and at most 1")
