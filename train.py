@@ -93,25 +93,23 @@ def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
 
     The policy gradients of baselines.py select nobody: they weigh all responses, some negatively.
     """
-    feasible = None
-    if reference is not None:
-        kl = kl_estimate(rollout, reference, settings)
-        feasible = ibpo.feasible_set(rollout.correct, rollout.valid, kl, settings.kl_max)  # Eq. (7)
+    kl = None if reference is None else kl_estimate(rollout, reference, settings)  # float[n, m], nats
+    allowed = ibpo.feasible_set(rollout.correct, rollout.valid, kl, settings.kl_max)  # bool[n, m], Eq. (7)
     rng = np.random.default_rng(seed)
-    masks = dict(valid=rollout.valid, feasible=feasible)
+    masks = dict(valid=rollout.valid, feasible=None if kl is None else allowed)
     if settings.method == "grpo":
         weights = baselines.grpo(rollout.correct, rollout.valid)
-        return counted(rollout, weights), weights
+        return counted(rollout, weights, allowed), weights
     if settings.method == "length-penalty":
         weights = baselines.length_penalty(rollout.correct, rollout.tokens, settings.length_price, settings.length_unit,
                                            rollout.valid)
-        return counted(rollout, weights), weights
+        return counted(rollout, weights, allowed), weights
     if settings.method == "ibpo" and "tokens" in settings.caps:
-        selection = select_by_caps(rollout, feasible, settings.caps, rng)
+        selection = select_by_caps(rollout, allowed, settings.caps, rng)
         return selection, selection.weights  # responses differ in length: they do not tie
     if settings.method == "listing":
         weights = baselines.listing(rollout.correct, rollout.extended, settings.cap, **masks, rng=rng)
-        selection = counted(rollout, weights, feasible)
+        selection = counted(rollout, weights, allowed)
     else:
         selection = ibpo.METHODS[settings.method](rollout.correct, rollout.extended, settings.cap, **masks, rng=rng)
     weights = selection.weights
@@ -120,21 +118,19 @@ def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
     return selection, weights
 
 
-def counted(rollout: Rollout, weights: np.ndarray, feasible=None) -> ibpo.Selection:
+def counted(rollout: Rollout, weights: np.ndarray, allowed: np.ndarray) -> ibpo.Selection:
     """What log.jsonl counts for the methods of baselines.py: accepted is what has a positive weight.
 
     With a price on length that may be a wrong response, if it is short. Dropped are prompts with nothing correct; those
     that the listing leaves out beside them (D2) are what is left of n.
     """
-    allowed = ibpo.feasible_set(rollout.correct, rollout.valid) if feasible is None else feasible  # bool[n, m]
     positive = weights > 0  # bool[n, m]
     return ibpo.Selection(weights, int(positive.sum()), int((positive & rollout.extended).sum()),
                           int((~allowed.any(axis=1)).sum()), dropped_over_cap=0)
 
 
-def select_by_caps(rollout: Rollout, feasible, caps: dict[str, float], rng) -> ibpo.Selection:
+def select_by_caps(rollout: Rollout, allowed: np.ndarray, caps: dict[str, float], rng) -> ibpo.Selection:
     """Eq. (8) with any caps (budget.py): the value of a response is its margin, its costs are its votes and tokens."""
-    allowed = ibpo.feasible_set(rollout.correct, rollout.valid) if feasible is None else feasible  # bool[n, m]
     value = budget.mode_margin(rollout.correct, rollout.extended.astype(int), rollout.valid)  # float[n, m], Eq. (6)
     costs = {"vote": rollout.extended, "tokens": rollout.tokens}
     # A cap on tokens that is not used up must not make responses shorter: between equals, chance decides.
@@ -142,6 +138,12 @@ def select_by_caps(rollout: Rollout, feasible, caps: dict[str, float], rng) -> i
                          thrifty=[name == "vote" for name in caps], rng=rng)
     return ibpo.Selection(best.weights, best.accepted, int((best.weights * rollout.extended).sum()),
                           best.dropped_not_allowed, best.dropped_over_cap)
+
+
+def weighted_examples(rollout: Rollout, weights: np.ndarray) -> list[Example]:
+    """The responses with a weight[n, m] other than 0, to learn from."""
+    return [Example(rollout.prompts[i], rollout.responses[i][j].ids, float(weights[i, j]))
+            for i, j in zip(*weights.nonzero())]
 
 
 def by_level(levels: np.ndarray, values: np.ndarray) -> dict[int, float]:
@@ -196,8 +198,7 @@ def train_rl(settings: Settings, start: Path) -> Path:
         clock.append(time.monotonic())
         selection, weights = select(rollout, reference, settings, derive(settings.seed, "select", step))
         clock.append(time.monotonic())
-        examples = [Example(rollout.prompts[i], rollout.responses[i][j].ids, float(weights[i, j]))
-                    for i, j in zip(*weights.nonzero())]
+        examples = weighted_examples(rollout, weights)
         model.train()
         # Eq. (5), over n prompts. With negative weights the loss is no likelihood: only its gradient means something
         loss = add_gradient(model, examples, n, settings)
@@ -218,8 +219,9 @@ def stage_name(settings: Settings) -> str:
         return f"length-penalty-{settings.length_price:g}"
     if settings.method not in CAPPED:
         return settings.method
-    caps = [f"{100 * cap:g}" if name == "vote" else f"{name}-{cap:g}" for name, cap in sorted(settings.caps.items())]
-    return "-".join([settings.method, *reversed(caps)])
+    caps = [f"{100 * cap:g}" if name == "vote" else f"{name}-{cap:g}"
+            for name, cap in sorted(settings.caps.items(), reverse=True)]
+    return "-".join([settings.method, *caps])
 
 
 def main(argv=None) -> None:

@@ -170,8 +170,7 @@ def time_step(directory, n: int) -> None:
     grading, _ = seconds(lambda: [voting.judge(problem.answer, r.text, r.finished)
                                   for problem, row in zip(problems, rollout.responses) for r in row])
     solving, (selection, weights) = seconds(lambda: train.select(rollout, None, settings, seed=1))
-    accepted = [Example(rollout.prompts[i], rollout.responses[i][j].ids, float(weights[i, j]))
-                for i, j in zip(*weights.nonzero())]
+    accepted = train.weighted_examples(rollout, weights)
 
     def learn() -> None:
         model.train()

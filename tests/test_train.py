@@ -38,7 +38,7 @@ def test_general_program_equals_closed_form_for_votes():
     for _ in range(100):
         rollout, cap = made_up_rollout(rng, rng.integers(1, 40)), float(rng.integers(0, 11)) / 10
         closed = ibpo.select_ibpo(rollout.correct, rollout.extended, cap, rollout.valid, rng=rng)
-        general = train.select_by_caps(rollout, None, {"vote": cap}, rng)
+        general = train.select_by_caps(rollout, rollout.correct & rollout.valid, {"vote": cap}, rng)
         assert general[1:] == closed[1:]
         assert total_margin(general.weights, rollout) == pytest.approx(total_margin(closed.weights, rollout))
 
