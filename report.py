@@ -25,6 +25,7 @@ import data
 import eval as evaluation
 import oracles
 import report_plots
+from records import Record
 
 CAPS = (25, 50, 75)  # q+, %
 PRICES = (0.02, 0.05, 0.1)  # of length, in reward per one-trial response
@@ -50,17 +51,17 @@ LADDER = [  # name, the rung it is compared with, what is different from that
 # Records of all seeds
 
 
-def load(path: Path) -> evaluation.Record:
+def load(path: Path) -> Record:
     """A record as reproduce.keep wrote it."""
     try:
         with np.load(path) as file:
             fields = {name: file[name].item() if file[name].ndim == 0 else file[name] for name in file.files}
-        return evaluation.Record(**{**fields, "questions": fields["questions"].tolist()})
+        return Record(**{**fields, "questions": fields["questions"].tolist()})
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise data.DataError(f"{path}: not a kept record ({type(error).__name__}); delete it") from None
 
 
-def pooled(folders: list[Path], names: list[str]) -> dict[str, evaluation.Record]:
+def pooled(folders: list[Path], names: list[str]) -> dict[str, Record]:
     """Each model's records as one: the problems of one seed after those of the other."""
     found = {}
     for name in names:
@@ -75,7 +76,7 @@ def pooled(folders: list[Path], names: list[str]) -> dict[str, evaluation.Record
     return found
 
 
-def adaptive(base: evaluation.Record) -> evaluation.Record:
+def adaptive(base: Record) -> Record:
     """Adaptive self-consistency with the base's eight samples, as a record of one response per problem."""
     right, trials = baselines.adaptive_self_consistency(base.answers, base.correct)  # bool[n], int[n]
     taken = np.arange(base.tokens.shape[1]) < trials[:, None]  # bool[n, 8]
@@ -98,7 +99,7 @@ def read_log(path: Path) -> list[dict]:
 # Numbers
 
 
-def attained(records: dict[str, evaluation.Record], seeds: int) -> dict:
+def attained(records: dict[str, Record], seeds: int) -> dict:
     """What each IuB model gains over the base, what the oracles gain with as many trials, and the share of that.
 
     An oracle chooses by the even samples and is scored on the odd ones, then the other way round; both count half.

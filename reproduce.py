@@ -7,11 +7,11 @@
 
 For each seed, in runs/reproduce/seed-N: SV-SFT and ASV-SFT; from ASV-SFT all of RUNS, on the same prompts, with as many
 samples and steps (one by one: `python train.py --stage ibpo --method ... --seed N --out runs/reproduce/seed-N`); then
-the responses of all models to 8,000 test problems of that seed (eval/) and, for the oracles, 16 responses of five
+the responses of all models to the test problems of that seed (eval/) and, for the oracles, 16 responses of five
 models to each of the first 400 of them (oracle/).
 
-results/records keeps of that what the report needs: per model the judged responses (eval.Record, without the texts) and
-the log of its training. What is computed from it, and how, is in report.py.
+results/records keeps of that what the report needs: per model the judged responses (records.Record, without the texts)
+and the log of its training. What is computed from it, and how, is in report.py.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import data
 import eval as evaluation
 import llama
 import report
+from records import read_record
 from report import CAPS, ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES, PRICES
 from settings import PRESETS, Settings, UserError
 from sft import train_sft
@@ -60,7 +61,7 @@ def keep(run: Path, kept: Path) -> None:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(target.with_suffix(".tmp"), "wb") as file:
-            np.savez_compressed(file, **vars(evaluation.read_record(path)))
+            np.savez_compressed(file, **vars(read_record(path)))
         os.replace(target.with_suffix(".tmp"), target)  # whole, or not at all
     for path in sorted(run.glob("*/log.jsonl")):
         if (path.parent / "ibpo.json").exists():  # a finished stage

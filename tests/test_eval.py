@@ -8,6 +8,7 @@ import pytest
 
 import data
 import eval as evaluation
+import records
 import voting
 
 
@@ -68,7 +69,7 @@ def test_self_consistency_against_brute_force():
     rng = random.Random(0)
     for _ in range(50):
         finals = [rng.choice(["1", "2", "3", None]) for _ in range(8)]
-        shares = evaluation.self_consistency("1", finals)
+        shares = records.self_consistency("1", finals)
         assert shares[0] == finals.count("1") / 8  # one sample: its own accuracy
         for k in range(1, 9):
             right = 0
@@ -94,7 +95,7 @@ def test_record_is_judged_from_raw_text(tmp_path):
     texts = [{"text": text, "tokens": 10, "finished": True} for text in (vote, good, one)]
     path = tmp_path / "m.jsonl"
     write_record(path, [{"question": "q", "answer": "2", "level": 3, "responses": [*texts, cut]}])
-    record = evaluation.read_record(path)
+    record = records.read_record(path)
     assert record.correct.tolist() == [[False, True, False, False]]
     assert record.extended.tolist() == [[False, True, False, False]]
     assert record.malformed.tolist() == [[True, False, False, True]]
@@ -108,7 +109,7 @@ def test_broken_record_is_one_clear_line(tmp_path):
     for text in ("", "{}", '{"condition": "asv", "temperature": 1.0}\n{"answer": 3}', "not json"):
         path.write_text(text)
         with pytest.raises(data.DataError) as error:
-            evaluation.read_record(path)
+            records.read_record(path)
         assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
