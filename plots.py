@@ -20,6 +20,11 @@ def reach(value, low, high) -> np.ndarray:
     return np.maximum(np.atleast_2d(np.array([value - low, high - value])).reshape(2, -1), 0)
 
 
+def look(i: int) -> dict:
+    """Colour and marker of the i-th model, the same in all plots of a summary."""
+    return dict(color=f"C{i}", marker="o^sPvXD<>p"[i % 10])
+
+
 def plot_budget(summary: dict, path: Path) -> None:
     """Accuracy against trials and against tokens (Fig. 2a/b)."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
@@ -41,8 +46,8 @@ def plot_budget(summary: dict, path: Path) -> None:
                 continue
             x, xl, xh = row[unit]
             y, yl, yh = (100 * v for v in row["accuracy"])
-            axis.errorbar(x, y, xerr=reach(x, xl, xh), yerr=reach(y, yl, yh), fmt="o^sPvXD<>p"[i % 10], ms=7, capsize=2,
-                          color=f"C{i}", zorder=3, label=name)
+            axis.errorbar(x, y, xerr=reach(x, xl, xh), yerr=reach(y, yl, yh), ls="", ms=7, capsize=2, zorder=3,
+                          label=name, **look(i))
         axis.set_xlabel(f"{unit} per response, measured")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
@@ -58,7 +63,7 @@ def plot_levels(summary: dict, path: Path) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
     for i, (name, row) in enumerate(summary["models"].items()):
         levels = list(row["levels"])
-        style = dict(color=f"C{i}", marker="o", ms=5, label=name)
+        style = dict(ms=5, label=name, **look(i))
         if name.endswith("-greedy"):
             continue
         for axis, key, scale in zip(axes, ("vote_share", "trials", "accuracy"), (100, 1, 100)):
