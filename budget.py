@@ -300,7 +300,7 @@ def round_off(option, value, cost, limit, ties=0.0, hasty=False):
     there is any). If none brings us nearer, start from nothing, which keeps every limit. Then, while there is one:
     the change that gains most and keeps the limits.
     """
-    (K, n, m), everyone, option = cost.shape, np.arange(len(option)), option.copy()
+    (_, n, m), everyone, option = cost.shape, np.arange(len(option)), option.copy()
     worth = value + ties                                                                            # float[n, m]
     worth[:, :-1] += 1 + 2 * n                                                  # coverage first
     while n:
