@@ -223,14 +223,15 @@ def report(out: Path, names: list[str] = None) -> dict:
 
 
 def respond(directories: list, source: str, problems: int, samples: dict[str, int], out: Path, seed: int = 0,
-            device: str = "cpu", dtype: str = "fp32", show: int = 0, **options) -> list[str]:
+            device: str = "cpu", dtype: str = "fp32", show: int = 0, name: str = None, **options) -> list[str]:
     """Write the records of checkpoints on the same problems to out/records; returns their names.
 
     A record that was made with the same settings before is not made again. samples: responses per problem, by the
-    prompt condition a model was trained for. options: of sample.generate.
+    prompt condition a model was trained for. name: of a single checkpoint (None: that of its directory). options: of
+    sample.generate.
     """
     chosen = data.load(source, "test", problems, seed)
-    names = []
+    names, called = [], name
     for directory in directories:
         model, tokenizer, notes = sample.open_checkpoint(
             directory, torch.bfloat16 if dtype == "bf16" else torch.float32, device)
@@ -239,7 +240,7 @@ def respond(directories: list, source: str, problems: int, samples: dict[str, in
         if condition == "scot":
             kinds.append(("-greedy", 1, 0.0))
         for suffix, m, temperature in kinds:
-            name = Path(directory).resolve().name + suffix
+            name = (called or Path(directory).resolve().name) + suffix
             if name in names:
                 raise data.DataError(f"two models are called {name}; give the directories different names")
             names.append(name)

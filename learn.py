@@ -180,11 +180,19 @@ def settings_of(settings: Settings, stage: str) -> dict:
     return {name: getattr(settings, name) for name in names}
 
 
-def run_stage(settings: Settings, stage: str, name: str, model, tokenizer, steps: int, learning_rate, add_step) -> Path:
+def save_checkpoint(model, tokenizer, directory: Path, stage: str, made_with: dict, **notes) -> None:
+    """A Hugging Face checkpoint, with notes for the next reader (ibpo.json): written last, it says that all is there."""
+    llama.save(model, directory, tokenizer)
+    notes = {"stage": stage, "condition": CONDITION[stage], "settings": made_with, **notes}
+    (directory / "ibpo.json").write_text(json.dumps(notes, indent=2) + "\n")
+
+
+def run_stage(settings: Settings, stage: str, name: str, model, tokenizer, steps: int, learning_rate, add_step,
+              at_end=None) -> Path:
     """Run a stage's gradient steps and write its checkpoint to out/name.
 
     add_step(model, step) adds the step's gradient to the model and returns what is to be logged, the few items for
-    the progress bar under "bar". learning_rate(step) -> float.
+    the progress bar under "bar". learning_rate(step) -> float. at_end(model, steps): called before the model is saved.
     """
     directory = Path(settings.out) / name
     directory.mkdir(parents=True, exist_ok=True)
@@ -240,9 +248,9 @@ def run_stage(settings: Settings, stage: str, name: str, model, tokenizer, steps
         save_state()
         raise SystemExit(f"\n{name}: stopped after step {done} of {steps}; the same command continues from here")
     bar.close()
-    llama.save(lora.merge(model), directory, tokenizer)
-    notes = {"stage": stage, "condition": CONDITION[stage], "settings": made_with}
-    (directory / "ibpo.json").write_text(json.dumps(notes, indent=2) + "\n")
+    if at_end is not None:
+        at_end(model, steps)
+    save_checkpoint(lora.merge(model), tokenizer, directory, stage, made_with)
     state_file.unlink(missing_ok=True)
     return directory
 

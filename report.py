@@ -1,6 +1,7 @@
 """Tables and figures of `python reproduce.py`, from what it keeps in results/records.
 
-Models are the last checkpoints: nothing is selected. A number is the mean over all seeds and test problems; every seed
+Models are the last checkpoints: nothing is selected. (A "best" one, chosen by accuracy on validation problems, stands
+beside the last of each cap.) A number is the mean over all seeds and test problems; every seed
 has problems, training and samples of its own. An interval is the 95 % percentile interval of 2,000 resamples
 (eval.Bootstrap): as many seeds as there are, drawn with replacement, and for every draw as many of its problems. All
 models share the draws, so differences are paired. Two things that such an interval does not know: the base model is
@@ -28,10 +29,13 @@ import report_plots
 from records import Record
 
 CAPS = (25, 50, 75)  # q+, %
+ALPHAS = (0.25, 0.5, 2)  # ASV-SFT-alpha, beside 1
 PRICES = (0.02, 0.05, 0.1)  # of length, in reward per one-trial response
 ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES = ["base", "sv-sft", *(f"ibpo-{cap}" for cap in CAPS)], 400, 16
 
-NAMES = {"base": "base", "sv-sft": "SV-SFT", "asv-sft": "ASV-SFT", **{f"ibpo-{cap}": f"IuB-{cap} %" for cap in CAPS}}
+NAMES = {  # the rows of Table 3
+    "base": "base", "sv-sft": "SV-SFT", "asv-sft": "ASV-SFT-1", **{f"asv-sft-{a:g}": f"ASV-SFT-{a:g}" for a in ALPHAS},
+    **{f"ibpo-{cap}{best}": f"IuB-{cap} %{', best' * bool(best)}" for cap in CAPS for best in ("", "-best")}}
 PAPER = {  # Table 3: pass@1, gain, trials per response; the first one is derived from the others
     "base": ("51.26", "", "1"), "sv-sft": ("56.8", "5.54", "5.67"), "asv-sft": ("55.6", "4.34", "5.74"),
     "ibpo-25": ("54.2", "2.94", "2.24"), "ibpo-50": ("55.4", "4.14", "2.16"), "ibpo-75": ("57.0", "5.74", "4.32")}
@@ -127,6 +131,14 @@ def attained(records: dict[str, Record], seeds: int) -> dict:
     return rows
 
 
+def voting_curves(records: dict[str, Record], seeds: int) -> dict:
+    """Fig. 5: accuracy of the plurality of k = 1..16 responses, of the base and of SV-SFT, and tokens per response."""
+    bootstrap = evaluation.Bootstrap(len(records["base"].levels), runs=seeds)
+    return {name: {"tokens": float(records[name].tokens.mean()),
+                   "accuracy": [bootstrap(lambda a: a, column) for column in records[name].consistent.T]}
+            for name in ("base", "sv-sft")}
+
+
 def numbers(kept: Path, models: list[str], seeds: int) -> tuple[dict, dict]:
     """Everything in results.json, from the records in `kept`; and the logs of training by model, one per seed."""
     found = {int(path.name[5:]): path for path in kept.glob("seed-*") if (path / "eval").is_dir()}
@@ -161,7 +173,9 @@ def numbers(kept: Path, models: list[str], seeds: int) -> tuple[dict, dict]:
     result["minus_random"] = {f"ibpo-{cap}": difference(f"ibpo-{cap}", f"random-{cap}") for cap in CAPS}
     result["ladder"] = {name: difference(name, other) for name, other, _ in LADDER if other}
     if all((folder / "oracle" / f"{name}.npz").exists() for folder in folders for name in ORACLE_MODELS):
-        result["oracles"] = attained(pooled([folder / "oracle" for folder in folders], ORACLE_MODELS), len(used))
+        samples = pooled([folder / "oracle" for folder in folders], ORACLE_MODELS)
+        result["oracles"] = attained(samples, len(used))
+        result["voting"] = voting_curves(samples, len(used))
     else:
         missing.append("the oracles' samples")
     return result, logs
@@ -204,8 +218,8 @@ def text(result: dict) -> str:
         return f"{percent(result['minus_random'][name])} ({models[other]['trials'][0]:.2f})" if other in models else ""
 
     boundary = {name: percent(versus[name]["efficiency boundary"]) for name in versus if name in models}
-    paper = [[NAMES[name], *measured(name), percent(models[name].get("gain")), *PAPER[name]]
-             for name in PAPER if name in models]
+    paper = [[NAMES[name], *measured(name), percent(models[name].get("gain")), *PAPER.get(name, ("", "", ""))]
+             for name in NAMES if name in models]
     caps = [[NAMES[name], *votes(name), near(name, cap), f"{models[name]['trials_per_vote']:.2f}", boundary[name],
              percent(versus[name].get("self-consistency at equal trials")), against_random(name)]
             for cap in CAPS if (name := f"ibpo-{cap}") in models]
@@ -228,8 +242,10 @@ seeds, and for every draw problems of that seed; differences are paired. How, an
 {missing}
 ## Table 3
 
-On the right are the paper's numbers, for LLaMA-3.1-8B-Instruct on MATH500: **another model and other data**. Compare
-the order of the rows, not the numbers.
+ASV-SFT-α has α times as many one-trial examples; the IuB models start from α = 1. "Best": not the last checkpoint but
+the one with the highest accuracy on validation problems, of those at every tenth step. On the right are the paper's
+numbers, for LLaMA-3.1-8B-Instruct on MATH500: **another model and other data**. Compare the order of the rows, not the
+numbers.
 
 {table(["model", "pass@1, %", "trials", "tokens", "gain, points", "paper: pass@1", "paper: gain", "paper: trials"],
        paper)}
@@ -272,5 +288,8 @@ def report(results: Path, models: list[str], seeds: int) -> None:
     report_plots.plot_budget(result, results / "accuracy_vs_budget.png")
     report_plots.plot_training({cap: logs.get(f"ibpo-{cap}") for cap in CAPS}, result, results / "training.png")
     report_plots.plot_levels(result, results / "by_level.png")
+    report_plots.plot_ladder({name: logs[name] for name, *_ in LADDER if name in logs}, results / "ladder_training.png")
+    report_plots.plot_voting(result.get("voting"), results / "voting.png")
+    report_plots.plot_time(logs.get("ibpo-50"), results / "time.png")
     print(f"{results}/results.md: seeds {', '.join(map(str, result['seeds']))}"
           + "".join(f"\n    missing: {line}" for line in result["missing"]))

@@ -1,4 +1,4 @@
-"""The figures of `python reproduce.py`: Fig. 2 of the paper, with intervals, tokens, and three caps side by side.
+"""The figures of `python reproduce.py`: Fig. 2, 5, 7 and 10 of the paper, with intervals and tokens.
 
 Everything is drawn from report.py's numbers. The colours (Okabe and Ito's, and one blue from light to dark for the
 caps) can be told apart with colour-blind eyes and in grey, and nothing is told by colour alone: markers, dashes and
@@ -118,5 +118,70 @@ def plot_levels(result: dict, path: Path) -> None:
             axis.set_xticks(levels)
         axes[0].set_ylim(-3, 103)
         legend_above(figure, axes[2], columns=5)  # the base never votes: it is in this panel only
+        figure.savefig(path)
+        plt.close(figure)
+
+
+RUNGS = {"rft": "#56b4e9", "cgpo": GREEN, "margin": ORANGE, "ibpo-50": CAPS[50][0], "random-50": GREY,
+         "grpo": "#cc79a7", "length-penalty-0.05": "#e69f00"}
+
+
+def plot_ladder(logs: dict, path: Path) -> None:
+    """Accuracy and trials on the prompts they learn from, over training, for the rungs of the ladder (Fig. 7: cgpo)."""
+    logs = {name: logs[name] for name in RUNGS if name in logs and "trials" in logs[name][0][0]}
+    if not logs:
+        return
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(11, 4))
+        for i, (name, runs) in enumerate(logs.items()):
+            for axis, key, scale in zip(axes, ("accuracy", "trials"), (100, 1)):
+                values = scale * np.mean([[row[key] for row in run] for run in runs], axis=0)  # [steps]
+                smooth = [values[max(0, t - 4) : t + 1].mean() for t in range(len(values))]
+                axis.plot([row["step"] for row in runs[0]], smooth, color=RUNGS[name], label=name, lw=1.8,
+                          marker="o^sDvPX"[i], markevery=(i, 10), ms=5)
+                axis.set_xlabel("step")
+        axes[0].set_title("accuracy on training prompts, %, mean of five steps")
+        axes[1].set_title("trials per response, mean of five steps")
+        legend_above(figure, axes[0], columns=7)
+        figure.savefig(path)
+        plt.close(figure)
+
+
+def plot_voting(voting: dict | None, path: Path) -> None:
+    """The plurality of k responses, of the base and of SV-SFT, per response and per token (Fig. 5)."""
+    if voting is None:
+        return
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
+        for name, label, colour, marker in (("base", "majority voting: k base samples", GREY, "o"),
+                                            ("sv-sft", "sequential voting: k SV-SFT responses", ORANGE, "^")):
+            value, low, high = 100 * np.array(voting[name]["accuracy"]).T  # [k] each
+            k = np.arange(1, len(value) + 1)
+            for axis, x in zip(axes, (k, k * voting[name]["tokens"])):
+                axis.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
+                axis.plot(x, value, marker=marker, ms=4, color=colour, label=label)
+        axes[0].set_xlabel("responses per problem")
+        axes[1].set_xlabel("tokens per problem")
+        axes[1].set_xscale("log")
+        axes[0].set_ylabel("accuracy of the plurality, %")
+        legend_above(figure, axes[0], columns=2)
+        figure.savefig(path)
+        plt.close(figure)
+
+
+def plot_time(runs: list | None, path: Path) -> None:
+    """Where the time of a training step goes (Fig. 10: solving is negligible)."""
+    if not runs or "seconds_solving" not in runs[0][0]:
+        return
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(6, 3.6))
+        for part, colour in (("sampling", GREY), ("learning", ORANGE), ("solving", CAPS[50][0])):
+            seconds = np.mean([[row[f"seconds_{part}"] for row in run] for run in runs], axis=0)  # [steps]
+            axis.plot([row["step"] for row in runs[0]], seconds, color=colour, lw=1.8)
+            axis.annotate(f"{part}: {seconds.mean():.2g} s", (len(seconds), seconds[-5:].mean()), color=colour,
+                          xytext=(4, 0), textcoords="offset points", va="center")
+        axis.set_yscale("log")
+        axis.set_xlabel("IBPO step, q₊ = 50 %")
+        axis.set_ylabel("seconds per step")
         figure.savefig(path)
         plt.close(figure)

@@ -1,91 +1,199 @@
 """The paper's results with error bars, and the ablations it does not have: everything in results/.
 
-    python reproduce.py                  # three seeds, hours on two CPU cores; the same command continues
+    python reproduce.py                  # three seeds, hours; the same command continues where it stopped
     python reproduce.py --seeds 5        # two more of them; what is finished stays
     python reproduce.py --report         # tables and figures again, from the records in results/
     python reproduce.py --smoke          # the same path in minutes, in runs/reproduce-smoke; its numbers mean nothing
 
-For each seed, in runs/reproduce/seed-N: SV-SFT and ASV-SFT; from ASV-SFT all of RUNS, on the same prompts, with as many
-samples and steps (one by one: `python train.py --stage ibpo --method ... --seed N --out runs/reproduce/seed-N`); then
-the responses of all models to the test problems of that seed (eval/) and, for the oracles, 16 responses of five
-models to each of the first 400 of them (oracle/).
+For each seed: SV-SFT and ASV-SFT; from ASV-SFT all of RUNS, on the same prompts, with as many samples and steps; and
+ASV-SFT with other shares of one-trial examples. Each model answers the test problems of its seed (eval/) and, for the
+oracles and Fig. 5, the first 400 of them 16 times (oracle/, five models).
 
-results/records keeps of that what the report needs: per model the judged responses (records.Record, without the texts)
-and the log of its training. What is computed from it, and how, is in report.py.
+A job is one model: train it, let it answer, keep what the report needs. --jobs of them run side by side, each in a
+process of its own with its share of the cores, what it prints in runs/reproduce/seed-N/NAME.txt. By hand it is
+
+    python reproduce.py --only ibpo-50 --seed 1
+
+results/records keeps of a model its judged responses (records.Record, without the texts) and the log of its training.
+A model that is kept there is finished, whether or not its checkpoint is still in runs/: with a clone that holds
+results/ the work goes on from there. What is computed from the records, and how, is in report.py.
 """
 
 import argparse
 import gzip
 import os
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 import data
 import eval as evaluation
 import llama
 import report
 from records import read_record
-from report import CAPS, ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES, PRICES
+from report import ALPHAS, CAPS, ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES, PRICES
 from settings import PRESETS, Settings, UserError
 from sft import train_sft
 from train import stage_name, train_rl
 
-RUNS = [*(dict(method=method, budget=f"vote={cap / 100}") for method in ("ibpo", "random") for cap in CAPS),
-        *(dict(method=method) for method in ("rft", "cgpo", "margin", "listing", "grpo")),
-        *(dict(method="length-penalty", length_price=price) for price in PRICES)]
-MODELS = ["base", "sv-sft", "asv-sft", *(stage_name(replace(Settings(), **run)) for run in RUNS)]
+VALIDATION_PROBLEMS = 1000  # choose the best checkpoint of each cap of Table 3; the other runs have a last one only
+RUNS = [*(dict(method="ibpo", budget=f"vote={cap / 100}", keep_best=True) for cap in CAPS),
+        *(dict(method="random", budget=f"vote={cap / 100}", valid_every=0) for cap in CAPS),
+        *(dict(method=method, valid_every=0) for method in ("rft", "cgpo", "margin", "listing", "grpo")),
+        *(dict(method="length-penalty", length_price=price, valid_every=0) for price in PRICES)]
+JOBS = {"asv-sft": {}, "sv-sft": {}, "base": {}, **{stage_name(replace(Settings(), **run)): run for run in RUNS},
+        **{f"asv-sft-{alpha:g}": dict(sft_alpha=alpha) for alpha in ALPHAS}}  # name -> settings; the first one first
+BEST = [f"{name}-best" for name, run in JOBS.items() if run.get("keep_best")]
+MODELS = ["base", "sv-sft", "asv-sft", *(name for name in JOBS if name not in ("base", "sv-sft", "asv-sft")), *BEST]
 
 
-def run_seed(settings: Settings) -> None:
-    """All stages and all responses of one seed. What is finished is skipped; an interrupted stage continues."""
-    out, problems = Path(settings.out), settings.eval_problems
-    sv, asv = train_sft(settings, "sv-sft"), train_sft(settings, "asv-sft")
-    directories = [Path(settings.model), sv, asv] + [train_rl(replace(settings, **run), asv) for run in RUNS]
-    options = {name: getattr(settings, name) for name in
+def is_kept(name: str, kept: Path) -> bool:
+    """Whether all that a finished job leaves is in results/records/seed-N."""
+    names = [name] + [best for best in BEST if best == f"{name}-best"] + ["base-greedy"] * (name == "base")
+    files = ([kept / "eval" / f"{each}.npz" for each in names]
+             + [kept / "oracle" / f"{name}.npz"] * (name in ORACLE_MODELS)
+             + [kept / "logs" / f"{name}.jsonl.gz"] * (name != "base"))
+    return all(path.exists() for path in files)
+
+
+def unfinished(settings: Settings, kept: Path) -> list[str]:
+    """The jobs of a seed that are left to do. All but two of them start from ASV-SFT: it comes first."""
+    names = [name for name in JOBS if not is_kept(name, kept)]
+    missing = names and "asv-sft" not in names and not (Path(settings.out) / "asv-sft" / "ibpo.json").exists()
+    return ["asv-sft"] * bool(missing) + names
+
+
+def train_model(name: str, settings: Settings) -> Path:
+    """Its checkpoint directory, trained if it is not there."""
+    if name == "base":
+        return Path(settings.model)
+    if name.endswith("-sft") or "sft_alpha" in JOBS[name]:
+        return train_sft(replace(settings, **JOBS[name]), "sv-sft" if name == "sv-sft" else "asv-sft")
+    return train_rl(replace(settings, **JOBS[name]), train_sft(settings, "asv-sft"))
+
+
+def run_job(name: str, settings: Settings, kept: Path) -> None:
+    """Train a model, let it answer, and keep what the report needs."""
+    directory = train_model(name, settings)
+    if is_kept(name, kept):  # only its checkpoint was missing, from which others start
+        return
+    models = {name: directory}
+    if f"{name}-best" in BEST:
+        models[f"{name}-best"] = directory / "best"
+    options = {option: getattr(settings, option) for option in
                ("seed", "device", "dtype", "slots", "max_new_tokens", "temperature", "top_p")}
-    evaluation.respond(directories, settings.test_data, problems,
-                       {"scot": settings.eval_samples, "sv": 1, "asv": 1}, out / "eval", **options)
-    evaluation.respond([directory for directory in directories if directory.name in ORACLE_MODELS], settings.test_data,
-                       min(ORACLE_PROBLEMS, problems), dict.fromkeys(("scot", "sv", "asv"), ORACLE_SAMPLES),
-                       out / "oracle", **options)
+    for each, checkpoint in models.items():
+        samples = {"scot": settings.eval_samples, "sv": 1, "asv": 1}
+        keep(each, checkpoint, settings, settings.eval_problems, samples, Path(settings.out) / "eval", kept, options)
+    if name in ORACLE_MODELS:
+        samples = dict.fromkeys(("scot", "sv", "asv"), ORACLE_SAMPLES)
+        keep(name, directory, settings, min(ORACLE_PROBLEMS, settings.eval_problems), samples,
+             Path(settings.out) / "oracle", kept, options)
+    if name != "base":
+        keep_log(directory / "log.jsonl", kept / "logs" / f"{name}.jsonl.gz")
 
 
-def keep(run: Path, kept: Path) -> None:
-    """Judge the responses of a seed in `run`, and write to `kept` what the report needs; nothing is there: nothing."""
-    for path in sorted(run.glob("*/records/*.jsonl")):
-        target = kept / path.parts[-3] / f"{path.stem}.npz"  # eval/NAME.npz, oracle/NAME.npz
-        if target.exists() and target.stat().st_mtime >= path.stat().st_mtime:
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(target.with_suffix(".tmp"), "wb") as file:
-            np.savez_compressed(file, **vars(read_record(path)))
-        os.replace(target.with_suffix(".tmp"), target)  # whole, or not at all
-    for path in sorted(run.glob("*/log.jsonl")):
-        if (path.parent / "ibpo.json").exists():  # a finished stage
-            (kept / "logs").mkdir(parents=True, exist_ok=True)
-            (kept / "logs" / f"{path.parent.name}.jsonl.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
+def keep(name: str, checkpoint: Path, settings: Settings, problems: int, samples: dict, out: Path, kept: Path,
+         options: dict) -> None:
+    """Let a model answer, judge the responses, and write them to kept/eval/NAME.npz or kept/oracle/NAME.npz."""
+    for each in evaluation.respond([checkpoint], settings.test_data, problems, samples, out, name=name, **options):
+        judge(out / "records" / f"{each}.jsonl", kept / out.name / f"{each}.npz")
+
+
+def judge(raw: Path, kept: Path) -> None:
+    record = read_record(raw)
+    write(kept, lambda file: np.savez_compressed(file, **vars(record)))
+
+
+def keep_log(raw: Path, kept: Path) -> None:
+    write(kept, lambda file: file.write(gzip.compress(raw.read_bytes(), mtime=0)))
+
+
+def write(path: Path, write_to) -> None:
+    """A file that is there whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".tmp"), "wb") as file:
+        write_to(file)
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def run_all(todo: list[tuple[int, str]], jobs: int, runs: Path, options: list[str]) -> None:
+    """Run jobs (seed, name) in processes of their own, `jobs` at a time, in this order where they can be started.
+
+    The others of a seed wait for its ASV-SFT: they start from it, or share the solutions it was made of.
+    """
+    waiting, running, failed = list(todo), {}, []
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    bar = tqdm(total=len(todo), unit="model", dynamic_ncols=True)
+    try:
+        while waiting or running:
+            ready = [(seed, name) for seed, name in waiting if name == "asv-sft"
+                     or (seed, "asv-sft") not in [*waiting, *running, *failed]]
+            if ready and len(running) < jobs:
+                seed, name = ready[0]
+                waiting.remove(ready[0])
+                text = runs / f"seed-{seed}" / f"{name}.txt"
+                text.parent.mkdir(parents=True, exist_ok=True)
+                running[seed, name] = subprocess.Popen(
+                    [sys.executable, __file__, "--only", name, "--seed", str(seed), *options], env=environment,
+                    stdout=text.open("w"), stderr=subprocess.STDOUT)
+            elif not running:  # nothing can start any more: an ASV-SFT has failed
+                break
+            else:
+                time.sleep(0.5)
+            bar.set_postfix_str(", ".join(f"seed {seed} {name}" for seed, name in running))
+            for job in [job for job, process in running.items() if process.poll() is not None]:
+                if running.pop(job).returncode:
+                    failed.append(job)
+                    text = runs / f"seed-{job[0]}" / f"{job[1]}.txt"
+                    last = text.read_text(errors="replace").replace("\r", "\n").strip().splitlines()[-1:]
+                    bar.write(f"seed {job[0]} {job[1]} failed; {text} ends with: {' '.join(last)}")
+                else:
+                    bar.update()
+    except KeyboardInterrupt:  # they have got it as well: they save their state and end
+        for process in running.values():
+            process.wait()
+        raise
+    finally:
+        bar.close()
+    if failed:
+        raise UserError(f"{len(failed)} of {len(todo)} jobs failed (see above); the same command tries again")
 
 
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="how many: 0, 1, ... (default 3)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1,
+                        help="models at a time (default: one per core, fastest); 1: in this process, on all cores")
+    parser.add_argument("--only", choices=list(JOBS), metavar="NAME",
+                        help=f"this model and no report: {', '.join(JOBS)}; see --seed")
+    parser.add_argument("--seed", type=int, default=0, help="with --only: of this seed (default 0)")
     parser.add_argument("--report", action="store_true", help="do not train: only the tables and figures")
     parser.add_argument("--smoke", action="store_true", help="see that everything works")
     args = parser.parse_args(argv)
-    settings = Settings(**PRESETS["smoke" if args.smoke else "builtin"])
+    settings = Settings(**PRESETS["smoke"]) if args.smoke else Settings(valid_problems=VALIDATION_PROBLEMS)
     runs = Path("runs/reproduce-smoke" if args.smoke else "runs/reproduce")
     results = runs / "results" if args.smoke else Path("results")
+
+    def of(seed: int) -> tuple[Settings, Path]:
+        return replace(settings, seed=seed, out=str(runs / f"seed-{seed}")), results / "records" / f"seed-{seed}"
+
     try:
-        if args.seeds < 1:
-            raise UserError("--seeds must be at least 1")
-        for seed in range(args.seeds):
-            folder = runs / f"seed-{seed}"
-            if not args.report:
-                run_seed(replace(settings, seed=seed, out=str(folder)))
-            keep(folder, results / "records" / f"seed-{seed}")
+        if args.seeds < 1 or args.jobs < 1:
+            raise UserError("--seeds and --jobs must be at least 1")
+        if args.only:
+            return run_job(args.only, *of(args.seed))
+        todo = [] if args.report else [(seed, name) for seed in range(args.seeds) for name in unfinished(*of(seed))]
+        if args.jobs == 1:
+            for seed, name in todo:
+                run_job(name, *of(seed))
+        elif todo:
+            run_all(todo, args.jobs, runs, ["--smoke"] if args.smoke else [])
         report.report(results, MODELS, args.seeds)
     except (UserError, data.DataError, llama.CheckpointError) as error:
         sys.exit(f"error: {error}")

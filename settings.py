@@ -50,6 +50,7 @@ class Settings:
     sft_samples: int = setting(12, "SFT: answers to each")
     sft_votes: int = setting(3300, "SFT: voting examples, D_SV or D_ASV1, evenly from all levels")
     sft_regular: int = setting(1700, "SFT: one-trial examples, golden solutions or D_ASV2, evenly from all levels")
+    sft_alpha: float = setting(1.0, "ASV-SFT: alpha, how many times as many one-trial examples; sft_regular at 1")
     sft_steps: int = setting(500, "SFT: gradient steps")
     sft_batch: int = setting(64, "SFT: examples per step")
     sft_lr: float = setting(2e-4, "SFT: highest learning rate")
@@ -71,6 +72,8 @@ class Settings:
     kl_max: float = setting(None, "Eq. 7: accept only responses within this many nats of the ASV-SFT model")
     valid_every: int = setting(10, "IBPO: steps between looks at the validation problems; 0: never")
     valid_problems: int = setting(250, "IBPO: validation problems per look")
+    keep_best: bool = setting(False, "IBPO: keep the checkpoint with the best validation accuracy, too, in best/ of the "
+                                     "run; the evaluation still takes the last one")
     eval_problems: int = setting(8000, "evaluation: test problems")
     eval_samples: int = setting(8, "evaluation: base samples per problem, for self-consistency")
     # optimiser
@@ -167,10 +170,13 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
             need(value >= 1, f"{flag} must be at least 1")
         if f.name.endswith("lr"):
             need(value > 0, f"{flag} must be above 0")
+    need(0 <= settings.sft_alpha < math.inf, "--sft-alpha must be 0 or more")
     need(settings.kl_max is None or settings.kl_max >= 0, "--kl-max must be a number of nats, 0 or more")
     need(settings.lora_rank >= 0, "--lora-rank must be at least 0")
     need(settings.lora_alpha > 0, "--lora-alpha must be above 0")
     need(settings.valid_every >= 0, "--valid-every must be at least 0")
+    need(not settings.keep_best or settings.valid_every, "--keep-best needs looks at the validation problems")
+    need(not settings.keep_best or not settings.lora_rank, "--keep-best does not go with --lora-rank")
     if settings.data != "builtin" and args["stage"] in ("all", "ibpo"):
         need(settings.valid_data != "builtin" or not settings.valid_every,
              "--data is a file: give --valid-data, too (problems not in it), or --valid-every 0")

@@ -176,7 +176,7 @@ def evenly(by_level: dict[int, list], count: int, what: str) -> list:
 
 
 def sft_examples(settings: Settings, stage: str, tokenizer) -> list[Example]:
-    """SV-SFT: D_SV and golden SCoT solutions. ASV-SFT: D_ASV1 (votes) and D_ASV2 (one trial). The same amounts.
+    """SV-SFT: D_SV and golden SCoT solutions. ASV-SFT-alpha: D_ASV1 (votes) and alpha times D_ASV2 (one trial).
 
     A golden solution is only read; learned is the format around it. The key knows what the textbook misprints, and a
     model that learns the key here is, a few IBPO steps later, right without voting.
@@ -196,7 +196,8 @@ def sft_examples(settings: Settings, stage: str, tokenizer) -> list[Example]:
     examples = []
     for question, text in evenly(votes, settings.sft_votes, "voting examples"):
         examples.append(encode(tokenizer, question, CONDITION[stage], text))
-    for question, text in evenly(regular, settings.sft_regular, "one-trial examples"):
+    alpha = settings.sft_alpha if stage == "asv-sft" else 1
+    for question, text in evenly(regular, round(alpha * settings.sft_regular), "one-trial examples"):
         if stage == "sv-sft":
             examples.append(encode(tokenizer, question, "scot", text, given=text))
         else:
@@ -205,7 +206,9 @@ def sft_examples(settings: Settings, stage: str, tokenizer) -> list[Example]:
 
 
 def train_sft(settings: Settings, stage: str) -> Path:
-    directory = Path(settings.out) / stage
+    alpha = f"-{settings.sft_alpha:g}" if stage == "asv-sft" and settings.sft_alpha != 1 else ""
+    name = stage + alpha
+    directory = Path(settings.out) / name
     if finished(directory, settings_of(settings, stage)):
         return directory
     model, tokenizer = open_start(settings, settings.model)
@@ -214,5 +217,5 @@ def train_sft(settings: Settings, stage: str) -> Path:
     def make_batch(step: int) -> list[Example]:
         return [examples[i] for i in shuffled(len(examples), step, settings.sft_batch, derive(settings.seed, stage))]
 
-    return run_stage(settings, stage, stage, model, tokenizer, settings.sft_steps,
+    return run_stage(settings, stage, name, model, tokenizer, settings.sft_steps,
                      schedule(settings, settings.sft_lr, settings.sft_steps), supervised(settings, make_batch))

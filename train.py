@@ -18,6 +18,7 @@ and judges them; `select` solves one budgeted program on all of them (Eq. 6-8, i
 gradient of Eq. (5) on the accepted ones. Settings are in settings.py, the stages before IBPO in sft.py.
 """
 
+import json
 import sys
 import time
 from dataclasses import dataclass
@@ -34,8 +35,8 @@ import ibpo
 import llama
 import sample
 import voting
-from learn import (Example, add_gradient, finished, log_probabilities, micro_batches, open_start, run_stage, schedule,
-                   settings_of)
+from learn import (Example, add_gradient, finished, log_probabilities, micro_batches, open_start, run_stage,
+                   save_checkpoint, schedule, settings_of)
 from settings import CAPPED, Settings, UserError, derive, parse_args, shuffled
 from sft import train_base, train_sft
 
@@ -184,13 +185,23 @@ def train_rl(settings: Settings, start: Path) -> Path:
                          derive(settings.seed, "rl"))
     validation = data.load(settings.valid_data, "validation", settings.valid_problems, derive(settings.seed, "valid"))
 
+    def look(model: llama.Llama, step: int) -> dict:
+        """Validation before this step, for the curves. With --keep-best the best model so far is kept in best/."""
+        model.eval()
+        seen = roll_out(model, tokenizer, validation, 1, settings, stop_ids, derive(settings.seed, "v", step),
+                        settings.top_p)
+        accuracy = float(seen.correct.mean())
+        if settings.keep_best:
+            directory = Path(settings.out) / name / "best"
+            notes = directory / "ibpo.json"
+            before = json.loads(notes.read_text()) if step and notes.exists() else {}
+            if accuracy > before.get("valid_accuracy", -1):
+                save_checkpoint(model, tokenizer, directory, "ibpo", made_with, steps=step, valid_accuracy=accuracy)
+        return {"valid_accuracy": accuracy, "valid_vote_share": float(seen.extended.mean())}
+
     def add_step(model: llama.Llama, step: int) -> dict:
         model.eval()
-        record = {}
-        if settings.valid_every and step % settings.valid_every == 0:  # for the curves; nothing is selected by it
-            seen = roll_out(model, tokenizer, validation, 1, settings, stop_ids, derive(settings.seed, "v", step),
-                            settings.top_p)
-            record = {"valid_accuracy": float(seen.correct.mean()), "valid_vote_share": float(seen.extended.mean())}
+        record = look(model, step) if settings.valid_every and step % settings.valid_every == 0 else {}
         clock = [time.monotonic()]
         batch = [problems[i] for i in shuffled(len(problems), step, n, derive(settings.seed, "order"))]
         seed = derive(settings.seed, "rollout", step)
@@ -210,7 +221,8 @@ def train_rl(settings: Settings, start: Path) -> Path:
         return record
 
     return run_stage(settings, "ibpo", name, model, tokenizer, settings.steps,
-                     schedule(settings, settings.lr, settings.steps), add_step)
+                     schedule(settings, settings.lr, settings.steps), add_step,
+                     at_end=look if settings.keep_best else None)
 
 
 def stage_name(settings: Settings) -> str:

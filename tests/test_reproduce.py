@@ -24,6 +24,8 @@ import voting
 ROOT = Path(__file__).resolve().parent.parent
 PROBLEMS, ORACLE_PROBLEMS, SEEDS = 100, 40, 2
 RIGHT = {1: 0.98, 2: 0.93, 3: 0.75, 4: 0.62, 5: 0.42}  # a trial's chance, by level
+TRAINED = [name for name in reproduce.MODELS if name not in ("base", "sv-sft") and not name.endswith("-best")
+           and not name.startswith("asv-sft")]  # by Algorithm 1
 VOTES = {"ibpo-25": (0, 0, 0, 0.4, 0.9), "ibpo-50": (0, 0.1, 0.6, 0.9, 0.95), "ibpo-75": (0.1, 0.8, 0.95, 1, 1)}
 
 
@@ -69,17 +71,25 @@ def write_runs(runs: Path, problems=PROBLEMS, oracle_problems=ORACLE_PROBLEMS, s
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text("\n".join(map(json.dumps, lines)) + "\n")
                 truth[kind, seed, name] = answers
-        for name in reproduce.MODELS[3:]:
+        for name in TRAINED:
             rng = random.Random(f"log {seed} {name}")
             goal = int(name[-2:]) / 100 if name in VOTES else 0.5
             log = [{"step": step, "vote_share": 0.7 + (goal - 0.7) * min(step / 20, 1) + rng.uniform(-0.05, 0.05),
-                    "accepted_vote_share": goal * (1 if step > 30 else 0.8) - rng.random() * 0.02}
-                   for step in range(50)]
+                    "accepted_vote_share": goal * (1 if step > 30 else 0.8) - rng.random() * 0.02,
+                    "accuracy": 0.7 + rng.random() / 10, "trials": 3 - goal, "seconds_sampling": 7 + rng.random(),
+                    "seconds_learning": 1 + rng.random(), "seconds_solving": 0.001} for step in range(50)]
             folder = runs / f"seed-{seed}" / name
             folder.mkdir()
             (folder / "log.jsonl").write_text("\n".join(map(json.dumps, log)) + "\n")
-            (folder / "ibpo.json").write_text("{}")
     return truth
+
+
+def keep_runs(runs: Path, kept: Path) -> None:
+    """All that write_runs wrote, as reproduce.py keeps it."""
+    for path in runs.glob("seed-*/*/records/*.jsonl"):
+        reproduce.judge(path, kept / path.parts[-4] / path.parts[-3] / f"{path.stem}.npz")
+    for path in runs.glob("seed-*/*/log.jsonl"):
+        reproduce.keep_log(path, kept / path.parts[-3] / "logs" / f"{path.parts[-2]}.jsonl.gz")
 
 
 def outcome(answers: list[str]) -> tuple[bool, int, bool]:
@@ -95,6 +105,7 @@ def made(tmp_path_factory):
     """The folder of a report, the answers behind it, and results.json."""
     folder = tmp_path_factory.mktemp("made")
     truth = write_runs(folder / "runs/reproduce")
+    keep_runs(folder / "runs/reproduce", folder / "results/records")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         reproduce.main(["--report", "--seeds", str(SEEDS)])
@@ -153,7 +164,7 @@ def test_differences_are_counted_right(made):
 
 def test_accepted_votes_are_those_of_the_last_ten_steps(made):
     folder, _, result = made
-    for name in reproduce.MODELS[3:]:
+    for name in TRAINED:
         logs = [(folder / f"runs/reproduce/seed-{seed}/{name}/log.jsonl").read_text() for seed in range(SEEDS)]
         last = [json.loads(line)["accepted_vote_share"] for log in logs for line in log.splitlines()[40:]]
         assert result["models"][name]["accepted_vote_share"] == pytest.approx(np.mean(last))
@@ -209,7 +220,9 @@ def test_tables_say_what_the_numbers_are(made):
     folder, truth, result = made
     markdown = (folder / "results/results.md").read_text()
     table_3 = rows_of(markdown, "Table 3")
-    assert list(table_3) == ["base", "SV-SFT", "ASV-SFT", "IuB-25 %", "IuB-50 %", "IuB-75 %"]
+    assert list(table_3) == ["base", "SV-SFT", "ASV-SFT-1", "ASV-SFT-0.25", "ASV-SFT-0.5", "ASV-SFT-2", *(
+        f"IuB-{cap} %{best}" for cap in (25, 50, 75) for best in ("", ", best"))]
+    assert table_3["IuB-25 %, best"][-3:] == ["", "", ""]
     assert table_3["IuB-25 %"][-3:] == ["54.2", "2.94", "2.24"] and "another model and other data" in markdown
     for name, row in table_3.items():
         right, trials, _ = counted(truth, {text: key for key, text in report.NAMES.items()}[name]).mean(axis=0)
@@ -227,7 +240,7 @@ def test_tables_say_what_the_numbers_are(made):
     assert list(rows_of(markdown, "Oracles")) == ["IuB-25 %", "IuB-50 %", "IuB-75 %"]
     assert set(rows_of(markdown, "Seed by seed")) == {*reproduce.MODELS, "adaptive-sc"}
     assert "Missing" not in markdown
-    for figure in ("accuracy_vs_budget", "training", "by_level"):
+    for figure in ("accuracy_vs_budget", "training", "by_level", "ladder_training", "voting", "time"):
         assert (folder / f"results/{figure}.png").stat().st_size > 20_000
     size = sum(path.stat().st_size for path in (folder / "results").rglob("*.*") if path.suffix in (".npz", ".gz"))
     assert size < 2e6
@@ -283,8 +296,8 @@ def test_damage_is_one_clear_line(copy, damage, says):
 def test_names_agree():
     """The models that are trained, those in the tables, and those in the figures."""
     assert {name for name, *_ in report.LADDER} - {"adaptive-sc"} <= set(reproduce.MODELS)
-    assert {*report.PAPER, *report.ORACLE_MODELS} <= set(reproduce.MODELS)
-    assert len(set(reproduce.MODELS)) == len(reproduce.MODELS) == 17
+    assert {*report.PAPER, *report.NAMES, *report.ORACLE_MODELS} <= set(reproduce.MODELS)
+    assert len(set(reproduce.MODELS)) == len(reproduce.MODELS) == 17 + 3 + 3  # other alphas, best checkpoints
     assert [name for name, *_ in report.LADDER if name.startswith("length")] == [
         name for name in reproduce.MODELS if name.startswith("length")]
 
@@ -304,39 +317,89 @@ def test_interval_over_seeds_and_problems():
 
 
 def test_tiny_real_run(tmp_path, monkeypatch, capsys):
-    """Two of the runs, stopped on the way; the second call does only what is left, the third nothing."""
+    """Some of the jobs, stopped on the way; the second call does only what is left, the third nothing."""
     if not (ROOT / "checkpoints/base").exists():
         pytest.skip("checkpoints/base is not here: rebuild it with python train.py --stage base")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(settings.PRESETS, "smoke", dict(
         model=str(ROOT / "checkpoints/base"), sft_problems=20, sft_votes=10, sft_regular=10, sft_steps=2, sft_batch=4,
-        prompts=2, accumulate=1, samples=4, steps=2, valid_every=0, eval_problems=10))
-    kept_runs = [dict(method="ibpo", budget="vote=0.25"), dict(method="length-penalty", length_price=0.05)]
-    monkeypatch.setattr(reproduce, "RUNS", kept_runs)
-    monkeypatch.setattr(reproduce, "MODELS", reproduce.MODELS[:4] + ["length-penalty-0.05"])
-    respond_first = evaluation.respond
+        prompts=2, accumulate=1, samples=4, steps=2, valid_every=1, valid_problems=5, eval_problems=10))
+    some = ["asv-sft", "sv-sft", "base", "ibpo-25", "length-penalty-0.05", "asv-sft-0.5"]
+    monkeypatch.setattr(reproduce, "JOBS", {name: reproduce.JOBS[name] for name in some})
+    monkeypatch.setattr(reproduce, "MODELS", ["base", "sv-sft", "asv-sft", *some[3:], "ibpo-25-best"])
+    command = ["--smoke", "--seeds", "1", "--jobs", "1"]
 
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluation, "respond", interrupted)
-    with pytest.raises(SystemExit, match="the same command continues"):
-        reproduce.main(["--smoke", "--seeds", "1"])
-    monkeypatch.setattr(evaluation, "respond", respond_first)
-    for module in (learn, sft, train):  # all stages are done
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "respond", interrupted)
+        with pytest.raises(SystemExit, match="the same command continues"):
+            reproduce.main(command)
+    run_stage, trained = learn.run_stage, []
+
+    def noted(settings, stage, name, *arguments, **options):
+        trained.append(name)
+        return run_stage(settings, stage, name, *arguments, **options)
+
+    for module in (sft, train):
+        monkeypatch.setattr(module, "run_stage", noted)
+    reproduce.main(command)
+    assert trained == ["sv-sft", "ibpo-25", "length-penalty-0.05", "asv-sft-0.5"]  # asv-sft was there
+    results, run = tmp_path / "runs/reproduce-smoke/results", tmp_path / "runs/reproduce-smoke/seed-0"
+    notes = json.loads((run / "ibpo-25/best/ibpo.json").read_text())
+    log = [json.loads(line) for line in (run / "ibpo-25/log.jsonl").read_text().splitlines()]
+    assert notes["valid_accuracy"] >= max(row["valid_accuracy"] for row in log) and notes["steps"] in (0, 1, 2)
+    for module in (sft, train):
         monkeypatch.setattr(module, "run_stage", interrupted)
-    reproduce.main(["--smoke", "--seeds", "1"])
     monkeypatch.setattr(evaluation, "make_record", interrupted)
-    reproduce.main(["--smoke", "--seeds", "1"])
-    results = tmp_path / "runs/reproduce-smoke/results"
-    assert {path.stem for path in results.glob("records/seed-0/eval/*")} == {
-        "base", "base-greedy", "sv-sft", "asv-sft", "ibpo-25", "length-penalty-0.05"}
+    reproduce.main(command)
+    shutil.rmtree(run)
+    reproduce.main(command)  # all is kept: no checkpoint is needed any more
+    assert {path.stem for path in results.glob("records/seed-0/eval/*")} == {*some, "base-greedy", "ibpo-25-best"}
     assert {path.stem for path in results.glob("records/seed-0/oracle/*")} == {
         "base", "base-greedy", "sv-sft", "ibpo-25"}
     assert report.load(results / "records/seed-0/oracle/sv-sft.npz").correct.shape == (10, 16)
     result = json.loads((results / "results.json").read_text())
     assert result["missing"] == ["the oracles' samples"] and result["problems"] == 10  # the other caps were not trained
     assert "results.md" in capsys.readouterr().out
+    kept = results / "records/seed-0"
+    (kept / "eval/ibpo-25.npz").unlink()
+    of_seed = settings.Settings(out=str(run))
+    assert reproduce.unfinished(of_seed, kept) == ["asv-sft", "ibpo-25"]  # its checkpoint is gone, and needed
+
+
+class Process:
+    """A job that ends after a few looks, with this return code."""
+
+    def __init__(self, command, looks: int, code: int, **_):
+        self.name, self.looks, self.code = command[command.index("--only") + 1], looks, code
+
+    def poll(self):
+        self.looks -= 1
+        self.returncode = self.code
+        return None if self.looks > 0 else self.code
+
+
+def test_jobs_wait_for_what_they_start_from(tmp_path, monkeypatch):
+    started, running = [], []
+
+    def start(command, **options):
+        process = Process(command, looks=2, code=int("bad" in command))
+        started.append((command[command.index("--seed") + 1], process.name))
+        assert options["env"]["OMP_NUM_THREADS"] >= "1"
+        return process
+
+    monkeypatch.setattr(reproduce.subprocess, "Popen", start)
+    monkeypatch.setattr(reproduce.time, "sleep", lambda seconds: None)
+    jobs = [(0, "asv-sft"), (0, "base"), (0, "cgpo"), (1, "asv-sft"), (1, "cgpo")]
+    reproduce.run_all(jobs, 2, tmp_path, [])
+    assert started == [("0", "asv-sft"), ("1", "asv-sft"), ("0", "base"), ("0", "cgpo"), ("1", "cgpo")]
+
+    started.clear()
+    with pytest.raises(settings.UserError, match="1 of 2 jobs failed"):
+        reproduce.run_all([(0, "asv-sft"), (0, "cgpo")], 2, tmp_path, ["bad"])
+    assert started == [("0", "asv-sft")]  # nothing starts from what has failed
 
 
 def test_seeds_must_be_some():
