@@ -294,7 +294,9 @@ def main(argv=None) -> None:
     parser.add_argument("--top-p", type=float, default=0.9,
                         help="nucleus sampling, as in Table 8; 1: off (default 0.9)")
     parser.add_argument("--max-new-tokens", type=int, default=300, help="cut a response off here (default 300)")
-    parser.add_argument("--slots", type=int, default=256, help="responses generated at once (default 256)")
+    parser.add_argument("--slots", type=int, default=256, help="responses generated at once, at most (default 256)")
+    parser.add_argument("--cache-gib", type=float, default=8.0,
+                        help="GiB for their keys and values; limits how many run at once (default 8)")
     parser.add_argument("--seed", type=int, default=0, help="of problems and responses (default 0)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to compute (default cpu)")
     parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"], help="of the weights (default fp32)")
@@ -307,7 +309,8 @@ def main(argv=None) -> None:
             raise data.DataError("--problems and --samples must be at least 1")
         evaluate(args.directories or ["checkpoints/base", "checkpoints/ibpo"], args.data, args.problems, args.samples,
                  Path(args.out), seed=args.seed, device=args.device, dtype=args.dtype, show=args.show, slots=args.slots,
-                 max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p)
+                 cache_gib=args.cache_gib, max_new_tokens=args.max_new_tokens, temperature=args.temperature,
+                 top_p=args.top_p)
     except ValueError as error:  # DataError and CheckpointError are
         sys.exit(f"error: {error}")
 

@@ -150,9 +150,8 @@ def sampled_solutions(settings: Settings) -> list[dict]:
             chunk = problems[len(rows) : len(rows) + CHUNK]
             responses = sample.ask(
                 model, tokenizer, [problem.question for problem in chunk], "scot", settings.sft_samples,
-                max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p,
-                stop_ids=sample.stop_ids_of(settings.model, tokenizer), slots=settings.slots,
-                seed=derive(settings.seed, "samples", len(rows)), progress=bar.update)
+                top_p=settings.top_p, stop_ids=sample.stop_ids_of(settings.model, tokenizer),
+                seed=derive(settings.seed, "samples", len(rows)), progress=bar.update, **settings.sampling)
             new = [{**asdict(problem), "samples": [response.text for response in row if response.finished]}
                    for problem, row in zip(chunk, responses)]
             rows += new

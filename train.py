@@ -58,8 +58,7 @@ def roll_out(model, tokenizer, problems: list, samples: int, settings: Settings,
              top_p: float) -> Rollout:
     """Sample responses from the current policy under the ASV prompt, and judge them."""
     rows = sample.ask(model, tokenizer, [problem.question for problem in problems], "asv", samples,
-                      max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=top_p,
-                      stop_ids=stop_ids, slots=settings.slots, seed=seed)
+                      top_p=top_p, stop_ids=stop_ids, seed=seed, **settings.sampling)
     judged = [[voting.judge(problem.answer, r.text, r.finished) for r in row] for problem, row in zip(problems, rows)]
 
     def array(value) -> np.ndarray:  # [n, m]
@@ -239,8 +238,7 @@ def main(argv=None) -> None:
         evaluation.evaluate(
             models, settings.test_data, settings.eval_problems, settings.eval_samples, Path(settings.out) / "eval",
             seed=settings.seed, device=settings.device, dtype=settings.dtype, training_log=models[-1] / "log.jsonl",
-            cap=settings.cap if settings.method in CAPPED else None, slots=settings.slots,
-            max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p)
+            cap=settings.cap if settings.method in CAPPED else None, top_p=settings.top_p, **settings.sampling)
 
     try:
         if stage == "base":
@@ -258,7 +256,7 @@ def main(argv=None) -> None:
                 models.append(timed(stage_name(settings), train_rl, models[-1]))
             if stage == "all":
                 timed("evaluation", evaluate)
-    except (UserError, data.DataError, llama.CheckpointError, voting.PromptError) as error:
+    except (UserError, data.DataError, llama.CheckpointError, sample.CacheError, voting.PromptError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("\nstopped; what is finished is kept, and the same command continues from there")

@@ -9,6 +9,7 @@ import json
 import random
 from collections import Counter
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +21,9 @@ import llama
 import sample
 import voting
 from sample import generate
+from settings import PRESETS, Settings
 
+ROOT = Path(__file__).resolve().parent.parent
 V = 12
 
 
@@ -154,6 +157,37 @@ def test_little_is_computed_in_vain(model, passes, slots):
     assert max(lengths) >= 10 * min(lengths)
     kept, computed = sum(lengths) - len(lengths), sum(rows for rows, width in passes if width == 1)
     assert 0.9 < kept / computed <= 1
+
+
+EIGHT_B = llama.Config(vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+                       num_attention_heads=32, num_key_value_heads=8)  # LLaMA-3.1-8B
+
+
+def test_slots_follow_from_the_memory_limit():
+    """Never more cache than the limit, and not one row less than fits; the presets have the slots they promise."""
+    for config, dtype, gib in (build().config, torch.float32, 0.01), (EIGHT_B, torch.bfloat16, 24.0):
+        slots = sample.slots_for(config, 4400, dtype, 10**6, gib)
+        with torch.device("meta"):
+            used, more = (2 * llama.Cache(config, rows, 4400, dtype, "meta").k.nbytes for rows in (slots, slots + 1))
+        assert used <= gib * 2**30 < more
+        assert sample.slots_for(config, 4400, dtype, 3, gib) == min(3, slots)
+    builtin, large = (Settings(**PRESETS[preset]) for preset in ("builtin", "llama"))
+    config = llama.read_config(ROOT / "checkpoints/base")
+    assert sample.slots_for(config, 30 + builtin.max_new_tokens, torch.float32, builtin.slots, builtin.cache_gib) == 256
+    assert sample.slots_for(EIGHT_B, 300 + large.max_new_tokens, torch.bfloat16, large.slots, large.cache_gib) == 44
+
+
+def test_a_small_cache_changes_no_response(model, passes):
+    row = 2 * 2 * 2 * 8 * (max(map(len, PROMPTS)) + 20) * 4 / 2**30  # GiB: layers, k and v, K, D, tokens, fp32
+    options = dict(max_new_tokens=20, stop_ids=(3, 8), seed=11)
+    wide = generate(model, PROMPTS, **options)
+    passes.clear()
+    narrow = generate(model, PROMPTS, cache_gib=5.5 * row, **options)
+    assert max(rows for rows, _ in passes) == 5
+    assert [(r.ids, r.finished) for r in narrow] == [(r.ids, r.finished) for r in wide]
+    with pytest.raises(sample.CacheError, match="cache_gib") as error:
+        generate(model, PROMPTS, cache_gib=0.9 * row, **options)
+    assert "\n" not in str(error.value)
 
 
 def test_global_random_state_is_neither_used_nor_touched(model):
