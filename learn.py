@@ -7,6 +7,7 @@ Departure from the paper: the loss is a sum over tokens, divided by the number o
 never a length. A vote is k times as long as a single trial, so any division by length would re-price the budget.
 """
 
+import copy
 import json
 import math
 import os
@@ -261,9 +262,14 @@ def schedule(settings: Settings, highest: float, steps: int):
 
 def open_start(settings: Settings, directory):
     """The model a stage starts from, and its tokenizer."""
-    dtype = torch.bfloat16 if settings.dtype == "bf16" else torch.float32
-    model, tokenizer, _ = sample.open_checkpoint(directory, dtype, settings.device)
+    model, tokenizer, _ = sample.open_checkpoint(directory, sample.DTYPES[settings.dtype], settings.device)
     return model, tokenizer
+
+
+def for_sampling(model: llama.Llama, settings: Settings) -> llama.Llama:
+    """The model, or a copy of it in another dtype if that samples faster (sample.resolve_dtype)."""
+    dtype = sample.resolve_dtype(settings.sampling_dtype, settings.dtype, model.config, settings.device)
+    return model if dtype == settings.dtype else lora.merge(copy.deepcopy(model)).to(sample.DTYPES[dtype])
 
 
 def encode(tokenizer, question: str, condition: str, response: str, given: str = "") -> Example:

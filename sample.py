@@ -25,6 +25,9 @@ import llama
 import voting
 
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
 @dataclass
 class Response:
     ids: list[int]  # what was generated, with the stop id
@@ -60,6 +63,19 @@ def choose(logits: Tensor, noise: Tensor, temperature: float, top_p: float,
         rank = torch.searchsorted(cdf, noise[:, None] * cdf[:, -1:], right=True)  # [N, 1]
         ids = rank[:, 0].clamp(max=logits.shape[-1] - 1)  # [N]
     return ids, logp.gather(-1, ids[:, None])[:, 0]
+
+
+def resolve_dtype(wanted: str, otherwise: str, config: llama.Config, device: str) -> str:
+    """fp32 or bf16, to sample in. auto: bf16 where that is much faster, else `otherwise`.
+
+    That is on a CPU with bf16 matrix products, for a model so wide that these are most of the work. At width 96 bf16
+    gains 6 %, and loses that a run repeats itself whatever the number of slots: near-ties fall another way.
+    """
+    if wanted != "auto":
+        return wanted
+    has = torch.cpu.get_capabilities()  # lists what there is; these two on x86 only
+    fast = has.get("amx_bf16") or has.get("avx512_bf16")
+    return "bf16" if fast and device == "cpu" and config.hidden_size >= 512 else otherwise
 
 
 class CacheError(ValueError):

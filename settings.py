@@ -33,6 +33,9 @@ class Settings:
     seed: int = setting(0, "makes the whole run repeatable")
     device: str = setting("cpu", "cpu or cuda")
     dtype: str = setting("fp32", "fp32, or bf16 (weights and moments in bf16, rounded stochastically)")
+    sampling_dtype: str = setting("auto", "dtype of the copy of the model that samples: fp32, bf16, or auto: bf16 on a "
+                                          "CPU that has it (AMX, AVX512-BF16) for models of width 512 or more, else "
+                                          "--dtype, as always with --kl-max and policy gradients")
     slots: int = setting(256, "responses generated at once, at most; fewer if they need more than --cache-gib")
     cache_gib: float = setting(8.0, "GiB for their keys and values, beside weights and moments (and no gradient, while "
                                     "sampling): 8B in bf16 takes 45 of the 79 GiB of an 80 GB card, so there 24")
@@ -88,6 +91,11 @@ class Settings:
     def sampling(self) -> dict:
         """Options of sample.generate that are the same in every stage."""
         return {name: getattr(self, name) for name in ("max_new_tokens", "temperature", "slots", "cache_gib")}
+
+    @property
+    def compares_logprobs(self) -> bool:
+        """Whether the log-probabilities of the sampler meet those of training: then both need the same dtype."""
+        return self.kl_max is not None or self.method in POLICY_GRADIENTS
 
     @property
     def caps(self) -> dict[str, float]:
@@ -165,6 +173,10 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
     need(settings.method != "length-penalty" or settings.samples > 1,
          "--method length-penalty compares the responses to a prompt: --samples must be at least 2")
     need(settings.dtype in ("fp32", "bf16"), f"--dtype is {settings.dtype!r}; expected fp32 or bf16")
+    need(settings.sampling_dtype in ("auto", "fp32", "bf16"),
+         f"--sampling-dtype is {settings.sampling_dtype!r}; expected auto, fp32 or bf16")
+    need(settings.sampling_dtype in ("auto", settings.dtype) or not settings.compares_logprobs,
+         f"--sampling-dtype {settings.sampling_dtype}: --kl-max and policy gradients sample in the --dtype of training")
     need(settings.device in ("cpu", "cuda"), f"--device is {settings.device!r}; expected cpu or cuda")
     need(settings.device == "cpu" or torch.cuda.is_available(), "--device cuda: torch sees no CUDA device")
     need(settings.kl_max is None or settings.rl_top_p == 1,

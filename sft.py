@@ -23,7 +23,7 @@ import data
 import llama
 import sample
 import voting
-from learn import Example, encode, finished, open_start, run_stage, schedule, settings_of, supervised
+from learn import Example, encode, finished, for_sampling, open_start, run_stage, schedule, settings_of, supervised
 from settings import CONDITION, Settings, UserError, derive, shuffled
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -143,6 +143,7 @@ def sampled_solutions(settings: Settings) -> list[dict]:
     if len(rows) == len(problems):
         return rows
     model, tokenizer = open_start(settings, settings.model)
+    model = for_sampling(model, settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(problems) * settings.sft_samples, initial=len(rows) * settings.sft_samples,
               desc="sampling the base", unit="response", dynamic_ncols=True) as bar:

@@ -20,7 +20,7 @@ gradient of Eq. (5) on the accepted ones. Settings are in settings.py, the stage
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +34,8 @@ import ibpo
 import llama
 import sample
 import voting
-from learn import (Example, add_gradient, finished, log_probabilities, micro_batches, open_start, run_stage, schedule,
-                   settings_of)
+from learn import (Example, add_gradient, finished, for_sampling, log_probabilities, micro_batches, open_start,
+                   run_stage, schedule, settings_of)
 from settings import CAPPED, Settings, UserError, derive, parse_args, shuffled
 from sft import train_base, train_sft
 
@@ -175,6 +175,8 @@ def train_rl(settings: Settings, start: Path) -> Path:
     made_with = settings_of(settings, "ibpo")
     if finished(Path(settings.out) / name, made_with):
         return Path(settings.out) / name
+    if settings.compares_logprobs:
+        settings = replace(settings, sampling_dtype=settings.dtype)
     model, tokenizer = open_start(settings, start)
     reference = open_start(settings, start)[0] if settings.kl_max is not None else None
     stop_ids = sample.stop_ids_of(start, tokenizer)
@@ -184,16 +186,16 @@ def train_rl(settings: Settings, start: Path) -> Path:
     validation = data.load(settings.valid_data, "validation", settings.valid_problems, derive(settings.seed, "valid"))
 
     def add_step(model: llama.Llama, step: int) -> dict:
-        model.eval()
+        policy = for_sampling(model.eval(), settings)
         record = {}
         if settings.valid_every and step % settings.valid_every == 0:  # for the curves; nothing is selected by it
-            seen = roll_out(model, tokenizer, validation, 1, settings, stop_ids, derive(settings.seed, "v", step),
+            seen = roll_out(policy, tokenizer, validation, 1, settings, stop_ids, derive(settings.seed, "v", step),
                             settings.top_p)
             record = {"valid_accuracy": float(seen.correct.mean()), "valid_vote_share": float(seen.extended.mean())}
         clock = [time.monotonic()]
         batch = [problems[i] for i in shuffled(len(problems), step, n, derive(settings.seed, "order"))]
         seed = derive(settings.seed, "rollout", step)
-        rollout = roll_out(model, tokenizer, batch, settings.samples, settings, stop_ids, seed, settings.rl_top_p)
+        rollout = roll_out(policy, tokenizer, batch, settings.samples, settings, stop_ids, seed, settings.rl_top_p)
         clock.append(time.monotonic())
         selection, weights = select(rollout, reference, settings, derive(settings.seed, "select", step))
         clock.append(time.monotonic())
@@ -235,9 +237,11 @@ def main(argv=None) -> None:
         return result
 
     def evaluate(settings: Settings) -> None:
+        dtype = sample.resolve_dtype(settings.sampling_dtype, settings.dtype, llama.read_config(settings.model),
+                                     settings.device)
         evaluation.evaluate(
             models, settings.test_data, settings.eval_problems, settings.eval_samples, Path(settings.out) / "eval",
-            seed=settings.seed, device=settings.device, dtype=settings.dtype, training_log=models[-1] / "log.jsonl",
+            seed=settings.seed, device=settings.device, dtype=dtype, training_log=models[-1] / "log.jsonl",
             cap=settings.cap if settings.method in CAPPED else None, top_p=settings.top_p, **settings.sampling)
 
     try:

@@ -373,6 +373,35 @@ def test_training_mode_and_gradients_are_left_alone(model):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# bf16
+
+
+@pytest.mark.parametrize("has, width, device, expected", [
+    ({"amx_bf16": True, "avx512_bf16": False}, 512, "cpu", "bf16"), ({"avx512_bf16": True}, 4096, "cpu", "bf16"),
+    ({"avx512_bf16": True}, 480, "cpu", "fp32"), ({"amx_bf16": True}, 4096, "cuda", "fp32"),
+    ({"amx_bf16": False, "avx512_bf16": False, "avx512_f": True}, 4096, "cpu", "fp32"),
+    ({"architecture": "aarch64", "neon": True, "bf16": True}, 4096, "cpu", "fp32"), ({}, 4096, "cpu", "fp32")])
+def test_auto_dtype(has, width, device, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    config = llama.Config(V, hidden_size=width, intermediate_size=8, num_hidden_layers=1, num_attention_heads=4)
+    assert sample.resolve_dtype("auto", "fp32", config, device) == expected
+    assert sample.resolve_dtype("auto", "bf16", config, device) == "bf16"  # trained in bf16: sampled in bf16
+    assert sample.resolve_dtype("fp32", "bf16", config, device) == "fp32"
+    assert sample.resolve_dtype("bf16", "fp32", config, device) == "bf16"
+
+
+def test_bf16_answers_as_well_as_fp32():
+    """`python tests/bench.py --pass-at-1 2000` measures it; here only that nothing is broken."""
+    problems, right = data.load("builtin", "test", 64, seed=0), []
+    for dtype in sample.DTYPES.values():
+        model, tokenizer, _ = sample.open_checkpoint(ROOT / "checkpoints/ibpo", dtype)
+        rows = sample.ask(model, tokenizer, [p.question for p in problems], "asv", 1, max_new_tokens=300, top_p=0.9,
+                          stop_ids=[tokenizer.eos_token_id])
+        right.append([voting.judge(p.answer, r.text, r.finished)[1] for p, (r,) in zip(problems, rows)])
+    assert min(map(sum, right)) > 0.75 * 64 and abs(sum(right[0]) - sum(right[1])) < 0.15 * 64
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Checkpoints and texts
 
 
