@@ -223,12 +223,12 @@ def report(out: Path, names: list[str] = None) -> dict:
 
 
 def respond(directories: list, source: str, problems: int, samples: dict[str, int], out: Path, seed: int = 0,
-            device: str = "cpu", dtype: str = "auto", show: int = 0, **options) -> list[str]:
+            device: str = "cpu", dtype: str = "auto", show: int = 0, cache_gib: float = 8.0, **options) -> list[str]:
     """Write the records of checkpoints on the same problems to out/records; returns their names.
 
     A record that was made with the same settings before is not made again. samples: responses per problem, by the
-    prompt condition a model was trained for. dtype: of the weights; auto: sample.resolve_dtype, else fp32. options: of
-    sample.generate.
+    prompt condition a model was trained for. dtype: of the weights; auto: sample.resolve_dtype, else fp32. cache_gib and
+    options: of sample.generate.
     """
     chosen = data.load(source, "test", problems, seed)
     names = []
@@ -250,7 +250,7 @@ def respond(directories: list, source: str, problems: int, samples: dict[str, in
                       "modified": weights.stat().st_mtime if weights.exists() else None}
             path = out / "records" / f"{name}.jsonl"
             if not (path.exists() and json.loads(path.open().readline() or "null") == header):
-                generate = {**options, "temperature": temperature}
+                generate = {**options, "temperature": temperature, "cache_gib": cache_gib}
                 make_record(path, directory, chosen, header, m, model, tokenizer, seed=seed, **generate)
             if show:
                 print_examples(path, show)
