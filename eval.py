@@ -227,7 +227,7 @@ def respond(directories: list, source: str, problems: int, samples: dict[str, in
     """Write the records of checkpoints on the same problems to out/records; returns their names.
 
     A record that was made with the same settings before is not made again. samples: responses per problem, by the
-    prompt condition a model was trained for. dtype: of the weights; auto: sample.resolve_dtype, else fp32. cache_gib and
+    prompt condition a model was trained for. dtype: of the weights; auto: sample.resolve_dtype, else fp32. cache_gib,
     options: of sample.generate.
     """
     chosen = data.load(source, "test", problems, seed)
