@@ -21,9 +21,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import data
+import llama
 import plots
 import sample
 import voting
@@ -223,18 +223,19 @@ def report(out: Path, names: list[str] = None) -> dict:
 
 
 def respond(directories: list, source: str, problems: int, samples: dict[str, int], out: Path, seed: int = 0,
-            device: str = "cpu", dtype: str = "fp32", show: int = 0, name: str = None, **options) -> list[str]:
+            device: str = "cpu", dtype: str = "auto", show: int = 0, name: str = None, cache_gib: float = 8.0,
+            **options) -> list[str]:
     """Write the records of checkpoints on the same problems to out/records; returns their names.
 
     A record that was made with the same settings before is not made again. samples: responses per problem, by the
-    prompt condition a model was trained for. name: of a single checkpoint (None: that of its directory). options: of
-    sample.generate.
+    prompt condition a model was trained for. dtype: of the weights; auto: sample.resolve_dtype, else fp32. name: of a
+    single checkpoint (None: that of its directory). cache_gib, options: of sample.generate.
     """
     chosen = data.load(source, "test", problems, seed)
     names, called = [], name
     for directory in directories:
-        model, tokenizer, notes = sample.open_checkpoint(
-            directory, torch.bfloat16 if dtype == "bf16" else torch.float32, device)
+        resolved = sample.resolve_dtype(dtype, "fp32", llama.read_config(directory), device)
+        model, tokenizer, notes = sample.open_checkpoint(directory, sample.DTYPES[resolved], device)
         condition = notes.get("condition", "scot")
         kinds = [("", samples[condition], options["temperature"])]
         if condition == "scot":
@@ -246,11 +247,11 @@ def respond(directories: list, source: str, problems: int, samples: dict[str, in
             names.append(name)
             weights = Path(directory) / "model.safetensors"
             header = {"model": str(directory), "condition": condition, "data": source, "problems": len(chosen),
-                      "samples": m, "seed": seed, "dtype": dtype, **options, "temperature": temperature,
+                      "samples": m, "seed": seed, "dtype": resolved, **options, "temperature": temperature,
                       "modified": weights.stat().st_mtime if weights.exists() else None}
             path = out / "records" / f"{name}.jsonl"
             if not (path.exists() and json.loads(path.open().readline() or "null") == header):
-                generate = {**options, "temperature": temperature}
+                generate = {**options, "temperature": temperature, "cache_gib": cache_gib}
                 make_record(path, directory, chosen, header, m, model, tokenizer, seed=seed, **generate)
             if show:
                 print_examples(path, show)
@@ -295,10 +296,13 @@ def main(argv=None) -> None:
     parser.add_argument("--top-p", type=float, default=0.9,
                         help="nucleus sampling, as in Table 8; 1: off (default 0.9)")
     parser.add_argument("--max-new-tokens", type=int, default=300, help="cut a response off here (default 300)")
-    parser.add_argument("--slots", type=int, default=256, help="responses generated at once (default 256)")
+    parser.add_argument("--slots", type=int, default=256, help="responses generated at once, at most (default 256)")
+    parser.add_argument("--cache-gib", type=float, default=8.0,
+                        help="GiB for their keys and values; limits how many run at once (default 8)")
     parser.add_argument("--seed", type=int, default=0, help="of problems and responses (default 0)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to compute (default cpu)")
-    parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"], help="of the weights (default fp32)")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "fp32", "bf16"],
+                        help="of the weights; auto: bf16 on a CPU that has it, for wide models; else fp32")
     args = parser.parse_args(argv)
     try:
         if args.redraw:
@@ -308,7 +312,8 @@ def main(argv=None) -> None:
             raise data.DataError("--problems and --samples must be at least 1")
         evaluate(args.directories or ["checkpoints/base", "checkpoints/ibpo"], args.data, args.problems, args.samples,
                  Path(args.out), seed=args.seed, device=args.device, dtype=args.dtype, show=args.show, slots=args.slots,
-                 max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p)
+                 cache_gib=args.cache_gib, max_new_tokens=args.max_new_tokens, temperature=args.temperature,
+                 top_p=args.top_p)
     except ValueError as error:  # DataError and CheckpointError are
         sys.exit(f"error: {error}")
 

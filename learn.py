@@ -7,6 +7,7 @@ Departure from the paper: the loss is a sum over tokens, divided by the number o
 never a length. A vote is k times as long as a single trial, so any division by length would re-price the budget.
 """
 
+import copy
 import json
 import math
 import os
@@ -168,7 +169,7 @@ def settings_of(settings: Settings, stage: str) -> dict:
     if stage == "base":
         names += ["base_steps", "base_chapter_2", "base_chapter_3", "base_batch", "base_lr"]
     else:
-        names += ["model", "data", "max_new_tokens", "temperature", "top_p", "decay"]
+        names += ["model", "data", "max_new_tokens", "temperature", "top_p", "decay", "sampling_dtype"]
         names += [f.name for f in fields(Settings) if f.name.startswith("sft_")]
     if stage != "base" and settings.lora_rank:
         names += ["lora_rank", "lora_alpha"]
@@ -192,7 +193,7 @@ def run_stage(settings: Settings, stage: str, name: str, model, tokenizer, steps
     """Run a stage's gradient steps and write its checkpoint to out/name.
 
     add_step(model, step) adds the step's gradient to the model and returns what is to be logged, the few items for
-    the progress bar under "bar". learning_rate(step) -> float. at_end(model, steps): called before the model is saved.
+    the progress bar under "bar". learning_rate(step) -> float. at_end(model): called before the model is saved.
     """
     directory = Path(settings.out) / name
     directory.mkdir(parents=True, exist_ok=True)
@@ -249,7 +250,7 @@ def run_stage(settings: Settings, stage: str, name: str, model, tokenizer, steps
         raise SystemExit(f"\n{name}: stopped after step {done} of {steps}; the same command continues from here")
     bar.close()
     if at_end is not None:
-        at_end(model, steps)
+        at_end(model)
     save_checkpoint(lora.merge(model), tokenizer, directory, stage, made_with)
     state_file.unlink(missing_ok=True)
     return directory
@@ -269,9 +270,14 @@ def schedule(settings: Settings, highest: float, steps: int):
 
 def open_start(settings: Settings, directory):
     """The model a stage starts from, and its tokenizer."""
-    dtype = torch.bfloat16 if settings.dtype == "bf16" else torch.float32
-    model, tokenizer, _ = sample.open_checkpoint(directory, dtype, settings.device)
+    model, tokenizer, _ = sample.open_checkpoint(directory, sample.DTYPES[settings.dtype], settings.device)
     return model, tokenizer
+
+
+def for_sampling(model: llama.Llama, settings: Settings) -> llama.Llama:
+    """The model, or a copy of it in another dtype if that samples faster (sample.resolve_dtype)."""
+    dtype = sample.resolve_dtype(settings.sampling_dtype, settings.dtype, model.config, settings.device)
+    return model if dtype == settings.dtype else lora.merge(copy.deepcopy(model)).to(sample.DTYPES[dtype])
 
 
 def encode(tokenizer, question: str, condition: str, response: str, given: str = "") -> Example:

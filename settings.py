@@ -33,7 +33,12 @@ class Settings:
     seed: int = setting(0, "makes the whole run repeatable")
     device: str = setting("cpu", "cpu or cuda")
     dtype: str = setting("fp32", "fp32, or bf16 (weights and moments in bf16, rounded stochastically)")
-    slots: int = setting(256, "responses generated at once")
+    sampling_dtype: str = setting("auto", "dtype of the copy of the model that samples: fp32, bf16, or auto: bf16 on a "
+                                          "CPU that has it (AMX, AVX512-BF16) for models of width 512 or more, else "
+                                          "--dtype, as always with --kl-max and policy gradients")
+    slots: int = setting(256, "responses generated at once, at most; fewer if they need more than --cache-gib")
+    cache_gib: float = setting(8.0, "GiB for their keys and values, beside weights and moments (and no gradient, while "
+                                    "sampling): 8B in bf16 takes 45 of the 79 GiB of an 80 GB card, so there 24")
     micro_tokens: int = setting(1024, "tokens per micro-batch; changes speed and memory, never the gradient")
     checkpointing: bool = setting(False, "recompute activations in the backward pass instead of keeping them")
     max_new_tokens: int = setting(300, "longest response; a longer one is cut off and malformed")
@@ -86,6 +91,16 @@ class Settings:
     decay: bool = setting(True, "SFT, IBPO: after the warm-up linearly down to 0; off: constant, as in the paper")
 
     @property
+    def sampling(self) -> dict:
+        """Options of sample.generate that are the same in every stage."""
+        return {name: getattr(self, name) for name in ("max_new_tokens", "temperature", "slots", "cache_gib")}
+
+    @property
+    def compares_logprobs(self) -> bool:
+        """Whether the log-probabilities of the sampler meet those of training: then both need the same dtype."""
+        return self.kl_max is not None or self.method in POLICY_GRADIENTS
+
+    @property
     def caps(self) -> dict[str, float]:
         """The caps of Eq. (1) by what they limit: {"vote": q+, "tokens": N}, or one of the two."""
         return {name: float(number) for name, number in (cap.split("=") for cap in self.budget.split(","))}
@@ -103,10 +118,11 @@ PRESETS = {
                   valid_problems=20, eval_problems=100,
                   base_steps=6, base_chapter_2=2, base_chapter_3=4, base_batch=16),
     # Table 8; batch sizes are the totals over the paper's nodes
-    "llama": dict(out="runs/llama", dtype="bf16", checkpointing=True, slots=16, micro_tokens=4096, max_new_tokens=4096,
-                  sft_problems=2000, sft_samples=32, sft_votes=500, sft_regular=10795, sft_steps=2048, sft_batch=64,
-                  sft_lr=1e-6, prompts=32, accumulate=4, samples=8, steps=240, lr=5e-7, rl_top_p=0.9, share_ties=False,
-                  decay=False, valid_every=20, weight_decay=0.0, max_grad_norm=1e9, eval_problems=500),
+    "llama": dict(out="runs/llama", dtype="bf16", checkpointing=True, cache_gib=24.0, micro_tokens=4096,
+                  max_new_tokens=4096, sft_problems=2000, sft_samples=32, sft_votes=500, sft_regular=10795,
+                  sft_steps=2048, sft_batch=64, sft_lr=1e-6, prompts=32, accumulate=4, samples=8, steps=240, lr=5e-7,
+                  rl_top_p=0.9, share_ties=False, decay=False, valid_every=20, weight_decay=0.0, max_grad_norm=1e9,
+                  eval_problems=500),
 }
 CONDITION = {"base": "scot", "sv-sft": "sv", "asv-sft": "asv", "ibpo": "asv"}  # the prompt each stage is trained for
 
@@ -160,6 +176,10 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
     need(settings.method != "length-penalty" or settings.samples > 1,
          "--method length-penalty compares the responses to a prompt: --samples must be at least 2")
     need(settings.dtype in ("fp32", "bf16"), f"--dtype is {settings.dtype!r}; expected fp32 or bf16")
+    need(settings.sampling_dtype in ("auto", "fp32", "bf16"),
+         f"--sampling-dtype is {settings.sampling_dtype!r}; expected auto, fp32 or bf16")
+    need(settings.sampling_dtype in ("auto", settings.dtype) or not settings.compares_logprobs,
+         f"--sampling-dtype {settings.sampling_dtype}: --kl-max and policy gradients sample in the --dtype of training")
     need(settings.device in ("cpu", "cuda"), f"--device is {settings.device!r}; expected cpu or cuda")
     need(settings.device == "cpu" or torch.cuda.is_available(), "--device cuda: torch sees no CUDA device")
     need(settings.kl_max is None or settings.rl_top_p == 1,
@@ -184,6 +204,7 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
          "--data is a file: give --test-data, too, or one --stage at a time")
     need(preset != "llama" or args["model"] is not None and settings.data != "builtin",
          "the preset llama needs --model DIR and --data FILE")
+    need(settings.cache_gib > 0, "--cache-gib must be above 0")
     need(settings.temperature > 0, "--temperature must be above 0: training needs different samples")
     need(0 < settings.top_p <= 1, "--top-p must be above 0 and at most 1")
     need(0 < settings.rl_top_p <= 1, "--rl-top-p must be above 0 and at most 1")

@@ -23,7 +23,7 @@ import data
 import llama
 import sample
 import voting
-from learn import Example, encode, finished, open_start, run_stage, schedule, settings_of, supervised
+from learn import Example, encode, finished, for_sampling, open_start, run_stage, schedule, settings_of, supervised
 from settings import CONDITION, Settings, UserError, derive, shuffled
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -143,6 +143,7 @@ def sampled_solutions(settings: Settings) -> list[dict]:
     if len(rows) == len(problems):
         return rows
     model, tokenizer = open_start(settings, settings.model)
+    model = for_sampling(model, settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(problems) * settings.sft_samples, initial=len(rows) * settings.sft_samples,
               desc="sampling the base", unit="response", dynamic_ncols=True) as bar:
@@ -150,9 +151,8 @@ def sampled_solutions(settings: Settings) -> list[dict]:
             chunk = problems[len(rows) : len(rows) + CHUNK]
             responses = sample.ask(
                 model, tokenizer, [problem.question for problem in chunk], "scot", settings.sft_samples,
-                max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p,
-                stop_ids=sample.stop_ids_of(settings.model, tokenizer), slots=settings.slots,
-                seed=derive(settings.seed, "samples", len(rows)), progress=bar.update)
+                top_p=settings.top_p, stop_ids=sample.stop_ids_of(settings.model, tokenizer),
+                seed=derive(settings.seed, "samples", len(rows)), progress=bar.update, **settings.sampling)
             new = [{**asdict(problem), "samples": [response.text for response in row if response.finished]}
                    for problem, row in zip(chunk, responses)]
             rows += new

@@ -21,7 +21,7 @@ gradient of Eq. (5) on the accepted ones. Settings are in settings.py, the stage
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +35,8 @@ import ibpo
 import llama
 import sample
 import voting
-from learn import (Example, add_gradient, finished, log_probabilities, micro_batches, open_start, run_stage,
-                   save_checkpoint, schedule, settings_of)
+from learn import (Example, add_gradient, finished, for_sampling, log_probabilities, micro_batches, open_start,
+                   run_stage, save_checkpoint, schedule, settings_of)
 from settings import CAPPED, Settings, UserError, derive, parse_args, shuffled
 from sft import train_base, train_sft
 
@@ -59,8 +59,7 @@ def roll_out(model, tokenizer, problems: list, samples: int, settings: Settings,
              top_p: float) -> Rollout:
     """Sample responses from the current policy under the ASV prompt, and judge them."""
     rows = sample.ask(model, tokenizer, [problem.question for problem in problems], "asv", samples,
-                      max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=top_p,
-                      stop_ids=stop_ids, slots=settings.slots, seed=seed)
+                      top_p=top_p, stop_ids=stop_ids, seed=seed, **settings.sampling)
     judged = [[voting.judge(problem.answer, r.text, r.finished) for r in row] for problem, row in zip(problems, rows)]
 
     def array(value) -> np.ndarray:  # [n, m]
@@ -177,6 +176,8 @@ def train_rl(settings: Settings, start: Path) -> Path:
     made_with = settings_of(settings, "ibpo")
     if finished(Path(settings.out) / name, made_with):
         return Path(settings.out) / name
+    if settings.compares_logprobs:
+        settings = replace(settings, sampling_dtype=settings.dtype)
     model, tokenizer = open_start(settings, start)
     reference = open_start(settings, start)[0] if settings.kl_max is not None else None
     stop_ids = sample.stop_ids_of(start, tokenizer)
@@ -185,10 +186,9 @@ def train_rl(settings: Settings, start: Path) -> Path:
                          derive(settings.seed, "rl"))
     validation = data.load(settings.valid_data, "validation", settings.valid_problems, derive(settings.seed, "valid"))
 
-    def look(model: llama.Llama, step: int) -> dict:
+    def look(model: llama.Llama, policy: llama.Llama, step: int) -> dict:
         """Validation before this step, for the curves. With --keep-best the best model so far is kept in best/."""
-        model.eval()
-        seen = roll_out(model, tokenizer, validation, 1, settings, stop_ids, derive(settings.seed, "v", step),
+        seen = roll_out(policy, tokenizer, validation, 1, settings, stop_ids, derive(settings.seed, "v", step),
                         settings.top_p)
         accuracy = float(seen.correct.mean())
         if settings.keep_best:
@@ -199,13 +199,16 @@ def train_rl(settings: Settings, start: Path) -> Path:
                 save_checkpoint(model, tokenizer, directory, "ibpo", made_with, steps=step, valid_accuracy=accuracy)
         return {"valid_accuracy": accuracy, "valid_vote_share": float(seen.extended.mean())}
 
+    def last_look(model: llama.Llama) -> None:
+        look(model, for_sampling(model.eval(), settings), settings.steps)
+
     def add_step(model: llama.Llama, step: int) -> dict:
-        model.eval()
-        record = look(model, step) if settings.valid_every and step % settings.valid_every == 0 else {}
+        policy = for_sampling(model.eval(), settings)
+        record = look(model, policy, step) if settings.valid_every and step % settings.valid_every == 0 else {}
         clock = [time.monotonic()]
         batch = [problems[i] for i in shuffled(len(problems), step, n, derive(settings.seed, "order"))]
         seed = derive(settings.seed, "rollout", step)
-        rollout = roll_out(model, tokenizer, batch, settings.samples, settings, stop_ids, seed, settings.rl_top_p)
+        rollout = roll_out(policy, tokenizer, batch, settings.samples, settings, stop_ids, seed, settings.rl_top_p)
         clock.append(time.monotonic())
         selection, weights = select(rollout, reference, settings, derive(settings.seed, "select", step))
         clock.append(time.monotonic())
@@ -222,7 +225,7 @@ def train_rl(settings: Settings, start: Path) -> Path:
 
     return run_stage(settings, "ibpo", name, model, tokenizer, settings.steps,
                      schedule(settings, settings.lr, settings.steps), add_step,
-                     at_end=look if settings.keep_best else None)
+                     at_end=last_look if settings.keep_best else None)
 
 
 def stage_name(settings: Settings) -> str:
@@ -248,11 +251,12 @@ def main(argv=None) -> None:
         return result
 
     def evaluate(settings: Settings) -> None:
+        dtype = sample.resolve_dtype(settings.sampling_dtype, settings.dtype, llama.read_config(settings.model),
+                                     settings.device)
         evaluation.evaluate(
             models, settings.test_data, settings.eval_problems, settings.eval_samples, Path(settings.out) / "eval",
-            seed=settings.seed, device=settings.device, dtype=settings.dtype, training_log=models[-1] / "log.jsonl",
-            cap=settings.cap if settings.method in CAPPED else None, slots=settings.slots,
-            max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p)
+            seed=settings.seed, device=settings.device, dtype=dtype, training_log=models[-1] / "log.jsonl",
+            cap=settings.cap if settings.method in CAPPED else None, top_p=settings.top_p, **settings.sampling)
 
     try:
         if stage == "base":
@@ -270,7 +274,7 @@ def main(argv=None) -> None:
                 models.append(timed(stage_name(settings), train_rl, models[-1]))
             if stage == "all":
                 timed("evaluation", evaluate)
-    except (UserError, data.DataError, llama.CheckpointError, voting.PromptError) as error:
+    except (UserError, data.DataError, llama.CheckpointError, sample.CacheError, voting.PromptError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("\nstopped; what is finished is kept, and the same command continues from there")

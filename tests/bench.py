@@ -4,6 +4,7 @@ products allow; and what gradient checkpointing costs and saves.
 
     python tests/bench.py --quick               # about three minutes: fewer prompts, two batch sizes
     python tests/bench.py                       # built-in model; more with --smollm2 DIR --gsm8k gsm8k_test.jsonl
+    python tests/bench.py --pass-at-1 2000      # another question: does sampling in bf16 cost accuracy?
 
 Both sides get the same weights, prompts, dtype and sampling (temperature 1, top-p 0.9), and stop at the same ids. Their
 random numbers differ, so their responses do; what is compared are tokens per second, counted up to the stop id. With
@@ -31,11 +32,11 @@ import llama  # noqa: E402
 import sample  # noqa: E402
 import train  # noqa: E402
 import voting  # noqa: E402
+from eval import Bootstrap, percent  # noqa: E402
 from learn import AdamW, Example, add_gradient  # noqa: E402
 from settings import Settings  # noqa: E402
 
 SAMPLES = 8
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def seconds(function) -> tuple[float, object]:
@@ -44,6 +45,11 @@ def seconds(function) -> tuple[float, object]:
     begin = clock()
     result = function()
     return clock() - begin, result
+
+
+def fastest(function) -> tuple[float, object]:
+    """The shortest of three times, and what the function returns: for short ones, which a busy machine disturbs."""
+    return min((seconds(function) for _ in range(3)), key=lambda pair: pair[0])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -83,50 +89,80 @@ def theirs(model, prompts: list[list[int]], batch: int, limit: int, stop_ids) ->
     return lengths
 
 
-def compare_sampling(name: str, directory, problems: list, condition: str, limit: int, batches, share: int) -> None:
-    """A batch of 64 makes 64 * share responses, every batch 80 at least: two problems of each level."""
+def compare_sampling(name: str, directory, problems: list, condition: str, limit: int, batches, responses: tuple,
+                     longest: float) -> None:
+    """With responses = (least, share) a batch of b makes share * b responses, or `least` if these are more.
+
+    A larger batch takes no longer per response. A cell that would take more than `longest` seconds, judged by the
+    smaller batch of the same side, is left out: '-'. best: of what was measured.
+    """
     tokenizer = sample.open_checkpoint(directory)[1]
     stop_ids = sample.stop_ids_of(directory, tokenizer)
     prompts = [voting.encode_prompt(tokenizer, problem.question, condition)
                for problem in problems for _ in range(SAMPLES)]
+    least, share = responses
     print(f"\nsampling, {name}: prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens, "
           f"{SAMPLES} samples each, {limit} new tokens at most")
-    print(f"{'':6}{'batch':>6}{'ours: tokens/s':>16}{'useful':>8}{'generate: tokens/s':>21}{'useful':>8}{'ratio':>8}")
-    for dtype, torch_dtype in DTYPES.items():
+    print(f"{'':23}{'ours':>30}{'generate':>30}\n{'':6}{'batch':>6}{'responses':>11}"
+          + f"{'tokens/s':>16}{'useful':>8}{'s':>6}" * 2 + f"{'ratio':>7}")
+    for dtype, torch_dtype in sample.DTYPES.items():
         sides = {ours: llama.load(directory, torch_dtype).eval(),
                  theirs: AutoModelForCausalLM.from_pretrained(directory, dtype=torch_dtype).eval()}
         counts = {side: Count(model) for side, model in sides.items()}
-        best = dict.fromkeys(sides, 0.0)
+        best, each = dict.fromkeys(sides, 0.0), dict.fromkeys(sides, 0.0)  # tokens per second; seconds per response
         for batch in batches:
-            part = prompts[: max(10 * SAMPLES, share * batch)]
-            cells = []
+            part, rates, cells = prompts[: max(least, share * batch)], [], ""
             for side, model in sides.items():
-                side(model, part[: min(batch, 64)], batch, 4, stop_ids)  # warm up
+                if each[side] * len(part) > longest:
+                    cells += f"{'-':>16}{'-':>8}{'-':>6}"
+                    continue
+                side(model, part[:2], batch, 2, stop_ids)  # warm up
                 counts[side].rows = 0
                 spent, lengths = seconds(lambda: side(model, part, batch, limit, stop_ids))
+                each[side] = spent / len(part)
+                rates.append(sum(lengths) / spent)
+                best[side] = max(best[side], rates[-1])
                 # The first token of a response comes from reading its prompt
-                cells += [sum(lengths) / spent, (sum(lengths) - len(lengths)) / max(counts[side].rows, 1)]
-                best[side] = max(best[side], cells[-2])
-            print(f"{dtype:6}{batch:6}{cells[0]:16,.0f}{cells[1]:8.0%}{cells[2]:21,.0f}{cells[3]:8.0%}"
-                  f"{cells[0] / cells[2]:8.1f}", flush=True)
-        print(f"{dtype:6}{'best':>6}{best[ours]:16,.0f}{'':8}{best[theirs]:21,.0f}{'':8}"
-              f"{best[ours] / best[theirs]:8.1f}", flush=True)
+                useful = (sum(lengths) - len(lengths)) / max(counts[side].rows, 1)
+                cells += f"{rates[-1]:16,.0f}{useful:8.0%}{spent:6.0f}"
+            ratio = f"{rates[0] / rates[1]:7.1f}" if len(rates) == 2 else f"{'-':>7}"
+            print(f"{dtype:6}{batch:6}{len(part):11}{cells}{ratio}", flush=True)
+        print(f"{dtype:6}{'best':>6}{'':11}{best[ours]:16,.0f}{'':14}{best[theirs]:16,.0f}{'':14}"
+              f"{best[ours] / best[theirs]:7.1f}", flush=True)
+
+
+def compare_pass_at_1(directory, count: int) -> None:
+    """Does sampling in bf16 cost accuracy? The same problems and random numbers in both dtypes."""
+    problems, right = data.load("builtin", "test", count, seed=0), {}
+    for dtype, torch_dtype in sample.DTYPES.items():
+        model, tokenizer, notes = sample.open_checkpoint(directory, torch_dtype)
+        rows = sample.ask(model, tokenizer, [problem.question for problem in problems], notes["condition"], 1,
+                          max_new_tokens=300, top_p=0.9, stop_ids=sample.stop_ids_of(directory, tokenizer))
+        right[dtype] = np.array([voting.judge(problem.answer, r.text, r.finished)[1]
+                                 for problem, (r,) in zip(problems, rows)], float)  # [count]
+    interval = Bootstrap(count)
+    single = {dtype: interval(lambda mean: mean, column) for dtype, column in right.items()}
+    difference = interval(lambda a, b: a - b, right["bf16"], right["fp32"])
+    half = (single["fp32"][2] - single["fp32"][1]) / 2
+    print(f"\npass@1 of {directory} on {count:,} problems, %, with 95 % intervals")
+    for name, estimate in {**single, "bf16 - fp32, paired": difference}.items():
+        print(f"  {name:20}{percent(estimate)}")
+    print(f"  the difference is {'smaller' if abs(difference[0]) < half else 'LARGER'} than half the interval of fp32, "
+          f"{100 * half:.2f}, and its own interval {'holds' if difference[1] <= 0 <= difference[2] else 'EXCLUDES'} 0")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Selection beside scipy's milp
 
 
-def solve_milp(margin, correct, extended, cap) -> tuple[float, float]:
-    """Seconds in milp, and the largest total margin of Eq. (8); one more prompt outweighs all margins together (D6)."""
+def milp_of(margin, correct, extended, cap):
+    """Solves Eq. (8) when called: the largest total margin. One more prompt outweighs all margins together (D6)."""
     n, m = correct.shape
     value = np.where(extended, margin[:, None], -margin[:, None]).ravel()  # [n * m]
     one_per_prompt = LinearConstraint(kron(eye_array(n), np.ones((1, m)), format="csr"), ub=1)
     under_cap = LinearConstraint(csr_array(extended.ravel()[None] - cap), ub=0)
-    spent, result = seconds(lambda: milp(
-        -(value + 2 * n + 1), integrality=np.ones(n * m), bounds=(0, correct.ravel()),
-        constraints=[one_per_prompt, under_cap], options={"mip_rel_gap": 0}))
-    return spent, float(result.x.round() @ value)
+    return lambda: float(milp(-(value + 2 * n + 1), integrality=np.ones(n * m), bounds=(0, correct.ravel()),
+                              constraints=[one_per_prompt, under_cap], options={"mip_rel_gap": 0}).x.round() @ value)
 
 
 def compare_selection(sizes) -> None:
@@ -136,11 +172,10 @@ def compare_selection(sizes) -> None:
     for n in sizes:
         correct = rng.random((n, SAMPLES)) < rng.random((n, 1))  # easy and hard prompts
         extended = rng.random((n, SAMPLES)) < 0.5
-        repeats = 100
-        mine = seconds(lambda: [ibpo.select_ibpo(correct, extended, 0.5, rng=0) for _ in range(repeats)])[0] / repeats
+        mine = fastest(lambda: [ibpo.select_ibpo(correct, extended, 0.5, rng=rng) for _ in range(100)])[0] / 100
         margin = ibpo.reward_margin(correct, extended)
-        highs, optimum = solve_milp(margin, correct, extended, 0.5)
-        weights = ibpo.select_ibpo(correct, extended, 0.5, rng=0).weights
+        highs, optimum = fastest(milp_of(margin, correct, extended, 0.5))
+        weights = ibpo.select_ibpo(correct, extended, 0.5, rng=rng).weights
         found = float((weights * np.where(extended, margin[:, None], -margin[:, None])).sum())
         print(f"{n:8}{1e3 * mine:10.2f}{1e3 * highs:10.1f}{highs / mine:8.0f}   {abs(found - optimum) < 1e-6}")
 
@@ -152,8 +187,7 @@ def compare_selection(sizes) -> None:
 def matrix_rate() -> float:
     """Floating-point operations per second of a large fp32 matrix product."""
     a = torch.randn(1024, 1024)
-    spent, _ = min((seconds(lambda: [a @ a for _ in range(20)]) for _ in range(3)), key=lambda pair: pair[0])
-    return 20 * 2 * 1024**3 / spent
+    return 20 * 2 * 1024**3 / fastest(lambda: [a @ a for _ in range(20)])[0]
 
 
 def time_step(directory, n: int) -> None:
@@ -194,12 +228,13 @@ def time_step(directory, n: int) -> None:
 # Gradient checkpointing
 
 
-def gradient_step(directory, checkpointing: bool) -> None:
-    """Print the seconds of a gradient on 16 responses of 640 tokens at once, and by how many MiB memory grows."""
+def gradient_step(directory, responses: int, checkpointing: bool) -> None:
+    """Print the seconds of a gradient on some responses of 640 tokens at once, and by how many MiB memory grows."""
     settings = Settings(checkpointing=checkpointing, micro_tokens=1 << 30)
     model = llama.load(directory, torch.float32).train()
     generator = torch.Generator().manual_seed(0)
-    examples = [Example([5], torch.randint(6, 60, (640,), generator=generator).tolist()) for _ in range(16)]
+    examples = [Example([5], torch.randint(6, 60, (640,), generator=generator).tolist())
+                for _ in range(responses)]
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -208,14 +243,15 @@ def gradient_step(directory, checkpointing: bool) -> None:
     print(spent, (after - before) / 1024)
 
 
-def compare_checkpointing(directory, threads: int) -> None:
+def compare_checkpointing(name: str, directory, responses: int, threads: int) -> None:
     """Each side in a process of its own, so that its peak of memory is its own."""
-    print("\ngradient checkpointing: a gradient on 16 responses of 640 tokens at once, fp32")
-    for name in ("off", "on"):
+    print(f"\ngradient checkpointing, {name}: a gradient on {responses} responses of 640 tokens at once, fp32")
+    for state in ("off", "on"):
         printed = subprocess.run([sys.executable, __file__, "--model", str(directory), "--threads", str(threads),
-                                  "--gradient", name], capture_output=True, text=True, check=True).stdout
+                                  "--gradient", str(responses), *["--recompute"] * (state == "on")],
+                                 capture_output=True, text=True, check=True).stdout
         spent, memory = map(float, printed.split())
-        print(f"  {name:4}{spent:8.2f} s   peak memory above the weights and gradients {memory:8.0f} MiB")
+        print(f"  {state:4}{spent:8.2f} s   peak memory above the weights and gradients {memory:8.0f} MiB")
 
 
 def main() -> None:
@@ -227,27 +263,37 @@ def main() -> None:
     parser.add_argument("--gsm8k", metavar="FILE", help=".jsonl file whose questions the real model gets")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
     parser.add_argument("--only", choices=["sampling", "selection", "step", "checkpointing"], help="one part of them")
-    parser.add_argument("--gradient", choices=["off", "on"], help=argparse.SUPPRESS)  # what compare_checkpointing runs
+    parser.add_argument("--longest", type=float, default=300.0, metavar="SECONDS",
+                        help="leave out a cell that would take longer, judged by the smaller batch (default 300)")
+    parser.add_argument("--pass-at-1", type=int, metavar="N",
+                        help="nothing but this: --model on N built-in problems in fp32 and in bf16")
+    parser.add_argument("--gradient", type=int, help=argparse.SUPPRESS)  # these two: what compare_checkpointing runs
+    parser.add_argument("--recompute", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if bool(args.smollm2) != bool(args.gsm8k):
         parser.error("--smollm2 and --gsm8k belong together")
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     if args.gradient:
-        return gradient_step(args.model, args.gradient == "on")
+        return gradient_step(args.model, args.gradient, args.recompute)
+    if args.pass_at_1:
+        return compare_pass_at_1(args.model, args.pass_at_1)
     batches = [16, 256] if args.quick else [1, 16, 64, 256]
     if args.only in (None, "sampling"):
         problems = data.load("builtin", "test", 128, seed=0)
-        compare_sampling("built-in model", args.model, problems, "asv", 300, batches, share=1 if args.quick else 4)
+        compare_sampling("built-in model", args.model, problems, "asv", 300, batches, (16, 1 if args.quick else 4),
+                         args.longest)
         if args.smollm2:
             problems = data.load(args.gsm8k, "test", 32, seed=0)
-            compare_sampling(args.smollm2, args.smollm2, problems, "scot", 64, batches, share=1)
+            compare_sampling("SmolLM2-135M", args.smollm2, problems, "scot", 64, batches, (8, 1), args.longest)
     if args.only in (None, "selection"):
         compare_selection([16, 256] if args.quick else [16, 64, 256, 1024, 4096])
     if args.only in (None, "step"):
         time_step(args.model, 32 if args.quick else 256)
     if args.only in (None, "checkpointing"):
-        compare_checkpointing(args.smollm2 or args.model, args.threads)
+        compare_checkpointing("built-in model", args.model, 16, args.threads)
+        if args.smollm2:
+            compare_checkpointing("SmolLM2-135M", args.smollm2, 4, args.threads)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import torch
 import data
 import learn
 import llama
+import lora
 import sft
 import voting
 from learn import AdamW, Example, add_gradient, log_probabilities, micro_batches, run_stage
@@ -529,6 +530,24 @@ def test_settings_of_a_stage_are_those_that_decide_its_result():
     assert not (base | asv | rl) & {"out", "device", "slots", "micro_tokens", "checkpointing", "test_data"}
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+def test_copy_for_sampling(rank):
+    """In another dtype a merged copy, which leaves the model alone; in the same dtype the model itself."""
+    model = build().eval()
+    if rank:
+        lora.add(model, rank, 8.0)
+        torch.nn.init.normal_(model.model.layers[0].mlp.up_proj.b, 0, 0.3)
+    names = {name: weight.clone() for name, weight in model.named_parameters()}
+    ids = torch.arange(V)[None]
+    logits = model(ids)
+    assert learn.for_sampling(model, Settings()) is model  # auto: it is narrow
+    policy = learn.for_sampling(model, Settings(sampling_dtype="bf16"))
+    assert {weight.dtype for weight in policy.parameters()} == {torch.bfloat16} and not policy.training
+    assert torch.allclose(policy(ids).float(), logits, atol=0.2 * logits.std().item())
+    assert names.keys() == dict(model.named_parameters()).keys()
+    assert all(torch.equal(weight, names[name]) for name, weight in model.named_parameters())
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # sft.py: the base model's own solutions
 
@@ -546,6 +565,7 @@ def sampling(tmp_path, monkeypatch):
                 for question in questions]
 
     monkeypatch.setattr(sft, "open_start", lambda *_: (None, None))
+    monkeypatch.setattr(sft, "for_sampling", lambda *_: None)
     monkeypatch.setattr(sft.sample, "stop_ids_of", lambda *_: ())
     monkeypatch.setattr(sft.sample, "ask", ask)
     monkeypatch.setattr(sft, "CHUNK", 3)

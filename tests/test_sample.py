@@ -9,6 +9,7 @@ import json
 import random
 from collections import Counter
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +21,9 @@ import llama
 import sample
 import voting
 from sample import generate
+from settings import PRESETS, Settings
 
+ROOT = Path(__file__).resolve().parent.parent
 V = 12
 
 
@@ -154,6 +157,37 @@ def test_little_is_computed_in_vain(model, passes, slots):
     assert max(lengths) >= 10 * min(lengths)
     kept, computed = sum(lengths) - len(lengths), sum(rows for rows, width in passes if width == 1)
     assert 0.9 < kept / computed <= 1
+
+
+EIGHT_B = llama.Config(vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+                       num_attention_heads=32, num_key_value_heads=8)  # LLaMA-3.1-8B
+
+
+def test_slots_follow_from_the_memory_limit():
+    """Never more cache than the limit, and not one row less than fits; the presets have the slots they promise."""
+    for config, dtype, gib in (build().config, torch.float32, 0.01), (EIGHT_B, torch.bfloat16, 24.0):
+        slots = sample.slots_for(config, 4400, dtype, 10**6, gib)
+        with torch.device("meta"):
+            used, more = (2 * llama.Cache(config, rows, 4400, dtype, "meta").k.nbytes for rows in (slots, slots + 1))
+        assert used <= gib * 2**30 < more
+        assert sample.slots_for(config, 4400, dtype, 3, gib) == min(3, slots)
+    builtin, large = (Settings(**PRESETS[preset]) for preset in ("builtin", "llama"))
+    config = llama.read_config(ROOT / "checkpoints/base")
+    assert sample.slots_for(config, 30 + builtin.max_new_tokens, torch.float32, builtin.slots, builtin.cache_gib) == 256
+    assert sample.slots_for(EIGHT_B, 300 + large.max_new_tokens, torch.bfloat16, large.slots, large.cache_gib) == 44
+
+
+def test_a_small_cache_changes_no_response(model, passes):
+    row = 2 * 2 * 2 * 8 * (max(map(len, PROMPTS)) + 20) * 4 / 2**30  # GiB: layers, k and v, K, D, tokens, fp32
+    options = dict(max_new_tokens=20, stop_ids=(3, 8), seed=11)
+    wide = generate(model, PROMPTS, **options)
+    passes.clear()
+    narrow = generate(model, PROMPTS, cache_gib=5.5 * row, **options)
+    assert max(rows for rows, _ in passes) == 5
+    assert [(r.ids, r.finished) for r in narrow] == [(r.ids, r.finished) for r in wide]
+    with pytest.raises(sample.CacheError, match="cache_gib") as error:
+        generate(model, PROMPTS, cache_gib=0.9 * row, **options)
+    assert "\n" not in str(error.value)
 
 
 def test_global_random_state_is_neither_used_nor_touched(model):
@@ -336,6 +370,35 @@ def test_training_mode_and_gradients_are_left_alone(model):
     assert model.training and all(w.grad is None and w.requires_grad for w in model.parameters())
     model.eval()
     assert [r.ids for r in generate(model, PROMPTS[:3], 5)] == [r.ids for r in responses]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# bf16
+
+
+@pytest.mark.parametrize("has, width, device, expected", [
+    ({"amx_bf16": True, "avx512_bf16": False}, 512, "cpu", "bf16"), ({"avx512_bf16": True}, 4096, "cpu", "bf16"),
+    ({"avx512_bf16": True}, 480, "cpu", "fp32"), ({"amx_bf16": True}, 4096, "cuda", "fp32"),
+    ({"amx_bf16": False, "avx512_bf16": False, "avx512_f": True}, 4096, "cpu", "fp32"),
+    ({"architecture": "aarch64", "neon": True, "bf16": True}, 4096, "cpu", "fp32"), ({}, 4096, "cpu", "fp32")])
+def test_auto_dtype(has, width, device, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    config = llama.Config(V, hidden_size=width, intermediate_size=8, num_hidden_layers=1, num_attention_heads=4)
+    assert sample.resolve_dtype("auto", "fp32", config, device) == expected
+    assert sample.resolve_dtype("auto", "bf16", config, device) == "bf16"  # trained in bf16: sampled in bf16
+    assert sample.resolve_dtype("fp32", "bf16", config, device) == "fp32"
+    assert sample.resolve_dtype("bf16", "fp32", config, device) == "bf16"
+
+
+def test_bf16_answers_as_well_as_fp32():
+    """`python tests/bench.py --pass-at-1 2000` measures it; here only that nothing is broken."""
+    problems, right = data.load("builtin", "test", 64, seed=0), []
+    for dtype in sample.DTYPES.values():
+        model, tokenizer, _ = sample.open_checkpoint(ROOT / "checkpoints/ibpo", dtype)
+        rows = sample.ask(model, tokenizer, [p.question for p in problems], "asv", 1, max_new_tokens=300, top_p=0.9,
+                          stop_ids=[tokenizer.eos_token_id])
+        right.append([voting.judge(p.answer, r.text, r.finished)[1] for p, (r,) in zip(problems, rows)])
+    assert min(map(sum, right)) > 0.75 * 64 and abs(sum(right[0]) - sum(right[1])) < 0.15 * 64
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -178,12 +178,37 @@ def test_record_counts_positive_weights_as_accepted(method):
     ("--method length-penalty --samples 1", "--samples"),
     ("--method length-penalty --data a.jsonl --valid-data b.jsonl --test-data c.jsonl", "--length-unit"),
     ("--method reinforce", "length-penalty"),
+    ("--sampling-dtype fp16", "auto, fp32 or bf16"),
+    ("--sampling-dtype bf16 --kl-max 10", "--dtype of training"),
+    ("--sampling-dtype bf16 --method grpo", "--dtype of training"),
+    ("--cache-gib 0", "--cache-gib"),
 ])
 def test_wrong_settings_are_one_clear_line(arguments, says, capsys):
     with pytest.raises(SystemExit) as stop:
         parse_args(arguments.split())
     message = capsys.readouterr().err
     assert stop.value.code == 2 and says in message and message.count("\n") == 1
+
+
+@pytest.mark.parametrize("kl_max, dtype", [(None, torch.bfloat16), (10.0, torch.float32)])
+def test_dtype_of_the_sampling_policy(kl_max, dtype, tmp_path, monkeypatch):
+    """bf16 where that is fast, but not if its log-probabilities are compared with those of training."""
+    class Asked(Exception):
+        pass
+
+    def roll_out(policy, *_):
+        assert policy.lm_head.weight.dtype == dtype and not policy.training
+        raise Asked
+
+    model = llama.Llama(llama.Config(vocab_size=8, hidden_size=512, intermediate_size=8, num_hidden_layers=1,
+                                     num_attention_heads=4))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(train, "open_start", lambda *arguments: (model, None))
+    monkeypatch.setattr(train.sample, "stop_ids_of", lambda *arguments: (0,))
+    monkeypatch.setattr(train, "roll_out", roll_out)
+    monkeypatch.setattr(train, "run_stage", lambda *arguments: arguments[-1](model, 0))
+    with pytest.raises(Asked):
+        train.train_rl(Settings(out=str(tmp_path), kl_max=kl_max), tmp_path)
 
 
 def test_price_and_unit_decide_the_result_of_a_length_penalty_only():
