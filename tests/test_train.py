@@ -119,7 +119,7 @@ def test_gradient_of_a_step_is_the_weighted_sum_over_responses(method, tmp_path,
     monkeypatch.setattr(train, "open_start", lambda *arguments: (model, tokenizer))
     monkeypatch.setattr(train.sample, "stop_ids_of", lambda *arguments: (0,))
     monkeypatch.setattr(train, "roll_out", lambda *arguments: rollout)
-    monkeypatch.setattr(train, "run_stage", lambda *arguments: steps.append(arguments[-1](model, 0)))
+    monkeypatch.setattr(train, "run_stage", lambda *arguments, at_end: steps.append(arguments[-1](model, 0)))
     train.train_rl(settings, tmp_path)
     found = [w.grad.clone() for w in model.parameters()]
 
@@ -206,7 +206,7 @@ def test_dtype_of_the_sampling_policy(kl_max, dtype, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "open_start", lambda *arguments: (model, None))
     monkeypatch.setattr(train.sample, "stop_ids_of", lambda *arguments: (0,))
     monkeypatch.setattr(train, "roll_out", roll_out)
-    monkeypatch.setattr(train, "run_stage", lambda *arguments: arguments[-1](model, 0))
+    monkeypatch.setattr(train, "run_stage", lambda *arguments, at_end: arguments[-1](model, 0))
     with pytest.raises(Asked):
         train.train_rl(Settings(out=str(tmp_path), kl_max=kl_max), tmp_path)
 
