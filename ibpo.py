@@ -135,7 +135,7 @@ def _maximise(margin, correct, extended, cap, valid, feasible, rng):
     f = n_forced if cap == 1 else min(n_forced, math.floor((cap * n_stay + ROUNDING) / (1 - cap)))
     u = math.floor(cap * (n_stay + f) + ROUNDING) - f
     order = rng.permutation(len(margin))                                            # int[n]: ties at random
-    order = order[np.argsort(-margin[order], kind="stable")]                        # int[n]: largest Δ first
+    order = order[(-margin[order]).argsort(kind="stable")]                          # int[n]: largest Δ first
     votes = np.zeros(len(margin), bool)                                             # bool[n]
     votes[order[forced[order]][:f]] = True
     votes[order[upgradable[order]][:u]] = True                                      # Eq. (8), the maximum
@@ -148,7 +148,7 @@ def _one_per_prompt(choices, rng):
     """float[n, m]: weight 1 for one random marked response of each prompt that has any."""
     marked = np.flatnonzero(choices)                                # int[...], flat positions, row after row
     count = _count(choices).astype(int)                             # int[n], marked responses per row
-    first = np.cumsum(count) - count                                # int[n], where a row begins in `marked`
+    first = count.cumsum() - count                                  # int[n], where a row begins in `marked`
     drawn = first + (rng.random(len(count)) * count).astype(int)    # int[n], one of its `count` places
     weights = np.zeros(choices.size)                                # float[n * m]
     weights[marked[drawn[count > 0]]] = 1
@@ -246,14 +246,14 @@ def _mask(name, values, shape=None, missing=None):
         raise ValueError(f"{name} has the shape {values.shape}, but correct has {shape}")
     if values.dtype != bool and not ((values == 0) | (values == 1)).all():
         raise ValueError(f"{name} must hold only True and False, or 1 and 0")
-    return values.astype(bool)
+    return values.astype(bool, copy=False)
 
 
 def _allowed(correct, extended, valid, feasible):
     """bool[n, m] twice: which responses may be accepted, and which are extended."""
     allowed = feasible_set(correct, valid)
     extended = _mask("extended", extended, allowed.shape, missing=False)
-    return allowed & _mask("feasible", feasible, allowed.shape, missing=True), extended
+    return (allowed if feasible is None else allowed & _mask("feasible", feasible, allowed.shape)), extended
 
 
 def _selection(weights, allowed, extended, dropped_over_cap=0):
@@ -265,7 +265,7 @@ def _selection(weights, allowed, extended, dropped_over_cap=0):
 
 def _count(mask):
     """float[n]: the marked ones of each row. On thousands of rows five times faster than mask.sum(axis=1)."""
-    return mask @ np.ones(mask.shape[1])
+    return mask.dot(np.ones(mask.shape[1]))
 
 
 if __name__ == "__main__":
