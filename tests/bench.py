@@ -229,7 +229,7 @@ def time_step(directory, n: int) -> None:
 
 
 def gradient_step(directory, responses: int, checkpointing: bool) -> None:
-    """Print the seconds of a gradient on some responses of 640 tokens at once, and by how many MiB memory grows."""
+    """Print the seconds of a gradient on some responses of 640 tokens at once, and the peak memory of the process, MiB."""
     settings = Settings(checkpointing=checkpointing, micro_tokens=1 << 30)
     model = llama.load(directory, torch.float32).train()
     generator = torch.Generator().manual_seed(0)
@@ -237,10 +237,8 @@ def gradient_step(directory, responses: int, checkpointing: bool) -> None:
                 for _ in range(responses)]
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     spent, _ = seconds(lambda: add_gradient(model, examples, len(examples), settings))
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(spent, (after - before) / 1024)
+    print(spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def compare_checkpointing(name: str, directory, responses: int, threads: int) -> None:
@@ -251,7 +249,7 @@ def compare_checkpointing(name: str, directory, responses: int, threads: int) ->
                                   "--gradient", str(responses), *["--recompute"] * (state == "on")],
                                  capture_output=True, text=True, check=True).stdout
         spent, memory = map(float, printed.split())
-        print(f"  {state:4}{spent:8.2f} s   peak memory above the weights and gradients {memory:8.0f} MiB")
+        print(f"  {state:4}{spent:8.2f} s   peak memory of the process {memory:8.0f} MiB")
 
 
 def main() -> None:
