@@ -24,7 +24,7 @@ import llama
 import lora
 import sample
 import voting
-from settings import CONDITION, Settings, UserError
+from settings import Settings, UserError
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The gradient of -sum_ij weight_ij log pi(y_ij | x_i), Eq. (5)
@@ -169,7 +169,9 @@ def settings_of(settings: Settings, stage: str) -> dict:
         names += ["base_steps", "base_chapter_2", "base_chapter_3", "base_batch", "base_lr"]
     else:
         names += ["model", "data", "max_new_tokens", "temperature", "top_p", "decay"]
-        names += [f.name for f in fields(Settings) if f.name.startswith("sft_")]
+        names += [f.name for f in fields(Settings) if f.name.startswith("sft_") and f.name != "sft_short"]
+    if settings.sft_short and stage in ("asv-sft", "ibpo"):
+        names += ["sft_short"]
     if stage != "base" and settings.lora_rank:
         names += ["lora_rank", "lora_alpha"]
     if stage == "ibpo":
@@ -241,7 +243,7 @@ def run_stage(settings: Settings, stage: str, name: str, model, tokenizer, steps
         raise SystemExit(f"\n{name}: stopped after step {done} of {steps}; the same command continues from here")
     bar.close()
     llama.save(lora.merge(model), directory, tokenizer)
-    notes = {"stage": stage, "condition": CONDITION[stage], "settings": made_with}
+    notes = {"stage": stage, "condition": settings.condition(stage), "settings": made_with}
     (directory / "ibpo.json").write_text(json.dumps(notes, indent=2) + "\n")
     state_file.unlink(missing_ok=True)
     return directory
