@@ -58,8 +58,9 @@ class Settings:
     start: str = setting(None, "IBPO: start from this checkpoint directory instead of the ASV-SFT stage")
     method: str = setting("ibpo", f"who is accepted: {', '.join(METHODS)}")
     budget: str = setting("vote=0.5", "caps on the accepted responses: vote=q+ (the share that may vote), tokens=N "
-                                      "(their average length), short=q (with --sft-short: the share of short votes), "
-                                      "or several: vote=0.5,tokens=90")
+                                      "(their average length), expected-tokens=N (that of their mode on the prompt), "
+                                      "short=q (with --sft-short: the share of short votes), or several: "
+                                      "vote=0.5,tokens=90")
     length_price: float = setting(0.05, "length-penalty: cost of a --length-unit of response; a right answer earns 1")
     length_unit: float = setting(27.0, "length-penalty: tokens of a one-trial response; 27 is their mean in the "
                                        "built-in world, measure it for other data")
@@ -144,13 +145,14 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
 
     try:
         caps = settings.caps
-        caps_are_right = (set(caps) <= {"vote", "short", "tokens"} and len(caps) == settings.budget.count("=")
-                          and 0 <= caps.get("vote", 0) <= 1 and 0 <= caps.get("short", 0) <= 1
-                          and 0 < caps.get("tokens", 1) < math.inf)
+        caps_are_right = (set(caps) <= {"vote", "short", "tokens", "expected-tokens"}
+                          and len(caps) == settings.budget.count("=")
+                          and all(0 < cap < math.inf if "tokens" in name else 0 <= cap <= 1
+                                  for name, cap in caps.items()))
     except ValueError:
         caps_are_right = False
-    need(caps_are_right, f"--budget is {settings.budget!r}; expected vote=q or short=q with q from 0 to 1, tokens=N "
-                         "with N above 0, or several, such as vote=0.5 or vote=0.5,tokens=90")
+    need(caps_are_right, f"--budget is {settings.budget!r}; expected vote=q or short=q with q from 0 to 1, tokens=N or "
+                         "expected-tokens=N with N above 0, or several, such as vote=0.5 or vote=0.5,tokens=90")
     need(settings.sft_short >= 0, "--sft-short must be at least 0")
     need("short" not in caps or settings.sft_short > 0,
          "--budget short=q needs --sft-short N: without it nobody learns short votes")

@@ -114,7 +114,7 @@ def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
         weights = baselines.length_penalty(rollout.correct, rollout.tokens, settings.length_price, settings.length_unit,
                                            rollout.valid)
         return counted(rollout, weights, allowed), weights
-    if settings.method == "ibpo" and (settings.sft_short or "tokens" in settings.caps):
+    if settings.method == "ibpo" and (settings.sft_short or any("tokens" in name for name in settings.caps)):
         selection = select_by_caps(rollout, allowed, settings.caps, rng)
         if "tokens" in settings.caps:
             return selection, selection.weights  # responses differ in length: they do not tie
@@ -142,12 +142,20 @@ def counted(rollout: Rollout, weights: np.ndarray, allowed: np.ndarray) -> ibpo.
 
 
 def select_by_caps(rollout: Rollout, allowed: np.ndarray, caps: dict[str, float], rng) -> ibpo.Selection:
-    """Eq. (8) with any caps (budget.py): the value of a response is its margin; it costs a vote, and its tokens."""
+    """Eq. (8) with any caps (budget.py): the value of a response is its margin; it costs a vote, and tokens.
+
+    Its own tokens are partly luck: of 32 votes on a prompt some agree early. A cap on the tokens of the accepted picks
+    those, and the policy, which cannot agree earlier at will, goes on to spend more than the cap. Expected tokens are
+    the mean over the prompt's samples of the same mode, as margins are: what the choice of this mode costs.
+    """
     value = budget.mode_margin(rollout.correct, rollout.mode, rollout.valid)  # float[n, m], Eq. (6)
-    costs = {"vote": rollout.extended, "short": rollout.mode == SHORT, "tokens": rollout.tokens}
+    same = (rollout.mode[:, :, None] == rollout.mode[:, None]) & rollout.valid[:, None]  # bool[n, m, m]
+    expected = (same * rollout.tokens[:, None]).sum(axis=2) / np.maximum(same.sum(axis=2), 1)  # float[n, m]
+    costs = {"vote": rollout.extended, "short": rollout.mode == SHORT, "tokens": rollout.tokens,
+             "expected-tokens": expected}
     # A cap on tokens that is not used up must not make responses shorter: between equals, chance decides.
     best = budget.select(value, [costs[name] for name in caps], list(caps.values()), allowed,
-                         thrifty=[name != "tokens" for name in caps], rng=rng)
+                         thrifty=["tokens" not in name for name in caps], rng=rng)
     return ibpo.Selection(best.weights, best.accepted, int((best.weights * rollout.extended).sum()),
                           best.dropped_not_allowed, best.dropped_over_cap)
 
@@ -244,8 +252,8 @@ def stage_name(settings: Settings) -> str:
         return f"length-penalty-{settings.length_price:g}"
     if settings.method not in CAPPED:
         return settings.method
-    shown = {"vote": "{:g}", "tokens": "tokens-{:g}", "short": "short-{:g}"}
-    caps = [shown[name].format(cap if name == "tokens" else 100 * cap)
+    shown = {"vote": "{:g}", "tokens": "tokens-{:g}", "expected-tokens": "expected-tokens-{:g}", "short": "short-{:g}"}
+    caps = [shown[name].format(cap if "tokens" in name else 100 * cap)
             for name, cap in sorted(settings.caps.items(), reverse=True)]
     return "-".join([settings.method, *caps])
 

@@ -129,6 +129,27 @@ def test_other_methods_with_three_modes(method):
     assert train.describe(rollout, selection)["accepted"] > 0 and weights.any()
 
 
+def test_cap_on_expected_tokens_counts_the_mode_not_the_draw():
+    """The accepted cost what their mode costs on their prompt, on average; within a mode nothing prefers the short."""
+    rng, settings = np.random.default_rng(7), parse_args(["--budget", "expected-tokens=60"])[0]
+    own, expected, possible = [], [], []
+    for seed in range(100):
+        rollout = made_up_rollout(rng, 48)
+        selection, weights = train.select(rollout, None, settings, seed)
+        costs = []
+        for i, j in zip(*selection.weights.nonzero()):
+            same = rollout.valid[i] & (rollout.mode[i] == rollout.mode[i, j])  # bool[m]
+            costs.append(rollout.tokens[i, same].mean())
+            right = same & rollout.correct[i]
+            assert weights[i] == pytest.approx(right / right.sum())  # they tie and share the weight
+            possible.append(rollout.tokens[i, right].mean())
+            own.append(rollout.tokens[i, j])
+        assert np.mean(costs) <= 60 + 1e-9
+        expected.append(np.mean(costs))
+    assert np.mean(expected) > 58 and np.mean(own) == pytest.approx(np.mean(possible), rel=0.02)
+    assert train.stage_name(settings) == "ibpo-expected-tokens-60"
+
+
 def test_slack_cap_on_tokens_does_not_shorten():
     """Where tokens are no constraint, the responses accepted are as long as those that might have been."""
     rng, accepted, possible = np.random.default_rng(2), [], []
@@ -252,6 +273,8 @@ def test_record_counts_positive_weights_as_accepted(method):
     ("--method length-penalty --samples 1", "--samples"),
     ("--method length-penalty --data a.jsonl --valid-data b.jsonl --test-data c.jsonl", "--length-unit"),
     ("--method reinforce", "length-penalty"),
+    ("--budget expected-tokens=0", "--budget"),
+    ("--method random --budget expected-tokens=90", "votes alone"),
     ("--budget short=0.3", "--sft-short"),
     ("--budget short=0.3,vote=0.3", "--sft-short"),
     ("--sft-short 9 --budget short=1.3", "--budget"),
