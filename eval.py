@@ -30,6 +30,7 @@ import voting
 from records import Record, make_record, read_record
 
 RESAMPLES = 2000
+ADAPTIVE = ("asv", "modes")  # the prompts that let a model decide how much to spend
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Intervals
@@ -109,7 +110,7 @@ def summarise(records: list[Record], runs: int = 1) -> dict:
         row = {"accuracy": bootstrap(lambda a: a, mean(r.correct)), "trials": bootstrap(lambda t: t, mean(r.trials)),
                "tokens": bootstrap(lambda t: t, mean(r.tokens)), "vote_share": float(r.extended.mean()),
                "trials_per_vote": float(r.trials[r.extended].mean()) if r.extended.any() else 0.0,
-               "malformed": float(r.malformed.mean()), "rule_kept": r.rule_kept, "levels": {}}
+               "malformed": float(r.malformed.mean()), "rule_kept": r.rule_kept, "shares": r.shares(), "levels": {}}
         if base is not None and r is not base:
             row["gain"] = bootstrap(lambda a, b: a - b, mean(r.correct), mean(base.correct))
         for level, at in levels.items():
@@ -117,7 +118,8 @@ def summarise(records: list[Record], runs: int = 1) -> dict:
             row["levels"][level] = {
                 "problems": int(at.sum()), "accuracy": interval(lambda a: a, mean(r.correct[at])),
                 "vote_share": interval(lambda v: v, mean(r.extended[at])),
-                "first_trial": interval(lambda f: f, mean(r.first[at])), "trials": float(r.trials[at].mean())}
+                "first_trial": interval(lambda f: f, mean(r.first[at])), "trials": float(r.trials[at].mean()),
+                "shares": r.shares(at)}
         summary["models"][r.name] = row
 
     if base is not None and base.consistent.shape[1] > 1:
@@ -131,7 +133,7 @@ def summarise(records: list[Record], runs: int = 1) -> dict:
             rows["greedy decoding"] = bootstrap(lambda a, b: a - b, majority, mean(greedy.correct))
         summary["comparisons"][f"majority of {K} {base.name} samples"] = rows
     for r in records:
-        if r.condition != "asv":
+        if r.condition not in ADAPTIVE:
             continue
         own = [mean(r.correct), mean(r.trials)]
         rows = {}
@@ -148,7 +150,7 @@ def summarise(records: list[Record], runs: int = 1) -> dict:
             rows["self-consistency at equal tokens"] = bootstrap(
                 lambda a, t, c, u: a - at_trials(c, t / u), own[0], mean(r.tokens), base.consistent, mean(base.tokens))
         for other in records:
-            if other.condition == "asv" and other is not r:
+            if other.condition in ADAPTIVE and other is not r:
                 theirs = mean(other.correct)
                 rows[f"{other.name} ({other.trials.mean():.2f} trials)"] = bootstrap(lambda a, o: a - o, own[0], theirs)
                 if other.trials.mean() > r.trials.mean():
@@ -164,13 +166,16 @@ def summarise(records: list[Record], runs: int = 1) -> dict:
 
 
 def print_summary(summary: dict) -> None:
+    three_modes = any(row["shares"]["short"] for row in summary["models"].values())
     print(f"\n{summary['problems']} test problems; 95 % intervals\n")
-    print(f"{'model':14s} {'pass@1 %':>22s} {'gain':>22s} {'trials':>11s} {'tokens':>13s} {'votes':>6s} "
-          f"{'malformed':>9s} {'rule kept':>9s}")
+    print(f"{'model':14s} {'pass@1 %':>22s} {'gain':>22s} {'trials':>11s} {'tokens':>13s} "
+          + (f"{'short':>6s} " if three_modes else "")
+          + f"{'votes':>6s} {'malformed':>9s} {'rule kept':>9s}")
     for name, row in summary["models"].items():
         gain = percent(row["gain"]) if "gain" in row else ""
         print(f"{name:14s} {percent(row['accuracy']):>22s} {gain:>22s} {number(row['trials']):>11s} "
-              f"{number(row['tokens']):>13s} {row['vote_share']:6.1%} {row['malformed']:9.2%} "
+              f"{number(row['tokens']):>13s} " + (f"{row['shares']['short']:6.1%} " if three_modes else "")
+              + f"{row['vote_share']:6.1%} {row['malformed']:9.2%} "
               + (f"{row['rule_kept']:9.1%}" if row["vote_share"] else f"{'-':>9s}"))
     if summary["self_consistency"]:
         values = "  ".join(f"{k}: {100 * row[0]:.1f}" for k, row in enumerate(summary["self_consistency"], 1))
@@ -183,6 +188,13 @@ def print_summary(summary: dict) -> None:
             values = [row["levels"][level][key] for level in levels if level in row["levels"]]
             shown = [f"{v:8.2f}" if key == "trials" else f"{100 * v[0]:8.1f}" for v in values]
             print(f"{name:28s}" + "".join(shown))
+    if three_modes:
+        print(f"\n{'share of each mode % by level':28s}" + "".join(f"{level:8d}" for level in levels)[1:])
+        for name, row in summary["models"].items():
+            for mode in row["shares"]:
+                values = [100 * row["levels"][level]["shares"][mode] for level in levels if level in row["levels"]]
+                if any(values):
+                    print(f"{name:18s}{mode:10s}" + "".join(f"{value:8.1f}" for value in values))
     for name, rows in summary["comparisons"].items():
         if not rows:  # nothing to compare with
             continue
@@ -206,7 +218,7 @@ def report(out: Path, names: list[str] = None) -> dict:
     if not paths:
         raise data.DataError(f"{out}/records: holds no records")
     records = [read_record(path) for path in paths]
-    order = {"scot": 0, "sv": 1, "asv": 2}
+    order = {"scot": 0, "sv": 1, "asv": 2, "modes": 3}
     if names is None:
         records.sort(key=lambda r: (order[r.condition], r.greedy, r.name.startswith("ibpo"), r.name))
     different = [r.name for r in records if r.questions != records[0].questions]
@@ -219,6 +231,7 @@ def report(out: Path, names: list[str] = None) -> dict:
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     plots.plot_budget(summary, out / "accuracy_vs_budget.png")
     plots.plot_levels(summary, out / "by_level.png")
+    plots.plot_modes(summary, out / "modes.png")
     return summary
 
 
@@ -264,7 +277,7 @@ def evaluate(directories: list, source: str, problems: int, samples: int, out: P
 
     samples: of a single-trial model, per problem. options: of respond.
     """
-    names = respond(directories, source, problems, {"scot": samples, "sv": 1, "asv": 1}, out, **options)
+    names = respond(directories, source, problems, {"scot": samples, "sv": 1, "asv": 1, "modes": 1}, out, **options)
     summary = report(out, names)
     if training_log is not None and training_log.exists():
         plots.plot_training(training_log, cap, out / "training.png")
@@ -273,10 +286,10 @@ def evaluate(directories: list, source: str, problems: int, samples: int, out: P
 
 
 def print_examples(path: Path, count: int) -> None:
-    _, *rows = [json.loads(line) for line in path.read_text().splitlines()[: count + 1]]
+    header, *rows = [json.loads(line) for line in path.read_text().splitlines()[: count + 1]]
     for row in rows:
         response = row["responses"][0]
-        parsed, right = voting.judge(row["answer"], response["text"], response["finished"])
+        parsed, right = voting.judge(row["answer"], response["text"], response["finished"], header["condition"])
         print(f"--- {path.stem}, level {row['level']}: {row['question']}\n{response['text']}\n"
               f"=> {parsed.group} {parsed.reason}, {'right' if right else 'wrong'} (gold {row['answer']})\n")
 

@@ -25,7 +25,7 @@ import llama
 import lora
 import sample
 import voting
-from settings import CONDITION, Settings, UserError
+from settings import Settings, UserError
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The gradient of -sum_ij weight_ij log pi(y_ij | x_i), Eq. (5)
@@ -170,7 +170,9 @@ def settings_of(settings: Settings, stage: str) -> dict:
         names += ["base_steps", "base_chapter_2", "base_chapter_3", "base_batch", "base_lr"]
     else:
         names += ["model", "data", "max_new_tokens", "temperature", "top_p", "decay", "sampling_dtype"]
-        names += [f.name for f in fields(Settings) if f.name.startswith("sft_")]
+        names += [f.name for f in fields(Settings) if f.name.startswith("sft_") and f.name != "sft_short"]
+    if settings.sft_short and stage in ("asv-sft", "ibpo"):
+        names += ["sft_short"]
     if stage != "base" and settings.lora_rank:
         names += ["lora_rank", "lora_alpha"]
     if stage == "ibpo":
@@ -181,10 +183,10 @@ def settings_of(settings: Settings, stage: str) -> dict:
     return {name: getattr(settings, name) for name in names}
 
 
-def save_checkpoint(model, tokenizer, directory: Path, stage: str, made_with: dict, **notes) -> None:
-    """A Hugging Face checkpoint, with notes for the next reader (ibpo.json): written last, it says that all is there."""
+def save_checkpoint(settings: Settings, stage: str, model, tokenizer, directory: Path, **notes) -> None:
+    """A Hugging Face checkpoint, with notes for the next reader. ibpo.json comes last: it says that all is there."""
     llama.save(model, directory, tokenizer)
-    notes = {"stage": stage, "condition": CONDITION[stage], "settings": made_with, **notes}
+    notes = {"stage": stage, "condition": settings.condition(stage), "settings": settings_of(settings, stage), **notes}
     (directory / "ibpo.json").write_text(json.dumps(notes, indent=2) + "\n")
 
 
@@ -251,7 +253,7 @@ def run_stage(settings: Settings, stage: str, name: str, model, tokenizer, steps
     bar.close()
     if at_end is not None:
         at_end(model)
-    save_checkpoint(lora.merge(model), tokenizer, directory, stage, made_with)
+    save_checkpoint(settings, stage, lora.merge(model), tokenizer, directory)
     state_file.unlink(missing_ok=True)
     return directory
 

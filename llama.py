@@ -243,6 +243,21 @@ def initialise(model: Llama, seed: int) -> Llama:
     return model
 
 
+@torch.no_grad()
+def grow(model: Llama, rows: int) -> None:
+    """Append `rows` tokens to the vocabulary. Embedding and output row of a new one: the mean of the old ones.
+
+    Its logit is then the mean of the old logits, far below those of likely tokens.
+    """
+    for layer in (model.model.embed_tokens, model.lm_head):
+        mean = layer.weight.float().mean(dim=0).to(layer.weight.dtype)  # [C]
+        layer.weight = nn.Parameter(torch.cat((layer.weight, mean.expand(rows, -1))))  # [V + rows, C]
+    if model.config.tie_word_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    model.config.vocab_size = model.model.embed_tokens.num_embeddings = model.lm_head.out_features = (
+        model.config.vocab_size + rows)
+
+
 # ------------------------------------------------------------------------------------------------------------
 # Checkpoint directories
 

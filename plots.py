@@ -87,6 +87,46 @@ def plot_levels(summary: dict, path: Path) -> None:
     plt.close(figure)
 
 
+MODES = {  # of voting.py, the cheapest at the bottom
+    "regular": ("one trial", "#d9e2ec"), "short": ("short vote", "#7fb3d5"), "extended": ("long vote", "#1f4e79"),
+    "malformed": ("malformed", "#c0392b")}
+
+
+def plot_modes(summary: dict, path: Path) -> None:
+    """The share of each mode by level, stacked: a panel for each model that votes. No file if none does."""
+    models = {name: row for name, row in summary["models"].items() if row["shares"]["regular"] + row["malformed"] < 1}
+    if not models:
+        return
+    columns = min(len(models), 4)
+    rows = -(-len(models) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1 + 3.3 * columns, 0.6 + 3.2 * rows), sharey=True,
+                                squeeze=False, layout="constrained")
+    for axis in axes.flat[len(models) :]:
+        axis.set_visible(False)
+    for axis, (name, row) in zip(axes.flat, models.items()):
+        levels, below = list(row["levels"]), np.zeros(len(row["levels"]))
+        for mode, (label, colour) in MODES.items():
+            share = np.array([100 * row["levels"][level]["shares"][mode] for level in levels])
+            axis.bar(levels, share, bottom=below, width=0.86, color=colour, label=label)
+            for level, value, bottom in zip(levels, share, below):
+                if value >= 7:  # below that there is no room for the number
+                    axis.text(level, bottom + value / 2, f"{value:.0f}", ha="center", va="center", fontsize=9,
+                              color="white" if mode in ("extended", "malformed") else "0.15")
+            below += share
+        axis.set_title(f"{name}\n{row['trials'][0]:.2f} trials, {100 * row['accuracy'][0]:.1f} % right", fontsize=10)
+        axis.set_xlabel("level (difficulty)")
+        axis.set_xticks(levels)
+        axis.set_ylim(0, 100)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(length=0)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("share of responses, %")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], frameon=False, loc="outside right center")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
 def plot_training(log: Path, cap: float | None, path: Path) -> None:
     """Voting share over training against q+ (Fig. 2c), and by level. cap: q+, None without one."""
     rows = [json.loads(line) for line in log.read_text().splitlines()]

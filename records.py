@@ -53,6 +53,17 @@ class Record:
     first: np.ndarray  # bool[n, m], whether the first trial is right
     answers: np.ndarray  # int[n, m], the same number for the same answer to a problem, -1 for none
     consistent: np.ndarray  # float[n, m], column k-1: how often a plurality of k of the m samples is right
+    short: np.ndarray = None  # bool[n, m], the third mode; None: there are two
+
+    def __post_init__(self):
+        if self.short is None:
+            self.short = np.zeros_like(self.extended)
+
+    def shares(self, at=slice(None)) -> dict[str, float]:
+        """The share of each mode, and of malformed responses, at these problems."""
+        parts = {"short": self.short, "extended": self.extended, "malformed": self.malformed}
+        parts = {name: float(part[at].mean()) for name, part in parts.items()}
+        return {"regular": 1 - sum(parts.values()), **parts}
 
     @property
     def rule_kept(self) -> float | None:
@@ -92,13 +103,14 @@ def read_record(path: Path) -> Record:
         if not rows:
             raise ValueError("no responses")
         columns = {name: [] for name in ("correct", "extended", "malformed", "trials", "tokens", "first", "answers",
-                                         "consistent")}
+                                         "consistent", "short")}
         for row in rows:
             gold = row["answer"]
-            judged = [voting.judge(gold, r["text"], r["finished"]) for r in row["responses"]]
+            judged = [voting.judge(gold, r["text"], r["finished"], header["condition"]) for r in row["responses"]]
             parsed = [p for p, _ in judged]
             columns["correct"].append([right for _, right in judged])
             columns["extended"].append([p.group == "extended" for p in parsed])
+            columns["short"].append([p.group == "short" for p in parsed])
             columns["malformed"].append([p.group == "malformed" for p in parsed])
             columns["trials"].append([p.trials for p in parsed])
             columns["tokens"].append([r["tokens"] for r in row["responses"]])

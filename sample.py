@@ -269,8 +269,8 @@ def main() -> None:
     parser.add_argument("directory", help="a checkpoint directory, e.g. checkpoints/ibpo")
     parser.add_argument("problem", help="the problem, in quotes")
     parser.add_argument("--condition", choices=list(voting.PROMPTS),
-                        help="scot: one chain of thought; sv: always vote; asv: the model decides "
-                             "(default: what the checkpoint was trained for, else scot)")
+                        help="scot: one chain of thought; sv: always vote; asv: the model decides; modes: it "
+                             "decides among three modes (default: what the checkpoint was trained for, else scot)")
     parser.add_argument("--samples", type=int, default=1, help="how many responses (default 1)")
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
     parser.add_argument("--top-p", type=float, default=0.9,
@@ -290,7 +290,7 @@ def main() -> None:
     except ValueError as error:  # CheckpointError is one
         sys.exit(f"error: {error}")
     for response in responses:
-        parsed, _ = voting.judge("", response.text, response.finished)
+        parsed, _ = voting.judge("", response.text, response.finished, condition)
         print(response.text)
         why = f" ({parsed.reason})" if parsed.reason else ""
         print(f"-> {parsed.group}{why}, trials {parsed.trials}, tokens {len(response.ids)}, answer {parsed.final}\n")

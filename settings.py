@@ -56,6 +56,7 @@ class Settings:
     sft_votes: int = setting(3300, "SFT: voting examples, D_SV or D_ASV1, evenly from all levels")
     sft_regular: int = setting(1700, "SFT: one-trial examples, golden solutions or D_ASV2, evenly from all levels")
     sft_alpha: float = setting(1.0, "ASV-SFT: alpha, how many times as many one-trial examples; sft_regular at 1")
+    sft_short: int = setting(0, "ASV-SFT: short votes, evenly from all levels; above 0: three modes, IBPO too")
     sft_steps: int = setting(500, "SFT: gradient steps")
     sft_batch: int = setting(64, "SFT: examples per step")
     sft_lr: float = setting(2e-4, "SFT: highest learning rate")
@@ -63,7 +64,9 @@ class Settings:
     start: str = setting(None, "IBPO: start from this checkpoint directory instead of the ASV-SFT stage")
     method: str = setting("ibpo", f"who is accepted: {', '.join(METHODS)}")
     budget: str = setting("vote=0.5", "caps on the accepted responses: vote=q+ (the share that may vote), tokens=N "
-                                      "(their average length), or both: vote=0.5,tokens=90")
+                                      "(their average length), expected-tokens=N (that of their mode on the prompt), "
+                                      "short=q (with --sft-short: the share of short votes), or several: "
+                                      "vote=0.5,tokens=90")
     length_price: float = setting(0.05, "length-penalty: cost of a --length-unit of response; a right answer earns 1")
     length_unit: float = setting(27.0, "length-penalty: tokens of a one-trial response; 27 is their mean in the "
                                        "built-in world, measure it for other data")
@@ -77,8 +80,8 @@ class Settings:
     kl_max: float = setting(None, "Eq. 7: accept only responses within this many nats of the ASV-SFT model")
     valid_every: int = setting(10, "IBPO: steps between looks at the validation problems; 0: never")
     valid_problems: int = setting(250, "IBPO: validation problems per look")
-    keep_best: bool = setting(False, "IBPO: keep the checkpoint with the best validation accuracy, too, in best/ of the "
-                                     "run; the evaluation still takes the last one")
+    keep_best: bool = setting(False, "IBPO: keep the checkpoint with the best validation accuracy, too, in best/ of "
+                                     "the run; the evaluation still takes the last one")
     eval_problems: int = setting(8000, "evaluation: test problems")
     eval_samples: int = setting(8, "evaluation: base samples per problem, for self-consistency")
     # optimiser
@@ -102,13 +105,17 @@ class Settings:
 
     @property
     def caps(self) -> dict[str, float]:
-        """The caps of Eq. (1) by what they limit: {"vote": q+, "tokens": N}, or one of the two."""
+        """The caps of Eq. (1) by what they limit: {"vote": q+, "short": q, "tokens": N}, or some of these."""
         return {name: float(number) for name, number in (cap.split("=") for cap in self.budget.split(","))}
 
     @property
     def cap(self) -> float | None:
         """q+ of Eq. (1); None without a cap on votes."""
         return self.caps.get("vote")
+
+    def condition(self, stage: str) -> str:
+        """The prompt (voting.PROMPTS) that a stage trains for."""
+        return "modes" if self.sft_short and CONDITION[stage] == "asv" else CONDITION[stage]
 
 
 PRESETS = {
@@ -124,7 +131,7 @@ PRESETS = {
                   rl_top_p=0.9, share_ties=False, decay=False, valid_every=20, weight_decay=0.0, max_grad_norm=1e9,
                   eval_problems=500),
 }
-CONDITION = {"base": "scot", "sv-sft": "sv", "asv-sft": "asv", "ibpo": "asv"}  # the prompt each stage is trained for
+CONDITION = {"base": "scot", "sv-sft": "sv", "asv-sft": "asv", "ibpo": "asv"}  # the prompt of each stage, two modes
 
 
 class UserError(Exception):
@@ -157,12 +164,19 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
 
     try:
         caps = settings.caps
-        caps_are_right = (set(caps) <= {"vote", "tokens"} and len(caps) == settings.budget.count("=")
-                          and 0 <= caps.get("vote", 0) <= 1 and 0 < caps.get("tokens", 1) < math.inf)
+        caps_are_right = (set(caps) <= {"vote", "short", "tokens", "expected-tokens"}
+                          and len(caps) == settings.budget.count("=")
+                          and all(0 < cap < math.inf if "tokens" in name else 0 <= cap <= 1
+                                  for name, cap in caps.items()))
     except ValueError:
         caps_are_right = False
-    need(caps_are_right, f"--budget is {settings.budget!r}; expected vote=q with q from 0 to 1, tokens=N with N above "
-                         "0, or both, such as vote=0.5 or vote=0.5,tokens=90")
+    need(caps_are_right, f"--budget is {settings.budget!r}; expected vote=q or short=q with q from 0 to 1, tokens=N or "
+                         "expected-tokens=N with N above 0, or several, such as vote=0.5 or vote=0.5,tokens=90")
+    need(settings.sft_short >= 0, "--sft-short must be at least 0")
+    need("short" not in caps or settings.sft_short > 0,
+         "--budget short=q needs --sft-short N: without it nobody learns short votes")
+    need(not settings.sft_short or settings.method not in ("margin", "random", "listing"),
+         f"--method {settings.method} knows two modes only: no --sft-short")
     need(settings.method not in ("random", "listing") or list(settings.caps) == ["vote"],
          f"--method {settings.method} heeds a cap on votes alone: --budget vote=q")
     need(settings.method in METHODS, f"--method is {settings.method!r}; one of {', '.join(METHODS)}")
@@ -186,7 +200,8 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
          "--kl-max needs --rl-top-p 1: it compares log-probabilities")
     for f in fields(Settings):
         value, flag = getattr(settings, f.name), f"--{f.name.replace('_', '-')}"
-        if f.type is int and f.name not in ("seed", "valid_every", "lora_rank", "base_chapter_2", "base_chapter_3"):
+        if f.type is int and f.name not in ("seed", "valid_every", "lora_rank", "base_chapter_2", "base_chapter_3",
+                                            "sft_short"):
             need(value >= 1, f"{flag} must be at least 1")
         if f.name.endswith("lr"):
             need(value > 0, f"{flag} must be above 0")

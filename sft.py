@@ -24,7 +24,7 @@ import llama
 import sample
 import voting
 from learn import Example, encode, finished, for_sampling, open_start, run_stage, schedule, settings_of, supervised
-from settings import CONDITION, Settings, UserError, derive, shuffled
+from settings import Settings, UserError, derive, shuffled
 
 # ---------------------------------------------------------------------------------------------------------------------
 # base: the built-in language model reads its textbook
@@ -181,12 +181,16 @@ def sft_examples(settings: Settings, stage: str, tokenizer) -> list[Example]:
     A golden solution is only read; learned is the format around it. The key knows what the textbook misprints, and a
     model that learns the key here is, a few IBPO steps later, right without voting.
     """
-    rng = random.Random(f"{stage} {settings.seed}")
-    votes, regular = defaultdict(list), defaultdict(list)
+    rng, condition = random.Random(f"{stage} {settings.seed}"), settings.condition(stage)
+    votes, shorts, regular = defaultdict(list), defaultdict(list), defaultdict(list)
     for row in sampled_solutions(settings):
         vote = voting.build_vote(row["samples"], row["answer"], rng)  # Algorithm 3
         if vote is not None:
             votes[row["level"]].append((row["question"], vote))
+        if condition == "modes":
+            vote = voting.build_vote(row["samples"], row["answer"], rng, voting.SHORT)
+            if vote is not None:
+                shorts[row["level"]].append((row["question"], vote))
         golden = row["solution"]
         if golden is None:  # no golden solution: one of the model's own that is right
             right = [text for text in row["samples"] if voting.judge(row["answer"], voting.render_regular(text))[1]]
@@ -195,14 +199,30 @@ def sft_examples(settings: Settings, stage: str, tokenizer) -> list[Example]:
             regular[row["level"]].append((row["question"], golden))
     examples = []
     for question, text in evenly(votes, settings.sft_votes, "voting examples"):
-        examples.append(encode(tokenizer, question, CONDITION[stage], text))
+        examples.append(encode(tokenizer, question, condition, text))
+    if condition == "modes":
+        for question, text in evenly(shorts, settings.sft_short, "short votes"):
+            examples.append(encode(tokenizer, question, condition, text))
     alpha = settings.sft_alpha if stage == "asv-sft" else 1
     for question, text in evenly(regular, round(alpha * settings.sft_regular), "one-trial examples"):
         if stage == "sv-sft":
             examples.append(encode(tokenizer, question, "scot", text, given=text))
         else:
-            examples.append(encode(tokenizer, question, "asv", voting.render_regular(text), given=text))
+            examples.append(encode(tokenizer, question, condition, voting.render_regular(text), given=text))
     return examples
+
+
+def teach_to_spell(model: llama.Llama, tokenizer, pieces: list[str]) -> int:
+    """Make each piece of text that the tokenizer cannot spell a token of its own; returns how many there are.
+
+    The tokenizer of a real LLaMA can spell everything. The built-in one has words for two modes only.
+    """
+    unknown = [piece for piece in pieces
+               if tokenizer.unk_token_id in tokenizer(piece, add_special_tokens=False).input_ids]
+    if unknown:
+        tokenizer.add_tokens(unknown)
+        llama.grow(model, max(len(tokenizer) - model.config.vocab_size, 0))
+    return len(unknown)
 
 
 def train_sft(settings: Settings, stage: str) -> Path:
@@ -212,6 +232,8 @@ def train_sft(settings: Settings, stage: str) -> Path:
     if finished(directory, settings_of(settings, stage)):
         return directory
     model, tokenizer = open_start(settings, settings.model)
+    if teach_to_spell(model, tokenizer, voting.pieces(settings.condition(stage))) and settings.lora_rank:
+        raise UserError(f"{stage} needs new tokens, which --lora-rank, with its frozen embedding, could not learn")
     examples = sft_examples(settings, stage, tokenizer)
 
     def make_batch(step: int) -> list[Example]:

@@ -4,6 +4,7 @@
     python train.py smoke                        # the same path in under a minute, to see that everything works
     python train.py --budget vote=0.25           # another cap (the stages before it are reused)
     python train.py --budget tokens=90           # a cap on the average length of accepted responses instead
+    python train.py --sft-short 1700 --budget short=0.3,vote=0.3 --out runs/modes    # three modes, a cap on each vote
     python train.py --stage ibpo --method random # a control: same cap, random prompts vote (or cgpo, rft, grpo, ...)
     python train.py --stage base                 # rebuild the built-in base model from nothing
     python train.py llama --model DIR --data math_train.jsonl --valid-data FILE --test-data math500.jsonl --device cuda
@@ -40,6 +41,8 @@ from learn import (Example, add_gradient, finished, for_sampling, log_probabilit
 from settings import CAPPED, Settings, UserError, derive, parse_args, shuffled
 from sft import train_base, train_sft
 
+SHORT, EXTENDED = voting.MODES.index("short"), voting.MODES.index("extended")
+
 
 @dataclass
 class Rollout:
@@ -49,26 +52,33 @@ class Rollout:
     prompts: list[list[int]]  # token ids
     responses: list[list[sample.Response]]
     correct: np.ndarray  # bool[n, m], r_match: the final answer is right
-    extended: np.ndarray  # bool[n, m], G+
+    mode: np.ndarray  # int[n, m], the group: its place in voting.MODES; 0 if malformed
     valid: np.ndarray  # bool[n, m], False: malformed
     trials: np.ndarray  # int[n, m]
     tokens: np.ndarray  # int[n, m]
 
+    @property
+    def extended(self) -> np.ndarray:  # bool[n, m], G+
+        return self.mode == EXTENDED
+
 
 def roll_out(model, tokenizer, problems: list, samples: int, settings: Settings, stop_ids, seed: int,
              top_p: float) -> Rollout:
-    """Sample responses from the current policy under the ASV prompt, and judge them."""
-    rows = sample.ask(model, tokenizer, [problem.question for problem in problems], "asv", samples,
+    """Sample responses from the current policy under the ASV prompt (or that of three modes), and judge them."""
+    condition = settings.condition("ibpo")
+    rows = sample.ask(model, tokenizer, [problem.question for problem in problems], condition, samples,
                       top_p=top_p, stop_ids=stop_ids, seed=seed, **settings.sampling)
-    judged = [[voting.judge(problem.answer, r.text, r.finished) for r in row] for problem, row in zip(problems, rows)]
+    judged = [[voting.judge(problem.answer, r.text, r.finished, condition) for r in row]
+              for problem, row in zip(problems, rows)]
+    numbers = {**{mode: i for i, mode in enumerate(voting.MODES)}, "malformed": 0}
 
     def array(value) -> np.ndarray:  # [n, m]
         return np.array([[value(parsed, right) for parsed, right in row] for row in judged])
 
     return Rollout(np.array([problem.level for problem in problems]),
-                   [voting.encode_prompt(tokenizer, problem.question, "asv") for problem in problems], rows,
+                   [voting.encode_prompt(tokenizer, problem.question, condition) for problem in problems], rows,
                    correct=array(lambda parsed, right: right),
-                   extended=array(lambda parsed, right: parsed.group == "extended"),
+                   mode=array(lambda parsed, right: numbers[parsed.group]),
                    valid=array(lambda parsed, right: parsed.group != "malformed"),
                    trials=array(lambda parsed, right: parsed.trials),
                    tokens=np.array([[len(r.ids) for r in row] for row in rows]))
@@ -104,17 +114,19 @@ def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
         weights = baselines.length_penalty(rollout.correct, rollout.tokens, settings.length_price, settings.length_unit,
                                            rollout.valid)
         return counted(rollout, weights, allowed), weights
-    if settings.method == "ibpo" and "tokens" in settings.caps:
+    if settings.method == "ibpo" and (settings.sft_short or any("tokens" in name for name in settings.caps)):
         selection = select_by_caps(rollout, allowed, settings.caps, rng)
-        return selection, selection.weights  # responses differ in length: they do not tie
-    if settings.method == "listing":
+        if "tokens" in settings.caps:
+            return selection, selection.weights  # responses differ in length: they do not tie
+    elif settings.method == "listing":
         weights = baselines.listing(rollout.correct, rollout.extended, settings.cap, **masks, rng=rng)
         selection = counted(rollout, weights, allowed)
     else:
         selection = ibpo.METHODS[settings.method](rollout.correct, rollout.extended, settings.cap, **masks, rng=rng)
     weights = selection.weights
     if settings.share_ties:
-        weights = ibpo.share_ties(weights, rollout.correct, rollout.extended, **masks)
+        accepted = np.max(rollout.mode * (weights > 0), axis=1, keepdims=True)  # int[n, 1], the mode accepted
+        weights = ibpo.share_ties(weights, rollout.correct, rollout.mode == accepted, **masks)
     return selection, weights
 
 
@@ -130,12 +142,20 @@ def counted(rollout: Rollout, weights: np.ndarray, allowed: np.ndarray) -> ibpo.
 
 
 def select_by_caps(rollout: Rollout, allowed: np.ndarray, caps: dict[str, float], rng) -> ibpo.Selection:
-    """Eq. (8) with any caps (budget.py): the value of a response is its margin, its costs are its votes and tokens."""
-    value = budget.mode_margin(rollout.correct, rollout.extended.astype(int), rollout.valid)  # float[n, m], Eq. (6)
-    costs = {"vote": rollout.extended, "tokens": rollout.tokens}
+    """Eq. (8) with any caps (budget.py): the value of a response is its margin; it costs a vote, and tokens.
+
+    Its own tokens are partly luck: of 32 votes on a prompt some agree early. A cap on the tokens of the accepted picks
+    those, and the policy, which cannot agree earlier at will, goes on to spend more than the cap. Expected tokens are
+    the mean over the prompt's samples of the same mode, as margins are: what the choice of this mode costs.
+    """
+    value = budget.mode_margin(rollout.correct, rollout.mode, rollout.valid)  # float[n, m], Eq. (6)
+    same = (rollout.mode[:, :, None] == rollout.mode[:, None]) & rollout.valid[:, None]  # bool[n, m, m]
+    expected = (same * rollout.tokens[:, None]).sum(axis=2) / np.maximum(same.sum(axis=2), 1)  # float[n, m]
+    costs = {"vote": rollout.extended, "short": rollout.mode == SHORT, "tokens": rollout.tokens,
+             "expected-tokens": expected}
     # A cap on tokens that is not used up must not make responses shorter: between equals, chance decides.
     best = budget.select(value, [costs[name] for name in caps], list(caps.values()), allowed,
-                         thrifty=[name == "vote" for name in caps], rng=rng)
+                         thrifty=["tokens" not in name for name in caps], rng=rng)
     return ibpo.Selection(best.weights, best.accepted, int((best.weights * rollout.extended).sum()),
                           best.dropped_not_allowed, best.dropped_over_cap)
 
@@ -154,19 +174,31 @@ def by_level(levels: np.ndarray, values: np.ndarray) -> dict[int, float]:
 
 def describe(rollout: Rollout, selection: ibpo.Selection) -> dict:
     """What log.jsonl says of a step's responses."""
-    accepted_votes = np.where(selection.weights > 0, rollout.extended, np.nan)  # float[n, m], NaN: not accepted
-    votes, broken = rollout.extended, ~rollout.valid & (rollout.trials > 1)  # bool[n, m], votes that broke the rule
+    accepted = selection.weights > 0  # bool[n, m]
+    accepted_votes = np.where(accepted, rollout.extended, np.nan)  # float[n, m], NaN: not accepted
+    votes, several = rollout.extended, rollout.trials > 1  # bool[n, m]
+    modes = {name: rollout.valid & (rollout.mode == i) for i, name in enumerate(voting.MODES)}  # bool[n, m] each
+
+    def margin(mode: str) -> dict[int, float]:  # Eq. (6) for a mode against single trials
+        return by_level(rollout.levels, ibpo.reward_margin(rollout.correct, modes[mode], modes[mode] | modes["regular"]))
+
     return {
         "accuracy": float(rollout.correct.mean()), "accuracy_by_level": by_level(rollout.levels, rollout.correct),
         "vote_share": float(votes.mean()), "vote_share_by_level": by_level(rollout.levels, votes),
         "accepted": selection.accepted, "accepted_vote_share": selection.extended / max(selection.accepted, 1),
-        "accepted_tokens": float(rollout.tokens[selection.weights > 0].sum() / max(selection.accepted, 1)),
+        "accepted_tokens": float(rollout.tokens[accepted].sum() / max(selection.accepted, 1)),
         "accepted_vote_share_by_level": by_level(rollout.levels, accepted_votes),
-        "margin_by_level": by_level(rollout.levels, ibpo.reward_margin(rollout.correct, votes, rollout.valid)),
+        "margin_by_level": margin("extended"), "short_margin_by_level": margin("short"),
+        "mode_share": {name: float(mode.mean()) for name, mode in modes.items()},
+        "mode_share_by_level": {name: by_level(rollout.levels, mode) for name, mode in modes.items()},
+        "accepted_mode_share": {name: float((accepted & mode).sum() / max(accepted.sum(), 1))
+                                for name, mode in modes.items()},
+        "accepted_mode_share_by_level": {name: by_level(rollout.levels, np.where(accepted, mode, np.nan))
+                                         for name, mode in modes.items()},
         "trials": float(rollout.trials.mean()),
         "trials_per_vote": float(rollout.trials[votes].mean()) if votes.any() else None,
         "tokens": float(rollout.tokens.mean()), "malformed": float(1 - rollout.valid.mean()),
-        "rule_kept": float(votes.sum() / max(votes.sum() + broken.sum(), 1)),
+        "rule_kept": float((rollout.valid & several).sum() / max(several.sum(), 1)),
         "dropped_no_correct": selection.dropped_no_correct, "dropped_over_cap": selection.dropped_over_cap}
 
 
@@ -196,8 +228,9 @@ def train_rl(settings: Settings, start: Path) -> Path:
             notes = directory / "ibpo.json"
             before = json.loads(notes.read_text()) if step and notes.exists() else {}
             if accuracy > before.get("valid_accuracy", -1):
-                save_checkpoint(model, tokenizer, directory, "ibpo", made_with, steps=step, valid_accuracy=accuracy)
-        return {"valid_accuracy": accuracy, "valid_vote_share": float(seen.extended.mean())}
+                save_checkpoint(settings, "ibpo", model, tokenizer, directory, steps=step, valid_accuracy=accuracy)
+        return {"valid_accuracy": accuracy, "valid_vote_share": float(seen.extended.mean()),
+                "valid_short_share": float((seen.mode == SHORT).mean())}
 
     def last_look(model: llama.Llama) -> None:
         look(model, for_sampling(model.eval(), settings), settings.steps)
@@ -229,12 +262,13 @@ def train_rl(settings: Settings, start: Path) -> Path:
 
 
 def stage_name(settings: Settings) -> str:
-    """Directory of an Algorithm 1 run: ibpo-50 for IBPO at 50 %, ibpo-tokens-90; cgpo, which knows no cap."""
+    """Directory of an Algorithm 1 run: ibpo-50 at 50 %, ibpo-tokens-90, ibpo-30-short-30; cgpo, which knows no cap."""
     if settings.method == "length-penalty":
         return f"length-penalty-{settings.length_price:g}"
     if settings.method not in CAPPED:
         return settings.method
-    caps = [f"{100 * cap:g}" if name == "vote" else f"{name}-{cap:g}"
+    shown = {"vote": "{:g}", "tokens": "tokens-{:g}", "expected-tokens": "expected-tokens-{:g}", "short": "short-{:g}"}
+    caps = [shown[name].format(cap if "tokens" in name else 100 * cap)
             for name, cap in sorted(settings.caps.items(), reverse=True)]
     return "-".join([settings.method, *caps])
 

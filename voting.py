@@ -4,20 +4,23 @@ A *trial* is one [TRIAL] ... [/TRIAL] block that ends in a boxed answer; a *resp
     regular  (G0)   one trial, then a line that says it stopped because the problem is easy (or a plain solution)
     extended (G+)   trials one after another until an answer has occurred three times, eight at most, then the
                     consensus stated as the final answer; without one, the plurality (the first seen on ties)
+    short           the same with two of at most three, and closing lines of its own; only where there are three modes
     malformed       everything else: it belongs to no group, is never accepted, and counts as wrong
 The rule is strict because the budget counts extended responses, not trials: a response that may go on voting after
 its consensus buys trials for free.
 
-    python voting.py                             # the three prompts, and one response of each kind, parsed
+    python voting.py                             # the prompts, and one response of each kind, parsed
 """
 
 import random
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import grade
 
 MAX_TRIALS = 8
 CONSENSUS = 3
+MODES = ("regular", "short", "extended")  # the groups, cheapest first
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Prompts. Each is a system message. The built-in tokenizer knows each of these texts as a single token; to a real
@@ -27,19 +30,27 @@ _SCOT = (
     "Solve the maths problem. If two steps or fewer are enough, answer with a concise solution. Otherwise write "
     'numbered paragraphs, each headed "## Step k:" with a short title. '
     "End with the final answer in \\boxed{}.")
-_SV = (
+_TRIALS = (
     " Work in separate trials. Write each one as a block that opens with [TRIAL] and closes with [/TRIAL], "
     "holding a full solution, its answer in \\boxed{}, and how often that answer has come up so far. Make the "
-    "trials as different as you can and do not let the solution in one refer to another. As soon as the same "
-    "answer has come up three times, stop and state it as the final answer. If eight trials bring no such "
-    "consensus, stop, say so, and state the answer that came up most often.")
-_ASV = (
+    "trials as different as you can and do not let the solution in one refer to another.")
+_SV = (
+    " As soon as the same answer has come up three times, stop and state it as the final answer. If eight trials "
+    "bring no such consensus, stop, say so, and state the answer that came up most often.")
+_EASY = (
     " First judge how hard the problem is. If it is easy, write a single trial between [TRIAL] and [/TRIAL] and say "
-    "that one trial is enough. If it is of medium difficulty or hard, proceed as follows.")
+    "that one trial is enough.")
+_ASV = " If it is of medium difficulty or hard, proceed as follows."
+_MODES = " If it is of medium difficulty, take a short vote, and if it is hard, a long one, as follows."
+_SHORT = (
+    " For a short vote, stop as soon as the same answer has come up twice, say that two trials agree, and state it as "
+    "the final answer. If three trials bring no two that agree, say so, and state the first answer. For a long vote, "
+    "do not stop there.")
 PROMPTS = {
     "scot": _SCOT,  # one chain of thought: the base model's format
-    "sv": _SCOT + _SV,  # always vote
-    "asv": _SCOT + _ASV + _SV,  # decide for yourself
+    "sv": _SCOT + _TRIALS + _SV,  # always vote
+    "asv": _SCOT + _EASY + _ASV + _TRIALS + _SV,  # decide for yourself
+    "modes": _SCOT + _EASY + _MODES + _TRIALS + _SHORT + _SV,  # decide among three modes
 }
 
 
@@ -72,9 +83,28 @@ DISAGREED = "No three trials agree. The most frequent answer is \\boxed{"
 END = "}."
 
 
-def pieces() -> list[str]:
-    """The fixed pieces of text of this file, for a tokenizer that gives each its own token."""
-    return [*PROMPTS.values(), OPEN, CLOSE, EASY, AGREED, DISAGREED, END, *filter(None, TALLY.values())]
+class Rule(NamedTuple):
+    """When a vote stops and what it says then: a regular response is, in these terms, one of at most one."""
+
+    consensus: int  # as soon as one answer has come up so often
+    max_trials: int  # and after this many trials at the latest
+    agreed: str  # what it says then, up to the stated answer
+    disagreed: str  # and without consensus
+
+
+LONG = Rule(CONSENSUS, MAX_TRIALS, AGREED, DISAGREED)
+SHORT = Rule(2, 3, "Two trials agree. The final answer is \\boxed{",
+             "No two trials agree. The most frequent answer is \\boxed{")
+
+
+def pieces(condition: str = "asv") -> list[str]:
+    """The fixed pieces of text of this file, for a tokenizer that gives each its own token.
+
+    The built-in base model knows those of two modes; condition "modes": and those of a third.
+    """
+    more = [PROMPTS["modes"], SHORT.agreed, SHORT.disagreed] if condition == "modes" else []
+    return [*(PROMPTS[name] for name in ("scot", "sv", "asv")), OPEN, CLOSE, EASY, AGREED, DISAGREED, END,
+            *filter(None, TALLY.values()), *more]
 
 
 def render_regular(solution: str) -> str:
@@ -82,11 +112,11 @@ def render_regular(solution: str) -> str:
     return OPEN + solution + TALLY[1] + CLOSE + EASY
 
 
-def render_extended(solutions: list[str], answers: list[str]) -> str:
-    """Trials and their verdict as an extended response. The caller has applied the stop rule."""
+def render_extended(solutions: list[str], answers: list[str], rule: Rule = LONG) -> str:
+    """Trials and their verdict as an extended response, or a short vote. The caller has applied the stop rule."""
     final, count = plurality(answers)
     trials = [OPEN + solution + TALLY[times_seen(answers[: i + 1])] + CLOSE for i, solution in enumerate(solutions)]
-    return "".join(trials) + (AGREED if count >= CONSENSUS else DISAGREED) + final + END
+    return "".join(trials) + (rule.agreed if count >= rule.consensus else rule.disagreed) + final + END
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -117,22 +147,22 @@ def plurality(answers: list[str | None]) -> tuple[str | None, int]:
 
 
 def times_seen(answers: list[str | None]) -> int:
-    """How often the last answer has come up, CONSENSUS at most; 0 if it is None."""
+    """How often the last answer has come up, CONSENSUS at most, as far as TALLY counts; 0 if it is None."""
     if answers[-1] is None:
         return 0
     return min(sum(a is not None and grade.equal(a, answers[-1]) for a in answers), CONSENSUS)
 
 
-def trials_needed(answers: list[str | None]) -> int | None:
+def trials_needed(answers: list[str | None], rule: Rule = LONG) -> int | None:
     """How many trials a vote takes that meets these answers in this order; None if they end before the rule does."""
-    for t in range(CONSENSUS, min(len(answers), MAX_TRIALS) + 1):
-        if plurality(answers[:t])[1] == CONSENSUS:
+    for t in range(rule.consensus, min(len(answers), rule.max_trials) + 1):
+        if plurality(answers[:t])[1] == rule.consensus:
             return t
-    return MAX_TRIALS if len(answers) >= MAX_TRIALS else None
+    return rule.max_trials if len(answers) >= rule.max_trials else None
 
 
-def build_vote(solutions: list[str], gold: str, rng: random.Random) -> str | None:
-    """Algorithm 3: an extended response made of a problem's sampled solutions; None if its final answer is wrong.
+def build_vote(solutions: list[str], gold: str, rng: random.Random, rule: Rule = LONG) -> str | None:
+    """Algorithm 3: a vote made of a problem's sampled solutions; None if its final answer is wrong.
 
     The solutions are shuffled and appended as trials until one answer has come up three times. Departure from the
     paper: without consensus after eight, the final answer is the plurality, which a model can follow without knowing
@@ -140,11 +170,11 @@ def build_vote(solutions: list[str], gold: str, rng: random.Random) -> str | Non
     """
     solutions = rng.sample(solutions, len(solutions))
     answers = [grade.extract(solution) for solution in solutions]
-    needed = trials_needed(answers)
+    needed = trials_needed(answers, rule)
     if needed is None or plurality(answers[:needed])[0] is None:
         return None
-    vote = render_extended(solutions[:needed], answers[:needed])
-    return vote if judge(gold, vote)[1] else None  # also None: a solution with a [TRIAL] in it breaks the vote
+    vote = render_extended(solutions[:needed], answers[:needed], rule)
+    return vote if judge(gold, vote, condition="modes")[1] else None  # also None: a solution with a [TRIAL] in it breaks the vote
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -153,7 +183,7 @@ def build_vote(solutions: list[str], gold: str, rng: random.Random) -> str | Non
 
 @dataclass(frozen=True)
 class Parsed:
-    group: str  # "regular", "extended" or "malformed"
+    group: str  # one of MODES, or "malformed"
     trials: int  # trials begun: what the response cost
     answers: tuple  # the answer of each finished trial, None where it has none
     final: str | None  # the stated answer; None if malformed
@@ -196,23 +226,31 @@ def parse(text: str) -> Parsed:
         if stated is not None and not grade.equal(expected, stated):
             return malformed("states another answer than its trial")
         return Parsed("regular", 1, answers, expected)
-    needed = trials_needed(answers)
+    short = closing.startswith((SHORT.agreed, SHORT.disagreed))
+    rule = SHORT if short else LONG
+    needed = trials_needed(answers, rule)
     if needed is None:
         return malformed("stopped before consensus")
     if len(answers) > needed:
-        return malformed("went on after consensus" if needed < MAX_TRIALS else "more than eight trials")
+        most = "more than three trials" if short else "more than eight trials"
+        return malformed("went on after consensus" if needed < rule.max_trials else most)
     if stated is None:
         return malformed("states no final answer")
     if not grade.equal(expected, stated):
         return malformed("states another answer than its trials")
-    return Parsed("extended", len(answers), answers, expected)
+    return Parsed("short" if short else "extended", len(answers), answers, expected)
 
 
-def judge(gold: str, text: str, finished: bool = True) -> tuple[Parsed, bool]:
-    """The parsed response and r_match: whether its final answer is right. One that was cut off is malformed."""
+def judge(gold: str, text: str, finished: bool = True, condition: str = "asv") -> tuple[Parsed, bool]:
+    """The parsed response and r_match: whether its final answer is right. One that was cut off is malformed.
+
+    condition: the prompt it answers. Where that offers two modes, a short vote is malformed: no cap would count it.
+    """
     parsed = parse(text)
     if not finished:
         parsed = Parsed("malformed", parsed.trials, parsed.answers, None, "cut off")
+    elif parsed.group == "short" and condition != "modes":
+        parsed = Parsed("malformed", parsed.trials, parsed.answers, None, "a short vote, but there are two modes")
     return parsed, parsed.final is not None and grade.equal(gold, parsed.final)
 
 
@@ -224,6 +262,7 @@ def main() -> None:
         "one trial": render_regular(solution % 23),
         "a vote": render_extended([solution % a for a in (23, 5, 23, 23)], ["23", "5", "23", "23"]),
         "a vote that stopped too early": render_extended([solution % 23] * 2, ["23", "23"]),
+        "a short vote": render_extended([solution % 23] * 2, ["23", "23"], SHORT),
     }
     for name, text in examples.items():
         print(f"--- {name}\n{text}\n=> {parse(text)}\n")

@@ -266,7 +266,7 @@ def test_tokenizer_survives_saving(tokenizer, tmp_path):
 
     tokenizer.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
-    for condition in voting.PROMPTS:
+    for condition in ("scot", "sv", "asv"):
         question = "Compute 40 * 7 * 33 * 12 modulo 61."
         assert voting.encode_prompt(again, question, condition) == voting.encode_prompt(tokenizer, question, condition)
     text = voting.render_regular("7\n* 33 = 48\n\\boxed{48}")

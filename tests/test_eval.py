@@ -104,6 +104,35 @@ def test_record_is_judged_from_raw_text(tmp_path):
     assert record.rule_kept == pytest.approx(1 / 3)  # of three votes, one stopped late and one was cut off
 
 
+@pytest.mark.parametrize("condition", ["asv", "modes"])
+def test_short_votes_in_a_record(condition, tmp_path, capsys):
+    """Of three modes they are one, with a column and a place in the plot; of two they are malformed."""
+    solution = "7\n\\boxed{%s}"
+    texts = [voting.render_regular(solution % "2"), voting.render_extended([solution % "2"] * 2, ["2"] * 2, voting.SHORT),
+             voting.render_extended([solution % "2"] * 3, ["2"] * 3), "[TRIAL]"]
+    (tmp_path / "records").mkdir()
+    rows = [{"question": f"q{i}{j}", "answer": "2", "level": 1 + i, "responses": [
+                {"text": texts[kind], "tokens": 10, "finished": True}]}
+            for i, kinds in enumerate([(0, 0, 1, 2), (1, 1, 1, 2), (0, 2, 2, 3)]) for j, kind in enumerate(kinds)]
+    write_record(tmp_path / "records" / "m.jsonl", rows, condition=condition)
+    record = records.read_record(tmp_path / "records" / "m.jsonl")
+    three = condition == "modes"
+    assert record.short.sum() == (4 if three else 0) and record.malformed.sum() == (1 if three else 5)
+    assert record.rule_kept == pytest.approx(1 if three else 4 / 8)
+    summary = evaluation.report(tmp_path)
+    row = summary["models"]["m"]
+    assert row["shares"] == pytest.approx({"regular": 3 / 12, "short": 4 / 12 * three, "extended": 4 / 12,
+                                           "malformed": (1 if three else 5) / 12})
+    level = row["levels"][2]["shares"]
+    assert level == pytest.approx({"regular": 0, "short": 0.75 * three, "extended": 0.25, "malformed": 0.75 * (not three)})
+    printed = capsys.readouterr().out
+    assert ("share of each mode % by level" in printed) == (" short " in printed) == three
+    if three:
+        (line,) = [line.split() for line in printed.splitlines() if line.split()[:2] == ["m", "short"]]
+        assert line[2:] == ["25.0", "75.0", "0.0"]
+    assert (tmp_path / "modes.png").stat().st_size > 10_000
+
+
 def test_broken_record_is_one_clear_line(tmp_path):
     path = tmp_path / "m.jsonl"
     for text in ("", "{}", '{"condition": "asv", "temperature": 1.0}\n{"answer": 3}', "not json"):

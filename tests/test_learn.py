@@ -9,6 +9,7 @@ import random
 import signal
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ import data
 import learn
 import llama
 import lora
+import sample
 import sft
 import voting
 from learn import AdamW, Example, add_gradient, log_probabilities, micro_batches, run_stage
@@ -643,3 +645,55 @@ def test_sft_examples(stage, golden, monkeypatch):
     one_trial = ("scot", "regular", False) if stage == "sv-sft" else ("asv", "regular", True)
     assert kinds == {(stage.removesuffix("-sft"), "extended", True): 15, one_trial: 50}
     assert votes == dict.fromkeys(data.LEVELS, 3)  # evenly: voting does not know difficulty yet
+
+
+def test_three_modes_in_the_examples_of_asv_sft(monkeypatch):
+    """The same amounts of each mode at every level, all of them right, under the prompt that offers them."""
+    tokenizer, rng, rows = data.build_tokenizer(data.world_pieces() + voting.pieces("modes")), random.Random(0), []
+    for problem in data.load("builtin", "train", 200):
+        factors = [int(f) for f in problem.question[8:-11].split(" * ")]
+        rows.append({"question": problem.question, "answer": problem.answer, "level": problem.level,
+                     "solution": problem.solution, "samples": [data.textbook_route(factors, rng)[0] for _ in range(12)]})
+    monkeypatch.setattr(sft, "sampled_solutions", lambda settings: rows)
+    settings = Settings(sft_votes=15, sft_short=25, sft_regular=50)
+    examples = sft.sft_examples(settings, "asv-sft", tokenizer)
+    known, kinds = {row["question"]: row for row in rows}, Counter()
+    for example in examples:
+        instruction, question = tokenizer.decode(example.prompt[1:-1]).split("<|problem|>")
+        parsed, right = voting.judge(known[question]["answer"], tokenizer.decode(example.response[:-1]),
+                                     condition="modes")
+        assert right and instruction == voting.PROMPTS["modes"]
+        assert (example.learned is None) == (parsed.group != "regular")
+        kinds[parsed.group, known[question]["level"]] += 1
+    amounts = {"extended": 3, "short": 5, "regular": 10}
+    assert kinds == {(group, level): amount for group, amount in amounts.items() for level in data.LEVELS}
+    two = [vars(example) for example in sft.sft_examples(replace(settings, sft_short=0), "sv-sft", tokenizer)]
+    assert two == [vars(example) for example in sft.sft_examples(settings, "sv-sft", tokenizer)]
+
+
+def test_words_that_the_tokenizer_lacks_are_added(tmp_path):
+    """The base learns to spell three modes, once; what it said and knew before is untouched."""
+    base = Path(__file__).parent.parent / "checkpoints/base"
+    model, tokenizer, _ = sample.open_checkpoint(base, torch.float32)
+    size = len(tokenizer)
+    assert sft.teach_to_spell(model, tokenizer, voting.pieces()) == 0 and model.config.vocab_size == size
+    text = voting.render_extended(["7\n* 12 = 23\n\\boxed{23}"] * 3, ["23"] * 3)
+    prompt = voting.encode_prompt(tokenizer, "Compute 7 * 12 modulo 61.", "sv")
+    ids = torch.tensor([prompt + tokenizer(text, add_special_tokens=False).input_ids])  # [1, T]
+    with torch.no_grad():
+        before = model(ids)
+        assert sft.teach_to_spell(model, tokenizer, voting.pieces("modes")) == 3 == len(tokenizer) - size
+        assert sft.teach_to_spell(model, tokenizer, voting.pieces("modes")) == 0
+        after = model(ids)  # [1, T, V + 3]
+    assert torch.equal(after[..., :size], before)
+    assert after.softmax(-1)[..., size:].max() < 1e-3
+    llama.save(model, tmp_path, tokenizer)
+    again, its_tokenizer, _ = sample.open_checkpoint(tmp_path)
+    assert torch.equal(again(ids), after)
+    for answers in (["23", "23"], ["1", "2", "3"]):
+        text = voting.render_extended([f"7\n\\boxed{{{a}}}" for a in answers], answers, voting.SHORT)
+        coded = its_tokenizer(text, add_special_tokens=False).input_ids
+        assert its_tokenizer.unk_token_id not in coded and its_tokenizer.decode(coded) == text
+        assert tokenizer(text, add_special_tokens=False).input_ids == coded and max(coded) >= size
+    for condition in voting.PROMPTS:
+        assert len(voting.encode_prompt(its_tokenizer, "Compute 7 * 12 modulo 61.", condition)) == 9

@@ -399,6 +399,36 @@ def test_saving_over_what_was_loaded(tmp_path):
         assert torch.equal(llama.load(directory).lm_head.weight, model.lm_head.weight)
 
 
+@pytest.mark.parametrize("variant", ["plain", "tied head"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@torch.no_grad()
+def test_grown_vocabulary(tmp_path, variant, dtype):
+    """Old tokens keep their logits, transformers loads what was saved, and new tokens are in no way likely."""
+    model = llama.load(checkpoint(tmp_path / "old", **VARIANTS[variant]), dtype)
+    ids = random_ids(2, 9)
+    before = model(ids)  # [B, T, V]
+    llama.grow(model, 3)
+    after = model(ids)  # [B, T, V + 3]
+    assert after.shape[-1] == V + 3 and torch.equal(after[..., :V], before)
+    torch.testing.assert_close(after[..., V:], before.float().mean(-1, keepdim=True).expand(2, 9, 3).to(dtype),
+                               rtol=0, atol=1e-4 if dtype == torch.float32 else 0.3)
+    assert (after[..., V:] < before.amax(-1, keepdim=True)).all()
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) == (variant == "tied head")
+    assert len(list(model.parameters())) == len(list(llama.Llama(model.config).parameters()))
+    ids[:, 3] = V + 1  # a new token can be read, and all weights are learned
+    with torch.enable_grad():
+        model(ids).float().sum().backward()
+    assert all(w.grad is not None for w in model.parameters())
+    llama.save(model, tmp_path / "new")
+    again = llama.load(tmp_path / "new")
+    assert again.config == model.config and again.config.vocab_size == V + 3
+    assert torch.equal(again(ids), model(ids))
+    if dtype == torch.float32:
+        torch.testing.assert_close(model(ids), oracle_logits(tmp_path / "new", ids), **CLOSE)
+    llama.grow(model, 0)
+    assert torch.equal(again(ids), model(ids))
+
+
 def test_saved_tokenizer(tmp_path):
     words = Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, unk_token="a"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>",

@@ -5,6 +5,7 @@ A run that is killed in one stage and interrupted in the next must end with the 
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,13 +96,34 @@ def test_evaluation_is_complete_and_redraws(runs):
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary["models"]) == {"base", "base-greedy", "sv-sft", "asv-sft", "ibpo-50"}
     assert {"efficiency boundary", "self-consistency at equal trials"} <= set(summary["comparisons"]["ibpo-50"])
-    for plot in ("accuracy_vs_budget.png", "by_level.png", "training.png"):
+    for plot in ("accuracy_vs_budget.png", "by_level.png", "modes.png", "training.png"):
         assert (out / plot).stat().st_size > 10_000
     again = run("eval.py", "--redraw", out)
     assert "efficiency boundary" in again and "efficiency boundary" in printed
     assert json.loads((out / "summary.json").read_text()) == summary
     finished = run("train.py", *SMALL, "--out", whole)  # everything is there: nothing is done again
     assert "step/s" not in finished
+
+
+def test_three_modes(runs, tmp_path):
+    """Short votes from --sft-short to the stacked plot; the stages of two modes beside it would be refused."""
+    shutil.copy(runs[0] / "samples.jsonl", tmp_path)
+    three = [*SMALL, "--sft-short", "20", "--budget", "short=0.3,vote=0.3", "--out", tmp_path]
+    run("train.py", *three, "--stage", "ibpo")
+    stage = tmp_path / "ibpo-30-short-30"
+    log = [json.loads(line) for line in (stage / "log.jsonl").read_text().splitlines()]
+    assert all(line["accepted_mode_share"][mode] <= 0.3 for line in log for mode in ("short", "extended"))
+    notes = json.loads((stage / "ibpo.json").read_text())
+    assert notes["condition"] == "modes" and notes["settings"]["sft_short"] == 20
+    ids = torch.randint(6, 89, (2, 20), generator=torch.Generator().manual_seed(0))  # the last three are new
+    theirs = AutoModelForCausalLM.from_pretrained(stage, dtype=torch.float32)
+    with torch.no_grad():
+        assert (llama.load(stage, torch.float32)(ids) - theirs(ids).logits).abs().max() < 1e-4
+    printed = run("eval.py", tmp_path / "asv-sft", stage, "--problems", "20", "--out", tmp_path / "eval")
+    assert "asv-sft" in printed and (tmp_path / "eval/modes.png").stat().st_size > 10_000
+    process = start("train.py", *SMALL, "--out", tmp_path, "--stage", "ibpo")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode and "sft_short" in output.splitlines()[-1] and "Traceback" not in output
 
 
 def test_sample_answers_one_problem(runs):
@@ -114,6 +136,7 @@ def test_sample_answers_one_problem(runs):
     (["train.py", "--budget", "tokens"], "--budget"),
     (["train.py", "--budget", "tokens=0"], "--budget"),
     (["train.py", "--budget", "vote=0.5,vote=0.4"], "--budget"),
+    (["train.py", "--budget", "short=0.3,vote=0.3"], "--sft-short"),
     (["train.py", "--budget", "tokens=90", "--method", "random"], "--method"),
     (["train.py", "--method", "ppo"], "--method"),
     (["train.py", "--model", "/nowhere"], "/nowhere"),

@@ -382,7 +382,7 @@ class Process:
 
 
 def test_jobs_wait_for_what_they_start_from(tmp_path, monkeypatch):
-    started, running = [], []
+    started = []
 
     def start(command, **options):
         process = Process(command, looks=2, code=int("bad" in command))

@@ -24,8 +24,8 @@ def made_up_rollout(rng, n: int, m: int = 8) -> train.Rollout:
     extended = rng.random((n, m)) < 0.5
     correct = rng.random((n, m)) < np.where(extended, 0.8, rng.random((n, 1)))
     tokens = rng.integers(10, 30, (n, m)) * np.where(extended, rng.integers(3, 9, (n, m)), 1)
-    return train.Rollout(rng.integers(1, 6, n), [], [], correct, extended, rng.random((n, m)) < 0.95,
-                         np.where(extended, 4, 1), tokens)
+    return train.Rollout(rng.integers(1, 6, n), [], [], correct, np.where(extended, train.EXTENDED, 0),
+                         rng.random((n, m)) < 0.95, np.where(extended, 4, 1), tokens)
 
 
 def total_margin(weights, rollout) -> float:
@@ -62,6 +62,94 @@ def test_caps_are_kept(budget):
         assert record["accepted_vote_share"] == average["vote"]
 
 
+def three_modes(rng, n: int, m: int = 12) -> train.Rollout:
+    """Longer modes are more often right; the harder the prompt, the more so."""
+    mode, hard = rng.integers(0, 3, (n, m)), rng.random((n, 1))
+    correct = rng.random((n, m)) < 1 - hard * np.array([0.8, 0.4, 0.2])[mode]
+    valid = rng.random((n, m)) < 0.95
+    trials = np.array([1, 2, 4])[mode]
+    return train.Rollout(1 + (5 * hard[:, 0]).astype(int), [], [], correct, np.where(valid, mode, 0), valid, trials,
+                         20 * trials + rng.integers(0, 9, (n, m)))
+
+
+@pytest.mark.parametrize("budget", ["short=0.3,vote=0.3", "vote=0.2,short=0.1", "vote=0.3", "vote=0,short=1",
+                                    "short=0.3,vote=0.3,tokens=40", "tokens=30"])
+@pytest.mark.parametrize("share_ties", [True, False])
+def test_three_modes_keep_every_cap(budget, share_ties):
+    settings, _ = parse_args(["--sft-short", "9", "--budget", budget, "--share-ties" if share_ties else
+                              "--no-share-ties"])
+    rng, shares = np.random.default_rng(4), []
+    for seed in range(30):
+        rollout = three_modes(rng, 64)
+        selection, weights = train.select(rollout, None, settings, seed)
+        chosen = selection.weights > 0
+        assert (chosen.sum(axis=1) <= 1).all() and not chosen[~(rollout.correct & rollout.valid)].any()
+        assert selection.accepted + selection.dropped_no_correct + selection.dropped_over_cap == 64
+        average = {"vote": (rollout.mode[chosen] == 2).mean(), "short": (rollout.mode[chosen] == 1).mean(),
+                   "tokens": rollout.tokens[chosen].mean()}
+        assert all(average[name] <= cap + 1e-9 for name, cap in settings.caps.items())
+        record = train.describe(rollout, selection)
+        assert record["accepted_mode_share"]["short"] == pytest.approx(average["short"])
+        assert record["accepted_mode_share"]["extended"] == record["accepted_vote_share"]
+        shares.append([average["short"], average["vote"]])
+        # the weight of a prompt stays in the mode that was accepted, on all its responses or on one
+        for i in np.flatnonzero(chosen.any(axis=1)):
+            same = rollout.correct[i] & rollout.valid[i] & (rollout.mode[i] == rollout.mode[i, chosen[i]])
+            shared = share_ties and "tokens" not in budget
+            assert np.allclose(weights[i], same / same.sum() if shared else chosen[i])
+        assert not weights[~chosen.any(axis=1)].any()
+    if budget == "short=0.3,vote=0.3":  # the caps bind: margins are there to be had, for both kinds of vote
+        assert np.mean(shares, axis=0) == pytest.approx([0.3, 0.3], abs=0.02)
+
+
+def test_hard_prompts_take_the_long_votes():
+    settings, rng = dataclasses.replace(Settings(), sft_short=9, budget="short=0.3,vote=0.3"), np.random.default_rng(5)
+    records = []
+    for seed in range(20):
+        rollout = three_modes(rng, 128, 48)
+        records.append(train.describe(rollout, train.select(rollout, None, settings, seed)[0]))
+    share = {mode: [np.mean([r["accepted_mode_share_by_level"][mode][level] for r in records]) for level in range(1, 6)]
+             for mode in ("regular", "short", "extended")}
+    assert share["regular"] == sorted(share["regular"], reverse=True) and share["extended"] == sorted(share["extended"])
+    assert share["short"][0] < 0.15 and share["short"][4] < max(share["short"]) > 0.35  # in the middle
+    for mode in share:
+        seen = [r["mode_share_by_level"][mode][1] for r in records]
+        assert np.mean(seen) == pytest.approx(0.95 / 3, abs=0.03)
+    assert records[0]["short_margin_by_level"][5] > 0.1 and records[0]["margin_by_level"][5] > 0.3
+
+
+@pytest.mark.parametrize("method", ["cgpo", "rft", "grpo"])
+def test_other_methods_with_three_modes(method):
+    settings, _ = parse_args(["--sft-short", "9", "--method", method])
+    rollout = three_modes(np.random.default_rng(6), 40)
+    selection, weights = train.select(rollout, None, settings, 0)
+    for i in range(40) if method == "cgpo" else []:
+        accepted = rollout.mode[i, selection.weights[i] > 0]
+        assert len(accepted) <= 1 and set(rollout.mode[i, weights[i] > 0]) == set(accepted)
+    assert train.describe(rollout, selection)["accepted"] > 0 and weights.any()
+
+
+def test_cap_on_expected_tokens_counts_the_mode_not_the_draw():
+    """The accepted cost what their mode costs on their prompt, on average; within a mode nothing prefers the short."""
+    rng, settings = np.random.default_rng(7), parse_args(["--budget", "expected-tokens=60"])[0]
+    own, expected, possible = [], [], []
+    for seed in range(100):
+        rollout = made_up_rollout(rng, 48)
+        selection, weights = train.select(rollout, None, settings, seed)
+        costs = []
+        for i, j in zip(*selection.weights.nonzero()):
+            same = rollout.valid[i] & (rollout.mode[i] == rollout.mode[i, j])  # bool[m]
+            costs.append(rollout.tokens[i, same].mean())
+            right = same & rollout.correct[i]
+            assert weights[i] == pytest.approx(right / right.sum())  # they tie and share the weight
+            possible.append(rollout.tokens[i, right].mean())
+            own.append(rollout.tokens[i, j])
+        assert np.mean(costs) <= 60 + 1e-9
+        expected.append(np.mean(costs))
+    assert np.mean(expected) > 58 and np.mean(own) == pytest.approx(np.mean(possible), rel=0.02)
+    assert train.stage_name(settings) == "ibpo-expected-tokens-60"
+
+
 def test_slack_cap_on_tokens_does_not_shorten():
     """Where tokens are no constraint, the responses accepted are as long as those that might have been."""
     rng, accepted, possible = np.random.default_rng(2), [], []
@@ -88,6 +176,13 @@ def test_caps_from_the_command_line():
     assert settings.caps == {"tokens": 90, "vote": 0.25} and settings.cap == 0.25
     assert train.stage_name(settings) == "ibpo-25-tokens-90"
     assert train.stage_name(parse_args(["--budget", "tokens=90"])[0]) == "ibpo-tokens-90"
+    settings, _ = parse_args(["--sft-short", "1700", "--budget", "short=0.25,vote=0.3,tokens=60"])
+    assert settings.caps == {"short": 0.25, "vote": 0.3, "tokens": 60}
+    assert train.stage_name(settings) == "ibpo-30-tokens-60-short-25"
+    assert [settings.condition(stage) for stage in ("base", "sv-sft", "asv-sft", "ibpo")] == [
+        "scot", "sv", "modes", "modes"]
+    assert [Settings().condition(stage) for stage in ("base", "sv-sft", "asv-sft", "ibpo")] == [
+        "scot", "sv", "asv", "asv"]
     assert train.stage_name(Settings()) == "ibpo-50"
     assert train.stage_name(dataclasses.replace(Settings(), method="random")) == "random-50"
     assert train.stage_name(dataclasses.replace(Settings(), method="cgpo")) == "cgpo"
@@ -182,6 +277,16 @@ def test_record_counts_positive_weights_as_accepted(method):
     ("--sampling-dtype bf16 --kl-max 10", "--dtype of training"),
     ("--sampling-dtype bf16 --method grpo", "--dtype of training"),
     ("--cache-gib 0", "--cache-gib"),
+    ("--budget expected-tokens=0", "--budget"),
+    ("--method random --budget expected-tokens=90", "votes alone"),
+    ("--budget short=0.3", "--sft-short"),
+    ("--budget short=0.3,vote=0.3", "--sft-short"),
+    ("--sft-short 9 --budget short=1.3", "--budget"),
+    ("--sft-short 9 --budget short=0.3,short=0.3", "--budget"),
+    ("--sft-short -1", "--sft-short"),
+    ("--sft-short 9 --method random", "two modes"),
+    ("--sft-short 9 --method listing", "two modes"),
+    ("--sft-short 9 --method margin", "two modes"),
 ])
 def test_wrong_settings_are_one_clear_line(arguments, says, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -209,6 +314,16 @@ def test_dtype_of_the_sampling_policy(kl_max, dtype, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "run_stage", lambda *arguments, at_end: arguments[-1](model, 0))
     with pytest.raises(Asked):
         train.train_rl(Settings(out=str(tmp_path), kl_max=kl_max), tmp_path)
+
+
+def test_short_votes_decide_the_stages_that_have_them_only():
+    """A finished two-mode stage does not depend on a setting that came later, nor SV-SFT on the third mode."""
+    two, three = Settings(), Settings(sft_short=9)
+    for stage in ("base", "sv-sft"):
+        assert learn.settings_of(two, stage) == learn.settings_of(three, stage)
+    for stage in ("asv-sft", "ibpo"):
+        assert "sft_short" not in learn.settings_of(two, stage)
+        assert learn.settings_of(three, stage) == {**learn.settings_of(two, stage), "sft_short": 9}
 
 
 def test_price_and_unit_decide_the_result_of_a_length_penalty_only():

@@ -10,14 +10,17 @@ import random
 import re
 from collections import Counter
 from fractions import Fraction
+from itertools import product
+from pathlib import Path
 
 import pytest
 from scipy.stats import chisquare
+from transformers import AutoTokenizer
 
 import data
 import grade
 import voting
-from voting import AGREED, CLOSE, DISAGREED, EASY, END, OPEN, parse, render_extended, render_regular
+from voting import AGREED, CLOSE, DISAGREED, EASY, END, OPEN, SHORT, parse, render_extended, render_regular
 
 
 def solution(answer) -> str:
@@ -28,8 +31,12 @@ def trials(*answers) -> str:
     return "".join(OPEN + solution(answer) + CLOSE for answer in answers)
 
 
-def vote(*answers) -> str:
-    return render_extended([solution(a) for a in answers], [None if a is None else str(a) for a in answers])
+def vote(*answers, rule=voting.LONG) -> str:
+    return render_extended([solution(a) for a in answers], [None if a is None else str(a) for a in answers], rule)
+
+
+def short(*answers) -> str:
+    return vote(*answers, rule=SHORT)
 
 
 EIGHT = (1, 2, 3, 4, 5, 2, 6, 7)  # no consensus; 2 is the plurality
@@ -62,12 +69,14 @@ def slow_parse(text: str) -> tuple[str, Fraction | None]:
         return "malformed", None
     if len(answers) == 1:
         return "regular", value
+    says_short = re.match(r"\s*(Two|No two) trials agree\. The (final|most frequent) answer is \\boxed{", whole[2])
+    group, consensus, most = ("short", 2, 3) if says_short else ("extended", 3, 8)
     for t in range(2, len(answers)):  # a trial too many?
-        if slow_plurality(answers[:t])[1] >= 3:
+        if slow_plurality(answers[:t])[1] >= consensus:
             return "malformed", None
-    if len(answers) > 8 or count < 3 and len(answers) < 8 or stated is None:
+    if len(answers) > most or count < consensus and len(answers) < most or stated is None:
         return "malformed", None
-    return "extended", value
+    return group, value
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -103,6 +112,50 @@ def test_every_vote_round_trip():
         for answers in running:
             assert t == 1 or parse(vote(*answers) if any(answers) else trials(*answers) + EASY).group == "malformed"
     assert sorted(seen) == [3, 4, 5, 6, 7, 8] and seen[3] == 2 and sum(seen.values()) > 500
+
+
+def test_every_short_vote_round_trip():
+    """Written by the template of short votes, a short vote; the same trials with the long vote's closing, malformed."""
+    seen = Counter()
+    for answers in product((11, 22, 33, None), repeat=3):
+        answers = answers[:2] if slow_plurality(answers[:2])[1] == 2 else answers
+        if any(answers):
+            parsed = parse(short(*answers))
+            assert (parsed.group, parsed.trials, parsed.reason) == ("short", len(answers), ""), answers
+            assert parsed.answers == tuple(None if a is None else str(a) for a in answers)
+            assert Fraction(parsed.final) == slow_plurality(answers)[0]
+            assert (SHORT.agreed in short(*answers)) == (slow_plurality(answers)[1] == 2)
+            assert parse(vote(*answers)).group == "malformed"
+            seen[len(answers)] += 1
+            too_early = answers[: len(answers) - 1]
+            if len(answers) == 3 and any(too_early):
+                assert parse(short(*too_early)).reason == "stopped before consensus"
+    assert seen == {2: 12, 3: 51}
+    assert parse(short(5, 6, 5)).final == "5" and parse(short(6, 5, 7)).final == "6"
+
+
+def test_a_short_vote_needs_its_own_closing_line():
+    for closing in (AGREED + "5" + END, DISAGREED + "5" + END, EASY, "\\boxed{5}", "The answer is 5.",
+                    "Two trials agree: \\boxed{5}.", "So: " + SHORT.agreed + "5" + END, SHORT.agreed.lower() + "5}"):
+        assert parse(trials(5, 5) + closing).group == "malformed"
+        assert parse(trials(5, 6, 5) + closing).group == "malformed"
+    for closing in (SHORT.agreed, SHORT.disagreed):  # which of the two it is, is as free as in a long vote
+        assert parse(trials(5, 5) + "\n " + closing + "5" + END).group == "short"
+        assert parse(trials(5) + closing + "5" + END).group == "regular"  # it cost one trial
+        assert parse(trials(5, 5, 5) + closing + "5" + END).reason == "went on after consensus"
+
+
+def test_short_votes_count_only_where_there_are_three_modes():
+    for condition in voting.PROMPTS:
+        parsed, right = voting.judge("5", short(5, 5), condition=condition)
+        offered = condition == "modes"
+        assert (parsed.group, parsed.trials, parsed.answers) == ("short" if offered else "malformed", 2, ("5", "5"))
+        assert right == offered and bool(parsed.reason) != offered and (parsed.final == "5") == offered
+        for text, group in ((vote(5, 5, 5), "extended"), (render_regular(solution(5)), "regular")):
+            assert (voting.judge("5", text, condition=condition)[0].group) == group
+    assert voting.judge("5", short(5, 5)) == voting.judge("5", short(5, 5), condition="asv")
+    assert voting.judge("5", short(5, 5), finished=False, condition="modes")[0].reason == "cut off"
+    assert not voting.judge("6", short(5, 5), condition="modes")[1]
 
 
 def test_consensus_at_the_eighth_trial():
@@ -171,6 +224,14 @@ BROKEN = {
     "no answer but one stated": (trials(None) + AGREED + "5" + END, 1, "no trial has an answer"),
     "no answer in eight": (trials(*[None] * 8) + DISAGREED + "5" + END, 8, "no trial has an answer"),
     "one trial, another stated": (trials(5) + AGREED + "6" + END, 1, "states another answer than its trial"),
+    "short, one trial long": (trials(5, 6, 5, 7) + SHORT.agreed + "5" + END, 4, "more than three trials"),
+    "short, went on": (trials(5, 5, 6) + SHORT.agreed + "5" + END, 3, "went on after consensus"),
+    "short, four trials": (trials(5, 6, 7, 5) + SHORT.agreed + "5" + END, 4, "more than three trials"),
+    "short, two that differ": (trials(5, 6) + SHORT.disagreed + "5" + END, 2, "stopped before consensus"),
+    "short, another consensus": (trials(5, 6, 6) + SHORT.agreed + "5" + END, 3, "states another answer than its trials"),
+    "short, another plurality": (trials(5, 6, 8) + SHORT.disagreed + "6" + END, 3,
+                                 "states another answer than its trials"),
+    "short, states nothing": (trials(5, 5) + SHORT.agreed + END, 2, "states no final answer"),
     "no answer anywhere": ("I do not know.", 1, "no answer"),
     "empty": ("", 1, "no answer"),
     "blank": (" \n", 1, "no answer"),
@@ -222,17 +283,18 @@ def test_judge():
 # Random responses against the reference
 
 
-def random_response(rng: random.Random) -> str:
-    """Valid or nearly valid: a vote, then up to two random changes to its pieces."""
-    count = rng.choice([1, 1, 2, 3, 3, 4, 5, 6, 7, 8, 8, 8, 9, 10])
+def random_response(rng: random.Random, consensus: int = 3) -> str:
+    """Valid or nearly valid: a vote (2: a short one), then up to two random changes to its pieces."""
+    count = rng.choice([1, 1, 2, 3, 3, 4, 5, 6, 7, 8, 8, 8, 9, 10] if consensus == 3 else [1, 2, 2, 3, 3, 3, 4])
+    agreed, disagreed = (AGREED, DISAGREED) if consensus == 3 else (SHORT.agreed, SHORT.disagreed)
     pool = rng.choice([["3", "6/2", "4"], ["1/2", "0.5", "3", "7", None], [str(i) for i in range(12)], [None, "5"]])
     answers = [rng.choice(pool) for _ in range(count)]
     if rng.random() < 0.6:  # stop where the rule says
-        needed = next((t for t in range(3, count + 1) if slow_plurality(answers[:t])[1] == 3), count)
+        needed = next((t for t in range(2, count + 1) if slow_plurality(answers[:t])[1] == consensus), count)
         answers = answers[:needed]
     stated, most = slow_plurality(answers)
     stated = stated if stated is not None and rng.random() < 0.8 else rng.choice(["5", "0.5", "3"])
-    closing = (AGREED if most >= 3 else DISAGREED) + f"{stated}" + END
+    closing = (agreed if most >= consensus else disagreed) + f"{stated}" + END
     closing = EASY if rng.random() < (0.8 if count == 1 else 0.05) else closing
     pieces = [piece for answer in answers for piece in (OPEN, solution(answer), CLOSE)] + [closing]
     for _ in range(rng.choice([0, 0, 0, 1, 2])):
@@ -249,10 +311,11 @@ def random_response(rng: random.Random) -> str:
     return "".join(pieces)
 
 
-def test_group_by_slow_reference():
+@pytest.mark.parametrize("consensus", [3, 2])
+def test_group_by_slow_reference(consensus):
     rng, seen = random.Random(0), Counter()
     for _ in range(6000):
-        text = random_response(rng)
+        text = random_response(rng, consensus)
         parsed = parse(text)
         group, value = slow_parse(text)
         assert parsed.group == group, text
@@ -260,7 +323,8 @@ def test_group_by_slow_reference():
         assert parsed.trials == max(text.count("[TRIAL]"), 1)
         assert bool(parsed.reason) == (group == "malformed")
         seen[parsed.reason or parsed.group] += 1
-    assert len(seen) == 14 and min(seen.values()) >= 10, f"the random responses are too tame: {seen}"
+    assert len(seen) == (14 if consensus == 3 else 15), f"the random responses are too tame: {seen}"
+    assert min(seen.values()) >= (10 if consensus == 3 else 3), seen
 
 
 def test_parse_never_raises():
@@ -303,42 +367,44 @@ def test_trials_needed():
     rng = random.Random(3)
     for _ in range(1000):
         answers = [rng.choice(["1", "2.0", "2", "3", "4", None]) for _ in range(rng.randrange(14))]
-        expected = next((t for t in range(len(answers) + 1) if slow_plurality(answers[:t])[1] == 3), 99)
-        expected = min(expected, 8) if min(expected, 8) <= len(answers) else None
-        assert voting.trials_needed(answers) == expected
+        for rule, consensus, most in ((voting.LONG, 3, 8), (SHORT, 2, 3)):
+            expected = next((t for t in range(len(answers) + 1) if slow_plurality(answers[:t])[1] == consensus), 99)
+            expected = min(expected, most) if min(expected, most) <= len(answers) else None
+            assert voting.trials_needed(answers, rule) == expected
 
 
-def slow_algorithm_3(order: list, gold) -> str | None:
+def slow_algorithm_3(order: list, gold, consensus: int, most: int) -> str | None:
     """Appended one at a time; `order` is the shuffled list of (solution, answer)."""
-    text, count = "", Counter()
+    text, count, word = "", Counter(), {2: "two", 3: "three"}[consensus]
     for t, (body, answer) in enumerate(order, 1):
         text += "[TRIAL]\n" + body
         if answer is not None:
             count[answer] += 1
             text += "\nSeen " + ("once.", "twice.", "three times.")[count[answer] - 1]
         text += "\n[/TRIAL]\n"
-        done = answer is not None and count[answer] == 3
-        if done or t == 8:
+        done = answer is not None and count[answer] == consensus
+        if done or t == most:
             final = answer if done else max(count, key=count.get) if count else None  # a Counter keeps the order seen
-            opening = ("Three trials agree. The final answer is" if done else
-                       "No three trials agree. The most frequent answer is")
+            opening = (f"{word.capitalize()} trials agree. The final answer is" if done else
+                       f"No {word} trials agree. The most frequent answer is")
             return f"{text}{opening} \\boxed{{{final}}}." if final == gold else None
     return None
 
 
-def test_build_vote_by_brute_force():
+@pytest.mark.parametrize("rule, group, consensus, most", [(voting.LONG, "extended", 3, 8), (SHORT, "short", 2, 3)])
+def test_build_vote_by_brute_force(rule, group, consensus, most):
     rng, seen = random.Random(4), Counter()
     for i in range(1500):
         size = rng.choice([0, 2, 3, 5, 7, 8, 9, 16, 32])
         pool = rng.choice([[1, 2], [1, 2, 3, None], list(range(1, 10)), [1] + [None] * 5, [None]])
         pairs = [(f"route {k}\n" + solution(a), a) for k, a in enumerate(rng.choice(pool) for _ in range(size))]
         answers = dict(pairs)
-        built = voting.build_vote([text for text, _ in pairs], "1", random.Random(i))
+        built = voting.build_vote([text for text, _ in pairs], "1", random.Random(i), rule)
         order = random.Random(i).sample([text for text, _ in pairs], size)
-        assert built == slow_algorithm_3([(text, answers[text]) for text in order], 1)
+        assert built == slow_algorithm_3([(text, answers[text]) for text in order], 1, consensus, most)
         if built is not None:
-            parsed, right = voting.judge("1", built)
-            assert parsed.group == "extended" and right
+            parsed, right = voting.judge("1", built, condition="modes")
+            assert parsed.group == group and right
         seen["kept" if built else "dropped", "8+" if size >= 8 else "few"] += 1
     assert min(seen.values()) > 40 and len(seen) == 4
 
@@ -387,7 +453,14 @@ def test_build_vote_refuses_tags_in_solutions():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return data.build_tokenizer(data.world_pieces() + voting.pieces())
+    return data.build_tokenizer(data.world_pieces() + voting.pieces("modes"))
+
+
+def test_base_model_has_the_words_of_two_modes_only():
+    """The committed base model must not change: nor must what it was built from."""
+    base = AutoTokenizer.from_pretrained(Path(__file__).parent.parent / "checkpoints/base")
+    assert base.get_vocab() == data.build_tokenizer(data.world_pieces() + voting.pieces()).get_vocab()
+    assert set(voting.pieces()) < set(voting.pieces("modes")) and voting.pieces("scot") == voting.pieces()
 
 
 @pytest.mark.parametrize("condition", voting.PROMPTS)
@@ -403,7 +476,7 @@ def test_prompt_goes_through_the_chat_template(tokenizer, condition):
 
 def test_conditions_differ(tokenizer):
     prompts = [voting.encode_prompt(tokenizer, "Compute 7 * 12 modulo 61.", c) for c in voting.PROMPTS]
-    assert len({tuple(p) for p in prompts}) == 3 and len({tuple(p[2:]) for p in prompts}) == 1
+    assert len({tuple(p) for p in prompts}) == 4 and len({tuple(p[2:]) for p in prompts}) == 1
 
 
 def test_prompt_of_a_real_template():
@@ -435,9 +508,9 @@ def test_unknown_text_is_refused_in_one_line(tokenizer, question):
 
 def test_templates_are_pieces(tokenizer):
     """Each fixed piece is one token, and the texts of all kinds of response survive text -> ids -> text."""
-    for piece in voting.pieces():
+    for piece in voting.pieces("modes"):
         assert len(tokenizer(piece, add_special_tokens=False).input_ids) == 1
-    for text in (vote(5, 5, 5), vote(*EIGHT), render_regular(solution(5)), solution(5)):
+    for text in (vote(5, 5, 5), vote(*EIGHT), short(5, 5), short(5, 6, 7), render_regular(solution(5)), solution(5)):
         ids = tokenizer(text, add_special_tokens=False).input_ids
         assert tokenizer.unk_token_id not in ids and tokenizer.decode(ids) == text
 
