@@ -61,9 +61,9 @@ class Record:
 
     def shares(self, at=slice(None)) -> dict[str, float]:
         """The share of each mode, and of malformed responses, at these problems."""
-        parts = {"short": self.short, "extended": self.extended, "malformed": self.malformed}
-        parts = {name: float(part[at].mean()) for name, part in parts.items()}
-        return {"regular": 1 - sum(parts.values()), **parts}
+        parts = {"regular": ~(self.short | self.extended | self.malformed), "short": self.short,
+                 "extended": self.extended, "malformed": self.malformed}  # bool[n, m] each
+        return {name: float(part[at].mean()) for name, part in parts.items()}
 
     @property
     def rule_kept(self) -> float | None:

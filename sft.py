@@ -6,7 +6,8 @@
 Departures from the paper: golden solutions are read, not learned (see `sft_examples`); and nothing in the data of
 ASV-SFT says when to vote. D_ASV1 and D_ASV2 are both drawn evenly from all levels, and the first trials of both meet
 the holes of the textbook equally often. The paper takes its votes from problems with 4 to 8 different answers, which
-tells the model about difficulty before IBPO does.
+tells the model about difficulty before IBPO does. With --sft-short there is a third kind of example, short votes, made
+in the same way.
 """
 
 import json

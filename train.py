@@ -179,8 +179,9 @@ def describe(rollout: Rollout, selection: ibpo.Selection) -> dict:
     votes, several = rollout.extended, rollout.trials > 1  # bool[n, m]
     modes = {name: rollout.valid & (rollout.mode == i) for i, name in enumerate(voting.MODES)}  # bool[n, m] each
 
-    def margin(mode: str) -> dict[int, float]:  # Eq. (6) for a mode against single trials
-        return by_level(rollout.levels, ibpo.reward_margin(rollout.correct, modes[mode], modes[mode] | modes["regular"]))
+    def margin(mode: str) -> dict[int, float]:  # Eq. (6), of this mode over single trials
+        two = modes[mode] | modes["regular"]  # bool[n, m]
+        return by_level(rollout.levels, ibpo.reward_margin(rollout.correct, modes[mode], two))
 
     return {
         "accuracy": float(rollout.correct.mean()), "accuracy_by_level": by_level(rollout.levels, rollout.correct),

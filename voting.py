@@ -174,7 +174,8 @@ def build_vote(solutions: list[str], gold: str, rng: random.Random, rule: Rule =
     if needed is None or plurality(answers[:needed])[0] is None:
         return None
     vote = render_extended(solutions[:needed], answers[:needed], rule)
-    return vote if judge(gold, vote, condition="modes")[1] else None  # also None: a solution with a [TRIAL] in it breaks the vote
+    _, right = judge(gold, vote, condition="modes")
+    return vote if right else None  # also None: a solution with a [TRIAL] in it breaks the vote
 
 
 # ---------------------------------------------------------------------------------------------------------------------
