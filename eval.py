@@ -119,6 +119,7 @@ def summarise(records: list[Record], runs: int = 1) -> dict:
                 "problems": int(at.sum()), "accuracy": interval(lambda a: a, mean(r.correct[at])),
                 "vote_share": interval(lambda v: v, mean(r.extended[at])),
                 "first_trial": interval(lambda f: f, mean(r.first[at])), "trials": float(r.trials[at].mean()),
+                "tokens": float(r.tokens[at].mean()),
                 "shares": r.shares(at)}
         summary["models"][r.name] = row
 
@@ -182,11 +183,11 @@ def print_summary(summary: dict) -> None:
         print(f"\nself-consistency, % by samples   {values}")
     levels = sorted({level for row in summary["models"].values() for level in row["levels"]})
     for key, title in (("accuracy", "accuracy %"), ("first_trial", "first trial right %"),
-                       ("vote_share", "voting share %"), ("trials", "trials")):
+                       ("vote_share", "voting share %"), ("trials", "trials"), ("tokens", "tokens")):
         print(f"\n{title + ' by level':28s}" + "".join(f"{level:8d}" for level in levels))
         for name, row in summary["models"].items():
             values = [row["levels"][level][key] for level in levels if level in row["levels"]]
-            shown = [f"{v:8.2f}" if key == "trials" else f"{100 * v[0]:8.1f}" for v in values]
+            shown = [f"{v:8.2f}" if key in ("trials", "tokens") else f"{100 * v[0]:8.1f}" for v in values]
             print(f"{name:28s}" + "".join(shown))
     if three_modes:
         print(f"\n{'share of each mode % by level':28s}" + "".join(f"{level:8d}" for level in levels)[1:])
