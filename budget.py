@@ -14,35 +14,31 @@ average is a limit of 0 on Σ x (cost - cap): a response cheaper than the cap *a
     python budget.py      prints an example: six prompts, three modes, a budget of tokens and one of votes
 
 Prices. Give every unit of budget k a price λ_k >= 0, and let each prompt take for itself the response with the largest
-value - λ · cost. At price 0 all take the best one and overspend; at a high price all take the cheapest. For one budget,
-raise the price from 0: a prompt steps down from one response to a cheaper one when the price reaches the value lost
-per unit saved, so the steps, sorted by that ratio, come in the order of the price, cheapest sacrifice first. We stop at
-the step that meets the cap. For every λ the sum
+value - λ · cost. At price 0 all take the best one and overspend. With one budget, raise the price: a prompt steps down
+to a cheaper response when the price reaches the value lost per unit saved, the cheapest sacrifice first; stop at the
+step that meets the cap. For every λ the sum
 
     L(λ) = λ · limit + Σ_i max_j (value_ij - λ · cost_ij)                                                    (the dual)
 
 is an upper bound on the value, with fractions or without: whatever keeps the caps is worth no more than its own price.
 L is convex, with flat facets and edges; its slope is the budget left over. relax() walks along edges down to the lowest
-corner, where the bound is attained: by linear programming duality L(λ) is the value of the best x with fractions.
+corner, where by linear programming duality L(λ) is the value of the best x with fractions.
 
-At most K prompts are fractional. A corner is a point where K equations hold for the K prices. Each is either "budget k
-is not used up, so its price is 0" or "prompt i is indifferent between two of its responses". Only an indifferent prompt
-may be split between two responses, and there is one equation for each. (Textbooks: the simplex method with generalized
-upper bounds. Its basis has one row per prompt; eliminating those leaves K x K.) The few split prompts are then made
-whole, round_off, and never at the expense of a cap. What that costs is a matter of a few prompts, be there ten or a
-million: in tests/test_budget.py never more than the value of one prompt per budget. It is no theorem: where a cap is on
-an average, giving a response up can break another cap.
+At most K prompts are fractional. At a corner K equations hold for the K prices. Each is either "budget k is not used
+up, so its price is 0" or "prompt i is indifferent between two of its responses", and only such a prompt may be split.
+(Textbooks: the simplex method with generalized upper bounds.) round_off() makes the few split prompts whole, never at
+the expense of a cap. In tests/test_budget.py that never costs more than the value of one prompt per budget; it is no
+theorem: where a cap is on an average, giving a response up can break another cap.
 
-Coverage first (D2, D6; D5: a prompt with nothing allowed is dropped and counted). First try to serve everyone: no
-response is optional. If the caps forbid it, a first program counts how many can be served, with value 1 for each; a
-second maximises the value under one more budget: to drop a prompt costs 1, and the total is what must be dropped. So a
-cheap response is accepted, and pays for an expensive one, whatever either is worth. The additional budget makes one
-more prompt fractional. For one budget the number served is exact. For more, rounding finds it in 99% of the small random
-programs of the tests; where caps pull against each other and few prompts can be served, it may miss some.
+Coverage first (D2, D6; D5: a prompt with nothing allowed is dropped and counted). First try to serve everyone. If the
+caps forbid it, a first program counts how many can be served; a second maximises the value under one more budget: to
+drop a prompt costs 1, and the total is what must be dropped. So a cheap response is accepted, and pays for an expensive
+one, whatever either is worth. For one budget the number served is exact. For more, rounding finds it in 99% of the
+small random programs of the tests.
 
-Ties are random. Of identical responses of a prompt (same value and costs) one is drawn to stand for all. Then every
-value gets a random change of 1e-9 of the largest, which breaks all other ties, and keeps the walk from going in circles
-where many prompts are indifferent at the same price. Values, prices and bounds are reported without it.
+Ties are random. Of identical responses of a prompt (same value and costs) one is drawn to stand for all. Every value
+then gets a random change of 1e-9 of the largest, which breaks all other ties and keeps the walk from going in circles.
+Values, prices and bounds are reported without it.
 """
 
 import math
@@ -84,9 +80,8 @@ def mode_margin(correct, mode, valid=None):
 
     correct: bool[n, m] or 0/1.  mode: int[n, m] from 0, cheapest first.  valid: bool[n, m]; None: all are valid.
     Returns float[n, m]: the pass rate of the response's mode among the prompt's valid samples less that of the first
-    mode that was sampled. A prompt with one mode only has margins of 0: no evidence, no budget (D4). An invalid
-    response belongs to no mode and has the margin 0. With two modes: reward_margin for votes, 0 for the others.
-    ValueError: shapes that differ, modes that are not whole numbers from 0.
+    mode that was sampled; 0 if it is the only one (no evidence, no budget: D4), and for invalid responses.
+    With two modes: reward_margin for votes, 0 for the others. ValueError: other shapes, or no whole numbers from 0.
     """
     correct, mode = np.asarray(correct), np.asarray(mode)
     valid = np.ones(correct.shape) if valid is None else np.asarray(valid)
@@ -112,9 +107,8 @@ def select(value, costs, caps, allowed=None, total=False, thrifty=False, rng=Non
     caps: float[K], >= 0: the largest average cost of the accepted responses, or where `total` (bool or bool[K]) is
     true, the largest sum.  allowed: bool[n, m], what may be accepted (Ξ of Eq. 7); None: everything.
     thrifty: bool or bool[K]. Between equal values, False leaves the choice to chance as long as the budget is not used
-    up. True takes the cheaper one even then: ibpo.py never votes without a margin. (For tokens this would always prefer
-    the shortest response, a pressure that nobody asked for.)
-    rng: a numpy Generator, or a seed, for ties. None: another draw each time.
+    up. True takes the cheaper one even then, as ibpo.py never votes without a margin. (For tokens this would be a
+    pressure to be short that nobody asked for.)  rng: a numpy Generator, or a seed, for ties. None: another each time.
     Returns an Allocation.  ValueError: shapes that differ; NaN or infinity; negative costs or caps.
     """
     value, costs, caps, allowed, total, thrifty = _checked(value, costs, caps, allowed, total, thrifty)
@@ -200,10 +194,9 @@ def relax(value, cost, limit, ties=0.0):
     Returns (weights float[n, m], prices float[K]), or None if nothing keeps the limits.
 
     The basis is a list of K equations for the K prices: (-1, k) says "price k is 0", (i, j) says "prompt i is
-    indifferent between its option and j". Each has a column, the change of the K costs when the share of its unknown
-    grows: the unknown is what is left of budget k, or the part of prompt i that takes j. The unknowns are those that
-    use the limits up. If none is negative we are done. If one is, we give its equation up, and move along the edge on
-    which the others hold, in the direction in which that budget gets dearer or that option j worse.
+    indifferent between its option and j". Each has an unknown, what is left of budget k or the part of prompt i that
+    takes j, and a column, the change of the K costs when it grows. If no unknown is negative we are done. If one is, we
+    give its equation up, and move along the edge on which the others hold, so that k gets dearer or j worse.
     """
     (K, n, m), everyone = cost.shape, np.arange(value.shape[0])
     ordered = value + ties
@@ -295,10 +288,9 @@ def round_off(option, value, cost, limit, ties=0.0, hasty=False):
     """Make whole choices keep the limits, then use up what is left, by single changes, each the best at the moment.
 
     option: int[n], the choices to start from.  The other arguments as in relax, but values from -1 to 1, and the last
-    of the m options drops the prompt: value and cost 0. A prompt accepted counts more than all values. Returns int[n].
+    of the m options drops the prompt: value and cost 0. Returns int[n].
     While a limit is broken: the change that loses least per unit it brings us nearer (hasty: one that mends all, if
-    there is any). If none brings us nearer, start from nothing, which keeps every limit. Then, while there is one:
-    the change that gains most and keeps the limits.
+    there is any). If none does, start from nothing, which keeps every limit. Then the changes that gain most.
     """
     (_, n, m), everyone, option = cost.shape, np.arange(len(option)), option.copy()
     worth = value + ties                                                                            # float[n, m]
@@ -345,30 +337,28 @@ def _one_of_each_kind(value, costs, allowed, rng):
 
 def _checked(value, costs, caps, allowed, total, thrifty):
     """The arguments of select as arrays, or a ValueError."""
-    value = np.asarray(value, float)
-    if value.ndim != 2 or value.shape[1] == 0:
-        raise ValueError(f"value must be an array [prompts, responses], not of shape {value.shape}")
+    def need(condition, complaint):
+        if not condition:
+            raise ValueError(complaint)
+
+    value, caps = np.asarray(value, float), np.asarray(caps, float)
     costs = [np.asarray(cost, float) for cost in costs]
+    need(value.ndim == 2 and value.shape[1], f"value must be an array [prompts, responses], not of shape {value.shape}")
     for k, cost in enumerate(costs):
-        if cost.shape != value.shape:
-            raise ValueError(f"cost {k} has the shape {cost.shape}, but value has {value.shape}")
+        need(cost.shape == value.shape, f"cost {k} has the shape {cost.shape}, but value has {value.shape}")
     costs = np.array(costs).reshape(len(costs), *value.shape)
-    caps = np.asarray(caps, float)
-    if caps.shape != (len(costs),):
-        raise ValueError(f"caps must be one number per budget, {len(costs)}, not of shape {caps.shape}")
+    need(caps.shape == (len(costs),), f"caps must be one number per budget, {len(costs)}, not of shape {caps.shape}")
     allowed = np.ones(value.shape, bool) if allowed is None else np.asarray(allowed)
-    if allowed.shape != value.shape or not ((allowed == 0) | (allowed == 1)).all():
-        raise ValueError(f"allowed must hold True and False in the shape {value.shape} of value")
+    need(allowed.shape == value.shape and ((allowed == 0) | (allowed == 1)).all(),
+         f"allowed must hold True and False in the shape {value.shape} of value")
     allowed = allowed.astype(bool)
     for name, array in (("value", value[allowed]), ("costs", costs[:, allowed]), ("caps", caps)):
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name} must be finite numbers")
-        if name != "value" and (array < 0).any():
-            raise ValueError(f"{name} must not be negative")
-    try:
-        total, thrifty = (np.broadcast_to(np.asarray(flag, bool), caps.shape) for flag in (total, thrifty))
-    except ValueError:
-        raise ValueError(f"total and thrifty must be True, False, or one of these per budget, {len(caps)}") from None
+        need(np.isfinite(array).all(), f"{name} must be finite numbers")
+        need(name == "value" or (array >= 0).all(), f"{name} must not be negative")
+    total, thrifty = np.asarray(total, bool), np.asarray(thrifty, bool)
+    need({total.shape, thrifty.shape} <= {(), (1,), caps.shape},
+         f"total and thrifty must be True, False, or one of these per budget, {len(caps)}")
+    total, thrifty = (np.broadcast_to(flag, caps.shape) for flag in (total, thrifty))
     # What may not be accepted may hold anything, NaN too; it must not spread.
     return np.where(allowed, value, 0), np.where(allowed, costs, 0), caps, allowed, total, thrifty
 
