@@ -127,11 +127,18 @@ def select(value, costs, caps, allowed=None, total=False, thrifty=False, rng=Non
     cost, limit = cost / unit[:, None, None], np.where(total, caps, 0) / unit
     size = np.abs(value).max(initial=0) or 1.0                                  # and the value in units of the largest
     worth = worth / size
-    ties = TIE * rng.random((n, w)) - THRIFT * np.tensordot(thrifty / unit, spend, 1)               # float[n, w]
+    thrift = THRIFT * np.tensordot(thrifty / unit, spend, 1)                                        # float[n, w]
 
     # One more option, the last: to drop the prompt. Value 0, cost 0.
-    worth, cost, ties = _widen(worth, 0), _widen(cost, 0), _widen(ties, 0)      # [n, w + 1], [K, n, w + 1], [n, w + 1]
-    relaxed, prices, bound, starts = _coverage_first(worth, cost, limit, ties)
+    worth, cost = _widen(worth, 0), _widen(cost, 0)                             # [n, w + 1], [K, n, w + 1]
+    for last_try in [False] * 20 + [True]:
+        ties = _widen(TIE * rng.random((n, w)) - thrift, 0)                                         # float[n, w + 1]
+        try:
+            relaxed, prices, bound, starts = _coverage_first(worth, cost, limit, ties)
+            break
+        except ArithmeticError:         # one in thousands of small programs goes in circles; other ties, another walk
+            if last_try:
+                raise
 
     def merit(option):                                                          # (prompts served, their value)
         return np.count_nonzero(option < w), worth[np.arange(n), option].sum()

@@ -435,3 +435,13 @@ def test_report_and_script():
 def test_needs_no_torch():
     code = "import sys, budget; assert not {'torch', 'scipy', 'ibpo'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(budget.__file__).parent, check=True)
+
+
+def test_a_walk_in_circles_begins_again():
+    """No prompt has a response free of both groups, and their caps leave no room for a mix: nobody can be served."""
+    first, second = [[1, 0], [0, 1], [1, 1], [0, 1]], [[0, 0], [1, 0], [0, 0], [1, 0]]
+    allowed = np.array([[1, 0], [1, 1], [0, 1], [1, 0]], bool)
+    value = [[1, 0], [0, 0], [0, 0], [1, 0]]
+    for seed in range(100):  # one walk in eight goes in circles
+        found = budget.select(value, [first, second], [0.461, 0.52], allowed, rng=seed)
+        assert found.accepted == 0 and found.dropped_over_cap == 4
