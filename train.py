@@ -220,18 +220,26 @@ def train_rl(settings: Settings, start: Path) -> Path:
     validation = data.load(settings.valid_data, "validation", settings.valid_problems, derive(settings.seed, "valid"))
 
     def look(model: llama.Llama, policy: llama.Llama, step: int) -> dict:
-        """Validation before this step, for the curves. With --keep-best the best model so far is kept in best/."""
+        """Validation before this step, for the curves. With --keep-best the best model so far is kept in best/.
+
+        Best is the highest accuracy among those that vote at most 5 points more than the cap: the first model, which
+        votes as it likes, would else be hard to beat. If none does, the one that is nearest.
+        """
         seen = roll_out(policy, tokenizer, validation, 1, settings, stop_ids, derive(settings.seed, "v", step),
                         settings.top_p)
-        accuracy = float(seen.correct.mean())
+        found = {"valid_accuracy": float(seen.correct.mean()), "valid_vote_share": float(seen.extended.mean()),
+                 "valid_short_share": float((seen.mode == SHORT).mean())}
+
+        def worth(look: dict) -> tuple[float, float]:
+            cap = settings.cap if settings.method in CAPPED and settings.cap is not None else 1
+            return min(cap + 0.05 - look["valid_vote_share"], 0), look["valid_accuracy"]
+
         if settings.keep_best:
             directory = Path(settings.out) / name / "best"
             notes = directory / "ibpo.json"
-            before = json.loads(notes.read_text()) if step and notes.exists() else {}
-            if accuracy > before.get("valid_accuracy", -1):
-                save_checkpoint(settings, "ibpo", model, tokenizer, directory, steps=step, valid_accuracy=accuracy)
-        return {"valid_accuracy": accuracy, "valid_vote_share": float(seen.extended.mean()),
-                "valid_short_share": float((seen.mode == SHORT).mean())}
+            if not (step and notes.exists()) or worth(found) > worth(json.loads(notes.read_text())):
+                save_checkpoint(settings, "ibpo", model, tokenizer, directory, steps=step, **found)
+        return found
 
     def last_look(model: llama.Llama) -> None:
         look(model, for_sampling(model.eval(), settings), settings.steps)
