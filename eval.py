@@ -119,8 +119,7 @@ def summarise(records: list[Record], runs: int = 1) -> dict:
                 "problems": int(at.sum()), "accuracy": interval(lambda a: a, mean(r.correct[at])),
                 "vote_share": interval(lambda v: v, mean(r.extended[at])),
                 "first_trial": interval(lambda f: f, mean(r.first[at])), "trials": float(r.trials[at].mean()),
-                "tokens": float(r.tokens[at].mean()),
-                "shares": r.shares(at)}
+                "tokens": float(r.tokens[at].mean()), "shares": r.shares(at)}
         summary["models"][r.name] = row
 
     if base is not None and base.consistent.shape[1] > 1:
@@ -237,16 +236,16 @@ def report(out: Path, names: list[str] = None) -> dict:
 
 
 def respond(directories: list, source: str, problems: int, samples: dict[str, int], out: Path, seed: int = 0,
-            device: str = "cpu", dtype: str = "auto", show: int = 0, name: str = None, cache_gib: float = 8.0,
+            device: str = "cpu", dtype: str = "auto", show: int = 0, called: str = None, cache_gib: float = 8.0,
             **options) -> list[str]:
     """Write the records of checkpoints on the same problems to out/records; returns their names.
 
     A record that was made with the same settings before is not made again. samples: responses per problem, by the
-    prompt condition a model was trained for. dtype: of the weights; auto: sample.resolve_dtype, else fp32. name: of a
-    single checkpoint (None: that of its directory). cache_gib, options: of sample.generate.
+    prompt condition a model was trained for. dtype: of the weights; auto: sample.resolve_dtype, else fp32. called:
+    the name of a single checkpoint (None: that of its directory). cache_gib, options: of sample.generate.
     """
     chosen = data.load(source, "test", problems, seed)
-    names, called = [], name
+    names = []
     for directory in directories:
         resolved = sample.resolve_dtype(dtype, "fp32", llama.read_config(directory), device)
         model, tokenizer, notes = sample.open_checkpoint(directory, sample.DTYPES[resolved], device)

@@ -50,14 +50,14 @@ def plot_budget(result: dict, path: Path) -> None:
                 axis.plot(x, y, marker, color=colour, ms=8, zorder=3, label=label)
             axis.set_xlabel(f"{unit} per response")
         axes[0].set_ylabel("accuracy on the test split, %")
-        legend_above(figure, axes[1], columns=5)
-        figure.savefig(path)
-        plt.close(figure)
+        save(figure, path, axes[1], columns=5)
 
 
-def legend_above(figure, axis, columns: int) -> None:
-    """One legend for all panels, where it covers no data."""
+def save(figure, path: Path, axis, columns: int) -> None:
+    """With one legend for all panels, that of this axis, where it covers no data."""
     figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=columns)
+    figure.savefig(path)
+    plt.close(figure)
 
 
 def mean_and_range(axis, steps, runs: list, **style) -> None:
@@ -89,9 +89,7 @@ def plot_training(logs: dict, result: dict, path: Path) -> None:
             axis.set_xlabel("IBPO step")
             axis.set_ylim(-3, 103)
         axes[0, 0].set_ylabel("voting share, %")
-        legend_above(figure, axes[0, len(logs) // 2], columns=4)
-        figure.savefig(path)
-        plt.close(figure)
+        save(figure, path, axes[0, len(logs) // 2], columns=4)
 
 
 def plot_levels(result: dict, path: Path) -> None:
@@ -117,9 +115,7 @@ def plot_levels(result: dict, path: Path) -> None:
             axis.set_xlabel("level of difficulty")
             axis.set_xticks(levels)
         axes[0].set_ylim(-3, 103)
-        legend_above(figure, axes[2], columns=5)  # the base never votes: it is in this panel only
-        figure.savefig(path)
-        plt.close(figure)
+        save(figure, path, axes[2], columns=5)  # the base never votes: it is in this panel only
 
 
 RUNGS = {"rft": "#56b4e9", "cgpo": GREEN, "margin": ORANGE, "ibpo-50": CAPS[50][0], "random-50": GREY,
@@ -129,7 +125,7 @@ RUNGS = {"rft": "#56b4e9", "cgpo": GREEN, "margin": ORANGE, "ibpo-50": CAPS[50][
 def plot_ladder(logs: dict, path: Path) -> None:
     """Accuracy and trials on the prompts they learn from, over training, for the rungs of the ladder (Fig. 7: cgpo)."""
     logs = {name: logs[name] for name in RUNGS if name in logs and "trials" in logs[name][0][0]}
-    if not logs:
+    if len(logs) < 2:  # nothing to compare
         return
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(11, 4))
@@ -142,9 +138,7 @@ def plot_ladder(logs: dict, path: Path) -> None:
                 axis.set_xlabel("step")
         axes[0].set_title("accuracy on training prompts, %, mean of five steps")
         axes[1].set_title("trials per response, mean of five steps")
-        legend_above(figure, axes[0], columns=7)
-        figure.savefig(path)
-        plt.close(figure)
+        save(figure, path, axes[0], columns=7)
 
 
 def plot_voting(voting: dict | None, path: Path) -> None:
@@ -164,9 +158,7 @@ def plot_voting(voting: dict | None, path: Path) -> None:
         axes[1].set_xlabel("tokens per problem")
         axes[1].set_xscale("log")
         axes[0].set_ylabel("accuracy of the plurality, %")
-        legend_above(figure, axes[0], columns=2)
-        figure.savefig(path)
-        plt.close(figure)
+        save(figure, path, axes[0], columns=2)
 
 
 def plot_time(runs: list | None, path: Path) -> None:
@@ -177,11 +169,9 @@ def plot_time(runs: list | None, path: Path) -> None:
         figure, axis = plt.subplots(figsize=(6, 3.6))
         for part, colour in (("sampling", GREY), ("learning", ORANGE), ("solving", CAPS[50][0])):
             seconds = np.mean([[row[f"seconds_{part}"] for row in run] for run in runs], axis=0)  # [steps]
-            axis.plot([row["step"] for row in runs[0]], seconds, color=colour, lw=1.8)
-            axis.annotate(f"{part}: {seconds.mean():.2g} s", (len(seconds), seconds[-5:].mean()), color=colour,
-                          xytext=(4, 0), textcoords="offset points", va="center")
+            axis.plot([row["step"] for row in runs[0]], seconds, color=colour, lw=1.8,
+                      label=f"{part}: {seconds.mean():.2g} s")
         axis.set_yscale("log")
         axis.set_xlabel("IBPO step, q₊ = 50 %")
         axis.set_ylabel("seconds per step")
-        figure.savefig(path)
-        plt.close(figure)
+        save(figure, path, axis, columns=3)

@@ -101,7 +101,7 @@ def run_job(name: str, settings: Settings, kept: Path) -> None:
 def keep(name: str, checkpoint: Path, settings: Settings, problems: int, samples: dict, out: Path, kept: Path,
          options: dict) -> None:
     """Let a model answer, judge the responses, and write them to kept/eval/NAME.npz or kept/oracle/NAME.npz."""
-    for each in evaluation.respond([checkpoint], settings.test_data, problems, samples, out, name=name, **options):
+    for each in evaluation.respond([checkpoint], settings.test_data, problems, samples, out, called=name, **options):
         judge(out / "records" / f"{each}.jsonl", kept / out.name / f"{each}.npz")
 
 

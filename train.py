@@ -276,8 +276,7 @@ def stage_name(settings: Settings) -> str:
         return f"length-penalty-{settings.length_price:g}"
     if settings.method not in CAPPED:
         return settings.method
-    shown = {"vote": "{:g}", "tokens": "tokens-{:g}", "expected-tokens": "expected-tokens-{:g}", "short": "short-{:g}"}
-    caps = [shown[name].format(cap if "tokens" in name else 100 * cap)
+    caps = [("" if name == "vote" else f"{name}-") + f"{cap if 'tokens' in name else 100 * cap:g}"
             for name, cap in sorted(settings.caps.items(), reverse=True)]
     return "-".join([settings.method, *caps])
 
