@@ -69,8 +69,8 @@ def reward_margin(correct, extended, valid=None):
     extended = _mask("extended", extended, correct.shape)                           # bool[n, m]
     valid = _mask("valid", valid, correct.shape, missing=True)                      # bool[n, m]
     vote, regular = extended & valid, ~extended & valid                             # bool[n, m]: G₊ and G∘
-    n_vote, n_regular = _count(vote), _count(regular)                               # float[n]
-    right_vote, right_regular = _count(vote & correct), _count(regular & correct)   # float[n]
+    n_vote, n_regular, right_vote, right_regular = _count(np.concatenate(
+        (vote, regular, vote & correct, regular & correct))).reshape(4, -1)         # float[n] each
     # Eq. (6), D1:  right_vote / n_vote - right_regular / n_regular.  Over the common denominator this is one
     # division of whole numbers, so equal margins are equal floats (1 - 2/3 and 1/3 - 0 are not).
     gain = right_vote * n_regular - right_regular * n_vote                          # float[n]
@@ -146,13 +146,11 @@ def _maximise(margin, correct, extended, cap, valid, feasible, rng):
 
 def _one_per_prompt(choices, rng):
     """float[n, m]: weight 1 for one random marked response of each prompt that has any."""
-    marked = np.flatnonzero(choices)                                # int[...], flat positions, row after row
-    count = _count(choices).astype(int)                             # int[n], marked responses per row
-    first = count.cumsum() - count                                  # int[n], where a row begins in `marked`
-    drawn = first + (rng.random(len(count)) * count).astype(int)    # int[n], one of its `count` places
-    weights = np.zeros(choices.size)                                # float[n * m]
-    weights[marked[drawn[count > 0]]] = 1
-    return weights.reshape(choices.shape)
+    ticket = choices * (1 - rng.random(choices.shape))              # float[n, m], in (0, 1], or 0: not marked
+    rows, drawn = np.arange(len(choices)), ticket.argmax(axis=1)    # int[n] each
+    weights = np.zeros(choices.shape)                               # float[n, m]
+    weights[rows, drawn] = choices[rows, drawn]                     # 0 in a row without any
+    return weights
 
 
 def share_ties(weights, correct, extended, valid=None, feasible=None):
@@ -236,7 +234,7 @@ METHODS = {
 # ---- Helpers ----
 
 def _mask(name, values, shape=None, missing=None):
-    """values as bool[n, m] of the given shape, or all `missing` where they are None; else a ValueError."""
+    """values as bool[n, m] of the given shape, or `missing` for all where they are None; else a ValueError."""
     if values is None and missing is not None:
         return np.full(shape, missing)
     values = np.asarray(values)
