@@ -8,7 +8,8 @@ models share the draws, so differences are paired. Two things that such an inter
 the same in all seeds, so it says nothing of other bases; and few seeds look more alike than seeds are (three show two
 thirds of the variance between seeds), so the table "Seed by seed" belongs to it.
 
-A seed of which a model is missing is left out as long as there is a complete one; results.md says what is missing.
+A row is made of the seeds that have its model, and compared with others on these seeds alone; its column "seeds" says
+how many. results.md says what is missing.
 
     python reproduce.py --report
 """
@@ -65,19 +66,36 @@ def load(path: Path) -> Record:
         raise data.DataError(f"{path}: not a kept record ({type(error).__name__}); delete it") from None
 
 
-def pooled(folders: list[Path], names: list[str]) -> dict[str, Record]:
-    """Each model's records as one: the problems of one seed after those of the other."""
-    found = {}
-    for name in names:
-        parts = [load(folder / f"{name}.npz") for folder in folders]
-        arrays = {key: np.concatenate([getattr(part, key) for part in parts])  # [seeds * n, ...]
-                  for key, value in vars(parts[0]).items() if isinstance(value, np.ndarray)}
-        found[name] = replace(parts[0], questions=[q for part in parts for q in part.questions], **arrays)
-        levels = {tuple(np.bincount(part.levels)) for part in parts}
-        if len(levels) > 1 or found[name].questions != found[names[0]].questions:
-            raise data.DataError(f"{folders[0]}: {name} answered other problems than {names[0]}, or not as many of "
-                                 "each level with every seed")
-    return found
+class Kept:
+    """results/records: seed-N/eval/MODEL.npz, seed-N/oracle/MODEL.npz, seed-N/logs/MODEL.jsonl.gz."""
+
+    def __init__(self, folder: Path):
+        found = {int(path.name[5:]): path for path in folder.glob("seed-*")}
+        self.seeds = {seed: found[seed] for seed in sorted(found)}  # number -> folder
+
+    def having(self, kind: str, names: list[str]) -> tuple[int, ...]:
+        """The seeds that have all of these models."""
+        return tuple(seed for seed, folder in self.seeds.items()
+                     if all((folder / kind / f"{name}.npz").exists() for name in names))
+
+    def records(self, kind: str, seeds: tuple[int, ...], names: list[str]) -> dict[str, Record]:
+        """Each model's records as one: the problems of one seed after those of the other."""
+        found = {}
+        for name in names:
+            parts = [load(self.seeds[seed] / kind / f"{name}.npz") for seed in seeds]
+            arrays = {key: np.concatenate([getattr(part, key) for part in parts])  # [seeds * n, ...]
+                      for key, value in vars(parts[0]).items() if isinstance(value, np.ndarray)}
+            found[name] = replace(parts[0], questions=[q for part in parts for q in part.questions], **arrays)
+            levels = {tuple(np.bincount(part.levels)) for part in parts}
+            if len(levels) > 1 or found[name].questions != found[names[0]].questions:
+                raise data.DataError(f"{self.seeds[seeds[0]] / kind}: {name} answered other problems than {names[0]}, "
+                                     "or not as many of each level with every seed")
+        return found
+
+    def logs(self, seeds: tuple[int, ...], name: str) -> list[list[dict]]:
+        """The steps of its training, for each seed; empty if one of them is missing."""
+        files = [self.seeds[seed] / "logs" / f"{name}.jsonl.gz" for seed in seeds]
+        return [read_log(file) for file in files] if all(file.exists() for file in files) else []
 
 
 def adaptive(base: Record) -> Record:
@@ -103,32 +121,31 @@ def read_log(path: Path) -> list[dict]:
 # Numbers
 
 
-def attained(records: dict[str, Record], seeds: int) -> dict:
-    """What each IuB model gains over the base, what the oracles gain with as many trials, and the share of that.
+def attained(records: dict[str, Record], name: str, seeds: int) -> dict:
+    """What an IuB model gains over the base, what the oracles gain with as many trials, and the share of that.
 
     An oracle chooses by the even samples and is scored on the odd ones, then the other way round; both count half.
     The intervals take its choices as given.
     """
-    base, sv, rows = records["base"], records["sv-sft"], {}
+    base, sv = records["base"], records["sv-sft"]
     bootstrap = evaluation.Bootstrap(len(base.levels), runs=seeds)
     even, odd = slice(0, None, 2), slice(1, None, 2)
-    single = base.correct.mean(axis=1)  # float[n]
-    for name in [name for name in records if name not in ("base", "sv-sft")]:
-        own, budget = records[name].correct.mean(axis=1), float(records[name].trials.mean())
-        rows[name] = {"trials": budget, "gain": bootstrap(lambda a, b: a - b, own, single)}
-        for kind, oracle, first in (("blind", oracles.blind, base.correct), ("seeing", oracles.seeing, sv.first)):
-            right, trials = 0, 0
-            for known, unseen in ((even, odd), (odd, even)):
-                known, unseen = (oracle(first[:, half], sv.correct[:, half], sv.trials[:, half])
-                                 for half in (known, unseen))
-                share = oracles.allocate(known, budget, rng=0)  # float[n]
-                trials += oracles.score(share, unseen)[1] / 2
-                right += (unseen.stop + share * (unseen.go_on - unseen.stop)) / 2  # float[n]; its mean is the score's
-            gain = bootstrap(lambda o, b: o - b, right, single)
-            part = None if gain[1] <= 0 else bootstrap(  # a share of nothing means nothing
-                lambda a, o, b: (a - b) / np.maximum(o - b, 1e-9), own, right, single)
-            rows[name][kind] = {"trials": trials, "gain": gain, "share": part}
-    return rows
+    single, own = base.correct.mean(axis=1), records[name].correct.mean(axis=1)  # float[n] each
+    budget = float(records[name].trials.mean())
+    row = {"trials": budget, "gain": bootstrap(lambda a, b: a - b, own, single)}
+    for kind, oracle, first in (("blind", oracles.blind, base.correct), ("seeing", oracles.seeing, sv.first)):
+        right, trials = 0, 0
+        for known, unseen in ((even, odd), (odd, even)):
+            known, unseen = (oracle(first[:, half], sv.correct[:, half], sv.trials[:, half])
+                             for half in (known, unseen))
+            share = oracles.allocate(known, budget, rng=0)  # float[n]
+            trials += oracles.score(share, unseen)[1] / 2
+            right += (unseen.stop + share * (unseen.go_on - unseen.stop)) / 2  # float[n]; its mean is the score's
+        gain = bootstrap(lambda o, b: o - b, right, single)
+        part = None if gain[1] <= 0 else bootstrap(  # a share of nothing means nothing
+            lambda a, o, b: (a - b) / np.maximum(o - b, 1e-9), own, right, single)
+        row[kind] = {"trials": trials, "gain": gain, "share": part}
+    return row
 
 
 def voting_curves(records: dict[str, Record], seeds: int) -> dict:
@@ -139,47 +156,66 @@ def voting_curves(records: dict[str, Record], seeds: int) -> dict:
             for name in ("base", "sv-sft")}
 
 
-def numbers(kept: Path, models: list[str], seeds: int) -> tuple[dict, dict]:
-    """Everything in results.json, from the records in `kept`; and the logs of training by model, one per seed."""
-    found = {int(path.name[5:]): path for path in kept.glob("seed-*") if (path / "eval").is_dir()}
-    lacking = {seed: [m for m in models if seed not in found or not (found[seed] / "eval" / f"{m}.npz").exists()]
-               for seed in sorted({*found, *range(seeds)})}
-    used = [seed for seed in lacking if not lacking[seed]] or sorted(found)[:1]
-    if not used or {"base", "sv-sft", "asv-sft"} & set(lacking[used[0]]):
-        raise data.DataError(f"{kept}: holds no seed with records of base, sv-sft and asv-sft")
-    folders = [found[seed] for seed in used]
-    missing = [f"seed {seed}: {', '.join(lacking[seed]) if seed in found else 'everything'}"
-               for seed in lacking if lacking[seed]]
+def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
+    """Everything in results.json; and the logs of training by model, one per seed."""
+    references = ["base", "sv-sft", "asv-sft"]  # a seed counts if it has them: with them every row is compared
+    seeds_of = {name: kept.having("eval", [*references, name]) for name in models}
+    used = seeds_of["base"]
+    if not used:
+        raise data.DataError(f"results/records holds no seed with {', '.join(references)}")
+    missing = []
+    for seed in sorted({*kept.seeds, *range(seeds)}):
+        names = [name for name in models if seed not in kept.having("eval", [name])]
+        missing += [f"seed {seed}: {'everything' if names == models else ', '.join(names)}"] * bool(names)
+    result, logs, models = {"seeds": used, "missing": missing}, {}, [*models, "adaptive-sc"]
+    seeds_of["adaptive-sc"] = used
 
-    records = pooled([folder / "eval" for folder in folders], [m for m in models if m not in lacking[used[0]]])
-    records["adaptive-sc"] = adaptive(records["base"])
-    bootstrap = evaluation.Bootstrap(len(records["base"].levels), runs=len(used))
-    result = {"seeds": used, "missing": missing, **evaluation.summarise(list(records.values()), len(used))}
+    rows, comparisons = {}, {}
+    for of in sorted({*seeds_of.values()} - {()}, key=len):  # the models of the same seeds
+        names = [name for name in models if seeds_of[name] == of]
+        part = kept.records("eval", of, list(dict.fromkeys(references + [n for n in names if n != "adaptive-sc"])))
+        part["adaptive-sc"] = adaptive(part["base"])
+        summary = evaluation.summarise(list(part.values()), len(of))
+        for name in names:
+            logs[name] = kept.logs(of, name)
+            rows[name] = {**summary["models"][name], **seed_by_seed(part[name], logs[name], of, used)}
+            comparisons[name] = summary["comparisons"].get(name)
+    result |= {"problems": summary["problems"], "self_consistency": summary["self_consistency"],  # of all: it came last
+               "models": {name: rows[name] for name in models if name in rows}, "comparisons": comparisons}
 
     def difference(a: str, b: str):
-        """Accuracy of a minus that of b, paired; None if one of them is missing."""
-        if a in records and b in records:
-            return bootstrap(lambda x, y: x - y, *(records[name].correct.mean(axis=1) for name in (a, b)))
+        """Accuracy of a minus that of b, paired, on the seeds that have both; None if there is none."""
+        if of := tuple(seed for seed in seeds_of.get(a, ()) if seed in seeds_of.get(b, ())):
+            pair = kept.records("eval", of, ["base", *({a, b} - {"adaptive-sc", "base"})])
+            pair["adaptive-sc"] = adaptive(pair["base"])
+            return evaluation.Bootstrap(len(pair[a].levels), runs=len(of))(
+                lambda x, y: x - y, *(pair[name].correct.mean(axis=1) for name in (a, b)))
 
-    logs = {name: [read_log(folder / "logs" / f"{name}.jsonl.gz") for folder in folders] for name in records
-            if all((folder / "logs" / f"{name}.jsonl.gz").exists() for folder in folders)}
-    for name, record in records.items():
-        row = result["models"][name]
-        row["by_seed"] = {key: column.reshape(len(used), -1).mean(axis=1).tolist() for key, column in (
-            ("accuracy", record.correct), ("trials", record.trials), ("vote_share", record.extended))}
-        if name in logs and "accepted_vote_share" in logs[name][0][0]:  # not an SFT log
-            row["accepted_vote_share"] = float(np.mean(
-                [step["accepted_vote_share"] for log in logs[name] for step in log[-10:]]))
     result["minus_random"] = {f"ibpo-{cap}": difference(f"ibpo-{cap}", f"random-{cap}") for cap in CAPS}
     result["ladder"] = {name: difference(name, other) for name, other, _ in LADDER if other}
-    sampled = [name for name in ORACLE_MODELS if all((folder / "oracle" / f"{name}.npz").exists() for folder in folders)]
-    if {"base", "sv-sft"} <= set(sampled):
-        samples = pooled([folder / "oracle" for folder in folders], sampled)
-        result["oracles"] = attained(samples, len(used))
-        result["voting"] = voting_curves(samples, len(used))
-    if sampled != ORACLE_MODELS:
-        missing.append(f"the oracles' samples of {', '.join(n for n in ORACLE_MODELS if n not in sampled)}")
+
+    result["oracles"] = {}
+    for name in ORACLE_MODELS:
+        of = tuple(seed for seed in kept.having("oracle", ["base", "sv-sft", name]) if seed in used)
+        without = [str(seed) for seed in used if seed not in of]
+        missing += [f"the oracles' samples of {name}, seed {', '.join(without)}"] * bool(without)
+        if of and name == "sv-sft":
+            result["voting"] = voting_curves(kept.records("oracle", of, ["base", name]), len(of))
+        elif of and name != "base":
+            samples = kept.records("oracle", of, ["base", "sv-sft", name])
+            result["oracles"][name] = {"seeds": len(of), **attained(samples, name, len(of))}
     return result, logs
+
+
+def seed_by_seed(record: Record, logs: list[list[dict]], of: tuple[int, ...], used: tuple[int, ...]) -> dict:
+    """The number of seeds that have the model, its means on each, and votes among the responses it learned from."""
+    row = {"seeds": len(of), "by_seed": {}}
+    for key, column in ("accuracy", record.correct), ("trials", record.trials), ("vote_share", record.extended):
+        means = dict(zip(of, column.reshape(len(of), -1).mean(axis=1).tolist()))
+        row["by_seed"][key] = [means.get(seed) for seed in used]
+    if logs and "accepted_vote_share" in logs[0][0]:  # not an SFT log
+        row["accepted_vote_share"] = float(np.mean([step["accepted_vote_share"] for log in logs for step in log[-10:]]))
+    return row
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -204,7 +240,7 @@ def text(result: dict) -> str:
 
     def measured(name: str) -> list[str]:
         row = models[name]
-        return [percent(row["accuracy"]), number(row["trials"], 2), number(row["tokens"], 1)]
+        return [row["seeds"], percent(row["accuracy"]), number(row["trials"], 2), number(row["tokens"], 1)]
 
     def votes(name: str) -> list[str]:  # among the accepted and on the test split
         row = models[name]
@@ -218,27 +254,30 @@ def text(result: dict) -> str:
         other = name.replace("ibpo", "random")
         return f"{percent(result['minus_random'][name])} ({models[other]['trials'][0]:.2f})" if other in models else ""
 
-    boundary = {name: percent(versus[name]["efficiency boundary"]) for name in versus if name in models}
+    boundary = {name: percent(rows["efficiency boundary"]) for name, rows in versus.items() if rows}
     paper = [[NAMES[name], *measured(name), percent(models[name].get("gain")), *PAPER.get(name, ("", "", ""))]
              for name in NAMES if name in models]
-    caps = [[NAMES[name], *votes(name), near(name, cap), f"{models[name]['trials_per_vote']:.2f}", boundary[name],
-             percent(versus[name].get("self-consistency at equal trials")), against_random(name)]
-            for cap in CAPS if (name := f"ibpo-{cap}") in models]
+    caps = [[NAMES[name], models[name]["seeds"], *votes(name), near(name, cap), f"{models[name]['trials_per_vote']:.2f}",
+             *(percent(versus[name].get(other)) for other in (
+                 "efficiency boundary", "efficiency boundary in tokens", "self-consistency at equal trials")),
+             against_random(name)] for cap in CAPS if (name := f"ibpo-{cap}") in models]
     ladder = [[name, what, *measured(name), *votes(name), near(name, 50), boundary[name],
                f"{percent(result['ladder'][name])} ({other})" if result["ladder"].get(name) else ""]
               for name, other, what in LADDER if name in models]
-    attained = [[NAMES[name], f"{row['trials']:.2f}", percent(row["gain"]),
+    attained = [[NAMES[name], row["seeds"], f"{row['trials']:.2f}", percent(row["gain"]),
                  *(cell for kind in ("blind", "seeing") for cell in (
                      f"{row[kind]['trials']:.2f}", percent(row[kind]["gain"]), percent(row[kind]["share"])))]
-                for name, row in result.get("oracles", {}).items()]
-    single = [[name, *(" / ".join(f"{scale * value:.{digits}f}" for value in row["by_seed"][key])
+                for name, row in result["oracles"].items()]
+    single = [[name, *(" / ".join("–" if value is None else f"{scale * value:.{digits}f}"
+                                  for value in row["by_seed"][key])
                        for key, scale, digits in (("accuracy", 100, 1), ("trials", 1, 2), ("vote_share", 100, 1)))]
               for name, row in models.items()]
     missing = f"\n**Missing:** {'; '.join(result['missing'])}.\n" if result["missing"] else ""
     return f"""# Results
 
-Made by `python reproduce.py --report` from `records/`: {seeds} seed{'s' * (seeds > 1)}, {result['problems'] // seeds:,}
-test problems each, the last checkpoints. In brackets are 95 % intervals over seeds and problems: a bootstrap that draws
+Made by `python reproduce.py --report` from `records/`, on {result['problems'] // seeds:,} test problems per seed,
+with the last checkpoints. A row is the mean over those of the {seeds} seeds that have its model ("seeds"); a difference,
+over those that have both. In brackets are 95 % intervals over seeds and problems: a bootstrap that draws
 seeds, and for every draw problems of that seed; differences are paired. How, and what they leave out: `report.py`.
 {missing}
 ## Table 3
@@ -248,14 +287,15 @@ the one with the highest accuracy on 1,000 validation problems, of those at ever
 more than q₊ there. On the right are the paper's numbers, for LLaMA-3.1-8B-Instruct on MATH500:
 **another model and other data**. Compare the order of the rows, not the numbers.
 
-{table(["model", "pass@1, %", "trials", "tokens", "gain, points", "paper: pass@1", "paper: gain", "paper: trials"],
-       paper)}
+{table(["model", "seeds", "pass@1, %", "trials", "tokens", "gain, points", "paper: pass@1", "paper: gain",
+        "paper: trials"], paper)}
 ## Each cap against its references
 
 Differences are in accuracy, points. Random groups: the same training under the same cap, but random prompts vote.
 
-{table(["model", "votes accepted, %", "votes on test, %", "within 10 points of q₊", "trials per vote",
-        "minus efficiency boundary", "minus self-consistency at equal trials", "minus random groups (their trials)"],
+{table(["model", "seeds", "votes accepted, %", "votes on test, %", "within 10 points of q₊", "trials per vote",
+        "minus efficiency boundary", "the same in tokens", "minus self-consistency at equal trials",
+        "minus random groups (their trials)"],
        caps)}
 ## The ladder
 
@@ -263,7 +303,7 @@ The same prompts, samples and steps, q₊ = 50 % where a cap is heeded. Votes ac
 positive weight, last ten steps. The last column is what a rung adds in accuracy to the one in brackets; look at the
 trials, too, or at the height above the efficiency boundary.
 
-{table(["rung", "what it does", "accuracy, %", "trials", "tokens", "votes accepted, %", "votes on test, %",
+{table(["rung", "what it does", "seeds", "accuracy, %", "trials", "tokens", "votes accepted, %", "votes on test, %",
         "within 10 points of 50 %", "minus efficiency boundary", "minus"], ladder)}
 ## Oracles
 
@@ -274,7 +314,7 @@ problems per seed at most, {ORACLE_SAMPLES} responses of each model to each). Sc
 and are fewer where more would not help. More than 100 % means that the model's trials are better than the base's, not
 only better allocated.
 
-{table(["model", "trials", "gain", "(i) trials", "(i) gain", "share of (i), %", "(ii) trials", "(ii) gain",
+{table(["model", "seeds", "trials", "gain", "(i) trials", "(i) gain", "share of (i), %", "(ii) trials", "(ii) gain",
         "share of (ii), %"], attained)}
 ## Seed by seed
 
@@ -283,7 +323,7 @@ only better allocated.
 
 def report(results: Path, models: list[str], seeds: int) -> None:
     """results.json, results.md and the figures. models, seeds: what there should be, to say what is missing."""
-    result, logs = numbers(results / "records", models, seeds)
+    result, logs = numbers(Kept(results / "records"), models, seeds)
     (results / "results.json").write_text(json.dumps(result, indent=1) + "\n")
     (results / "results.md").write_text(text(result))
     report_plots.plot_budget(result, results / "accuracy_vs_budget.png")

@@ -82,7 +82,8 @@ def plot_training(logs: dict, result: dict, path: Path) -> None:
                            label="all responses")
             mean_and_range(axis, steps, [[row["accepted_vote_share"] for row in run] for run in runs], color=ORANGE,
                            lw=1.4, ls=(0, (4, 1)), label="accepted responses")
-            test = 100 * np.array(result["models"][f"ibpo-{cap}"]["by_seed"]["vote_share"])  # [seeds]
+            shares = result["models"][f"ibpo-{cap}"]["by_seed"]["vote_share"]  # [seeds]
+            test = [100 * share for share in shares if share is not None]
             axis.plot([steps[-1] + 0.04 * len(steps)] * len(test), test, ls="", marker=marker, ms=7, mfc="white",
                       color=colour, label="test split, each seed", clip_on=False)
             axis.set_title(f"q₊ = {cap} %")
@@ -124,7 +125,7 @@ RUNGS = {"rft": "#56b4e9", "cgpo": GREEN, "margin": ORANGE, "ibpo-50": CAPS[50][
 
 def plot_ladder(logs: dict, path: Path) -> None:
     """Accuracy and trials on the prompts they learn from, over training, for the rungs of the ladder (Fig. 7: cgpo)."""
-    logs = {name: logs[name] for name in RUNGS if name in logs and "trials" in logs[name][0][0]}
+    logs = {name: logs[name] for name in RUNGS if logs.get(name) and "trials" in logs[name][0][0]}
     if len(logs) < 2:  # nothing to compare
         return
     with plt.rc_context(STYLE):

@@ -226,14 +226,14 @@ def test_tables_say_what_the_numbers_are(made):
     assert table_3["IuB-25 %"][-3:] == ["54.2", "2.94", "2.24"] and "another model and other data" in markdown
     for name, row in table_3.items():
         right, trials, _ = counted(truth, {text: key for key, text in report.NAMES.items()}[name]).mean(axis=0)
-        assert row[0].startswith(f"{100 * right:.1f} [") and row[1].startswith(f"{trials:.2f} [")
+        assert row[0] == "2" and row[1].startswith(f"{100 * right:.1f} [") and row[2].startswith(f"{trials:.2f} [")
     caps = rows_of(markdown, "Each cap against its references")
     for cap in report.CAPS:
         votes = 100 * counted(truth, f"ibpo-{cap}")[:, 2].mean()
         row = caps[f"IuB-{cap} %"]
-        assert row[1] == f"{votes:.1f}" and row[2] == ("yes" if abs(votes - cap) <= 10 else "no")
-        assert cap - 2 <= float(row[0]) <= cap
-        assert row[6].endswith(f"({counted(truth, f'random-{cap}')[:, 1].mean():.2f})")
+        assert row[2] == f"{votes:.1f}" and row[3] == ("yes" if abs(votes - cap) <= 10 else "no")
+        assert cap - 2 <= float(row[1]) <= cap
+        assert row[-1].endswith(f"({counted(truth, f'random-{cap}')[:, 1].mean():.2f})")
     ladder = rows_of(markdown, "The ladder")
     assert list(ladder) == [name for name, *_ in report.LADDER]
     assert ladder["margin"][-1].endswith("(cgpo)") and ladder["asv-sft"][-1] == ""
@@ -256,27 +256,49 @@ def results_in(folder: Path) -> tuple[dict, str]:
     return json.loads((folder / "results/results.json").read_text()), (folder / "results/results.md").read_text()
 
 
-def test_what_is_missing_is_said_and_left_out(made, copy):
-    records = copy / "results/records"
+def test_a_row_is_made_of_the_seeds_that_have_it(made, copy):
+    records, truth = copy / "results/records", made[1]
     (records / "seed-1/eval/grpo.npz").unlink()
+    (records / "seed-0/eval/random-25.npz").unlink()
     reproduce.main(["--report"])  # of three seeds
     result, markdown = results_in(copy)
-    assert result["seeds"] == [0] and result["missing"] == ["seed 1: grpo", "seed 2: everything"]
-    assert "**Missing:** seed 1: grpo; seed 2: everything." in markdown and "grpo" in rows_of(markdown, "The ladder")
-    direct = counted(made[1], "ibpo-50")[:PROBLEMS, 0].mean()
-    assert result["models"]["ibpo-50"]["accuracy"][0] == pytest.approx(direct)
+    assert result["seeds"] == [0, 1]
+    assert result["missing"] == ["seed 0: random-25", "seed 1: grpo", "seed 2: everything"]
+    assert "**Missing:** seed 0: random-25; seed 1: grpo; seed 2: everything." in markdown
+    assert list(result["models"]) == [*reproduce.MODELS, "adaptive-sc"]
+    untouched = [name for name in reproduce.MODELS if name not in ("grpo", "random-25")]
+    assert all(result["models"][name] == made[2]["models"][name] for name in untouched)
+    first, second = slice(0, PROBLEMS), slice(PROBLEMS, 2 * PROBLEMS)
+    grpo, ibpo, base, sv = (counted(truth, name)[first].mean(axis=0) for name in ("grpo", "ibpo-50", "base", "sv-sft"))
+    row = result["models"]["grpo"]
+    assert row["seeds"] == 1 and row["accuracy"][0] == pytest.approx(grpo[0])
+    assert row["by_seed"]["accuracy"] == [pytest.approx(grpo[0]), None]
+    assert result["ladder"]["grpo"][0] == pytest.approx(grpo[0] - ibpo[0])  # of the same seed
+    line = np.interp(grpo[1], [1, sv[1]], [base[0], sv[0]])
+    assert result["comparisons"]["grpo"]["efficiency boundary"][0] == pytest.approx(grpo[0] - line)
+    ibpo, other = (counted(truth, name)[second, 0].mean() for name in ("ibpo-25", "random-25"))
+    assert result["minus_random"]["ibpo-25"][0] == pytest.approx(ibpo - other)
+    ladder = rows_of(markdown, "The ladder")
+    assert ladder["grpo"][1] == "1" and ladder["cgpo"][1] == "2"
+    assert rows_of(markdown, "Seed by seed")["grpo"][0].endswith("/ –")
 
+
+def test_what_is_missing_is_said_and_left_out(made, copy):
+    records = copy / "results/records"
     for name in ("eval/ibpo-50.npz", "eval/random-25.npz", "oracle/ibpo-25.npz", "logs/ibpo-75.jsonl.gz"):
         (records / "seed-0" / name).unlink()
-    shutil.rmtree(records / "seed-1")
-    reproduce.main(["--report", "--seeds", "1"])  # no complete seed: the first one, as far as it goes
+    (records / "seed-1/eval/asv-sft.npz").unlink()
+    reproduce.main(["--report", "--seeds", "2"])  # a seed without ASV-SFT does not count
     result, markdown = results_in(copy)
-    assert result["missing"] == ["seed 0: ibpo-50, random-25", "the oracles' samples of ibpo-25"]
+    assert result["seeds"] == [0] and result["problems"] == PROBLEMS
+    assert result["missing"] == ["seed 0: ibpo-50, random-25", "seed 1: asv-sft",
+                                 "the oracles' samples of ibpo-25, seed 0"]
     assert list(rows_of(markdown, "Oracles")) == ["IuB-50 %", "IuB-75 %"]
-    assert list(rows_of(markdown, "Each cap against its references")) == ["IuB-25 %", "IuB-75 %"]
+    caps = rows_of(markdown, "Each cap against its references")
+    assert list(caps) == ["IuB-25 %", "IuB-75 %"] and caps["IuB-25 %"][-1] == ""
+    assert caps["IuB-75 %"][1] == ""  # no log
     ladder = rows_of(markdown, "The ladder")
     assert "ibpo-50" not in ladder and ladder["grpo"][-1] == "" and ladder["cgpo"][-1].endswith("(rft)")
-    assert rows_of(markdown, "Each cap against its references")["IuB-25 %"][-1] == ""
 
 
 @pytest.mark.parametrize("damage, says", [
@@ -365,7 +387,8 @@ def test_tiny_real_run(tmp_path, monkeypatch, capsys):
         "base", "base-greedy", "sv-sft", "ibpo-25"}
     assert report.load(results / "records/seed-0/oracle/sv-sft.npz").correct.shape == (10, 16)
     result = json.loads((results / "results.json").read_text())
-    assert result["missing"] == ["the oracles' samples of ibpo-50, ibpo-75"] and result["problems"] == 10
+    assert result["missing"] == [f"the oracles' samples of ibpo-{cap}, seed 0" for cap in (50, 75)]
+    assert result["problems"] == 10
     assert "results.md" in capsys.readouterr().out
     kept = results / "records/seed-0"
     (kept / "eval/ibpo-25.npz").unlink()
