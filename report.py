@@ -183,15 +183,26 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
     result |= {"problems": summary["problems"], "self_consistency": summary["self_consistency"],  # of all: it came last
                "models": {name: rows[name] for name in models if name in rows}, "comparisons": comparisons}
 
-    def difference(a: str, b: str):
-        """Accuracy of a minus that of b, paired, on the seeds that have both; None if there is none."""
-        if of := tuple(seed for seed in seeds_of.get(a, ()) if seed in seeds_of.get(b, ())):
-            pair = kept.records("eval", of, ["base", *({a, b} - {"adaptive-sc", "base"})])
-            pair["adaptive-sc"] = adaptive(pair["base"])
-            return evaluation.Bootstrap(len(pair[a].levels), runs=len(of))(
-                lambda x, y: x - y, *(pair[name].correct.mean(axis=1) for name in (a, b)))
+    def difference(a: str, b: str, equal_trials: bool = False):
+        """Accuracy of a minus that of b, paired, on the seeds that have both; None if there is none.
 
-    result["minus_random"] = {f"ibpo-{cap}": difference(f"ibpo-{cap}", f"random-{cap}") for cap in CAPS}
+        equal_trials: after votes of the model with more trials are cut back at random to their first trial.
+        """
+        if of := tuple(seed for seed in seeds_of.get(a, ()) if seed in seeds_of.get(b, ())):
+            part = kept.records("eval", of, ["base", *({a, b} - {"adaptive-sc", "base"})])
+            part["adaptive-sc"] = adaptive(part["base"])
+            columns = [getattr(part[name], key).mean(axis=1) for name in (a, b) for key in ("correct", "first", "trials")]
+
+            def minus(a, a_first, a_trials, b, b_first, b_trials):
+                trials = np.minimum(a_trials, b_trials)
+                return a - b if not equal_trials else (evaluation.thinned(trials, a, a_first, a_trials)
+                                                       - evaluation.thinned(trials, b, b_first, b_trials))
+
+            return evaluation.Bootstrap(len(columns[0]), runs=len(of))(minus, *columns)
+
+    pairs = {f"ibpo-{cap}": f"random-{cap}" for cap in CAPS}
+    result["minus_random"] = {name: difference(name, other) for name, other in pairs.items()}
+    result["minus_random_at_equal_trials"] = {name: difference(name, other, True) for name, other in pairs.items()}
     result["ladder"] = {name: difference(name, other) for name, other, _ in LADDER if other}
 
     result["oracles"] = {}
@@ -257,10 +268,11 @@ def text(result: dict) -> str:
     boundary = {name: percent(rows["efficiency boundary"]) for name, rows in versus.items() if rows}
     paper = [[NAMES[name], *measured(name), percent(models[name].get("gain")), *PAPER.get(name, ("", "", ""))]
              for name in NAMES if name in models]
-    caps = [[NAMES[name], models[name]["seeds"], *votes(name), near(name, cap), f"{models[name]['trials_per_vote']:.2f}",
-             *(percent(versus[name].get(other)) for other in (
+    caps = [[NAMES[name], models[name]["seeds"], *votes(name), near(name, cap),
+             f"{models[name]['trials_per_vote']:.2f}", *(percent(versus[name].get(other)) for other in (
                  "efficiency boundary", "efficiency boundary in tokens", "self-consistency at equal trials")),
-             against_random(name)] for cap in CAPS if (name := f"ibpo-{cap}") in models]
+             against_random(name), percent(result["minus_random_at_equal_trials"][name])]
+            for cap in CAPS if (name := f"ibpo-{cap}") in models]
     ladder = [[name, what, *measured(name), *votes(name), near(name, 50), boundary[name],
                f"{percent(result['ladder'][name])} ({other})" if result["ladder"].get(name) else ""]
               for name, other, what in LADDER if name in models]
@@ -276,9 +288,9 @@ def text(result: dict) -> str:
     return f"""# Results
 
 Made by `python reproduce.py --report` from `records/`, on {result['problems'] // seeds:,} test problems per seed,
-with the last checkpoints. A row is the mean over those of the {seeds} seeds that have its model ("seeds"); a difference,
-over those that have both. In brackets are 95 % intervals over seeds and problems: a bootstrap that draws
-seeds, and for every draw problems of that seed; differences are paired. How, and what they leave out: `report.py`.
+with the last checkpoints. A row is the mean over those of the {seeds} seeds that have its model (column "seeds"), a
+difference over those that have both. In brackets are 95 % intervals over seeds and problems: a bootstrap that draws seeds,
+and for every draw problems of that seed; differences are paired. How, and what they leave out: `report.py`.
 {missing}
 ## Table 3
 
@@ -291,11 +303,12 @@ more than q₊ there. On the right are the paper's numbers, for LLaMA-3.1-8B-Ins
         "paper: trials"], paper)}
 ## Each cap against its references
 
-Differences are in accuracy, points. Random groups: the same training under the same cap, but random prompts vote.
+Differences are in accuracy, points. Random groups: the same training under the same cap, but random prompts vote. At equal
+trials: after votes of the one that spends more are cut back at random to their first trial.
 
 {table(["model", "seeds", "votes accepted, %", "votes on test, %", "within 10 points of q₊", "trials per vote",
         "minus efficiency boundary", "the same in tokens", "minus self-consistency at equal trials",
-        "minus random groups (their trials)"],
+        "minus random groups (their trials)", "the same at equal trials"],
        caps)}
 ## The ladder
 
@@ -310,9 +323,9 @@ trials, too, or at the height above the efficiency boundary.
 The share of the attainable that is attained. A clairvoyant has as many trials as the IuB model, single trials of the
 base and votes of SV-SFT, and knows (i) each problem's pass rates and trials, (ii) also whether the first trial is
 right. It learns that from half of the samples and is scored on the others, and the other way round ({ORACLE_PROBLEMS}
-problems per seed at most, {ORACLE_SAMPLES} responses of each model to each). Scored trials may differ a little from the budget,
-and are fewer where more would not help. More than 100 % means that the model's trials are better than the base's, not
-only better allocated.
+problems per seed at most, {ORACLE_SAMPLES} responses of each model to each). Scored trials may differ a little from the
+budget, and are fewer where more would not help. More than 100 % means that the model's trials are better than the base's,
+not only better allocated.
 
 {table(["model", "seeds", "trials", "gain", "(i) trials", "(i) gain", "share of (i), %", "(ii) trials", "(ii) gain",
         "share of (ii), %"], attained)}
