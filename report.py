@@ -191,7 +191,8 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
         if of := tuple(seed for seed in seeds_of.get(a, ()) if seed in seeds_of.get(b, ())):
             part = kept.records("eval", of, ["base", *({a, b} - {"adaptive-sc", "base"})])
             part["adaptive-sc"] = adaptive(part["base"])
-            columns = [getattr(part[name], key).mean(axis=1) for name in (a, b) for key in ("correct", "first", "trials")]
+            columns = [getattr(part[name], key).mean(axis=1)
+                       for name in (a, b) for key in ("correct", "first", "trials")]
 
             def minus(a, a_first, a_trials, b, b_first, b_trials):
                 trials = np.minimum(a_trials, b_trials)
@@ -284,13 +285,15 @@ def text(result: dict) -> str:
                                   for value in row["by_seed"][key])
                        for key, scale, digits in (("accuracy", 100, 1), ("trials", 1, 2), ("vote_share", 100, 1)))]
               for name, row in models.items()]
+    by_level = [[name, *(" / ".join(f"{100 * level[key][0]:.1f}" for level in row["levels"].values())
+                         for key in ("vote_share", "first_trial", "accuracy"))] for name, row in models.items()]
     missing = f"\n**Missing:** {'; '.join(result['missing'])}.\n" if result["missing"] else ""
     return f"""# Results
 
 Made by `python reproduce.py --report` from `records/`, on {result['problems'] // seeds:,} test problems per seed,
 with the last checkpoints. A row is the mean over those of the {seeds} seeds that have its model (column "seeds"), a
-difference over those that have both. In brackets are 95 % intervals over seeds and problems: a bootstrap that draws seeds,
-and for every draw problems of that seed; differences are paired. How, and what they leave out: `report.py`.
+difference over those that have both. In brackets are 95 % intervals over seeds and problems: a bootstrap that draws
+seeds, and for every draw problems of that seed; differences are paired. How, and what they leave out: `report.py`.
 {missing}
 ## Table 3
 
@@ -303,8 +306,8 @@ more than q₊ there. On the right are the paper's numbers, for LLaMA-3.1-8B-Ins
         "paper: trials"], paper)}
 ## Each cap against its references
 
-Differences are in accuracy, points. Random groups: the same training under the same cap, but random prompts vote. At equal
-trials: after votes of the one that spends more are cut back at random to their first trial.
+Differences are in accuracy, points. Random groups: the same training under the same cap, but random prompts vote. At
+equal trials: after votes of the one that spends more are cut back at random to their first trial.
 
 {table(["model", "seeds", "votes accepted, %", "votes on test, %", "within 10 points of q₊", "trials per vote",
         "minus efficiency boundary", "the same in tokens", "minus self-consistency at equal trials",
@@ -324,11 +327,16 @@ The share of the attainable that is attained. A clairvoyant has as many trials a
 base and votes of SV-SFT, and knows (i) each problem's pass rates and trials, (ii) also whether the first trial is
 right. It learns that from half of the samples and is scored on the others, and the other way round ({ORACLE_PROBLEMS}
 problems per seed at most, {ORACLE_SAMPLES} responses of each model to each). Scored trials may differ a little from the
-budget, and are fewer where more would not help. More than 100 % means that the model's trials are better than the base's,
-not only better allocated.
+budget, and are fewer where more would not help. More than 100 % means that the model's trials are better than the
+base's, not only better allocated.
 
 {table(["model", "seeds", "trials", "gain", "(i) trials", "(i) gain", "share of (i), %", "(ii) trials", "(ii) gain",
         "share of (ii), %"], attained)}
+## Level by level
+
+All in percent, from level 1 to level 5.
+
+{table(["model", "votes", "first trial right", "accuracy"], by_level)}
 ## Seed by seed
 
 {table(["model", "accuracy, %", "trials", "votes on test, %"], single)}"""

@@ -161,8 +161,8 @@ def test_differences_are_counted_right(made):
         assert result["comparisons"][f"ibpo-{cap}"]["efficiency boundary"][0] == pytest.approx(right - line)
         other, other_trials, _ = mean[f"random-{cap}"]
         assert result["minus_random"][f"ibpo-{cap}"][0] == pytest.approx(right - other)
-        first, other_first = (np.mean([given[0] == "7" for seed in range(SEEDS) for (given,) in truth["eval", seed, name]])
-                              for name in (f"ibpo-{cap}", f"random-{cap}"))
+        first, other_first = (np.mean([given[0] == "7" for seed in range(SEEDS) for (given,) in truth["eval", seed, n]])
+                              for n in (f"ibpo-{cap}", f"random-{cap}"))
         keep, other_keep = (np.minimum(trials, other_trials) - 1) / (np.array([trials, other_trials]) - 1)
         thinned = keep * right + (1 - keep) * first - other_keep * other - (1 - other_keep) * other_first
         assert result["minus_random_at_equal_trials"][f"ibpo-{cap}"][0] == pytest.approx(thinned)
@@ -245,6 +245,10 @@ def test_tables_say_what_the_numbers_are(made):
     assert ladder["margin"][-1].endswith("(cgpo)") and ladder["asv-sft"][-1] == ""
     assert list(rows_of(markdown, "Oracles")) == ["IuB-25 %", "IuB-50 %", "IuB-75 %"]
     assert set(rows_of(markdown, "Seed by seed")) == {*reproduce.MODELS, "adaptive-sc"}
+    levels = np.tile(1 + np.arange(PROBLEMS) % 5, SEEDS)
+    right, _, votes = counted(truth, "ibpo-50").T
+    cells = [" / ".join(f"{100 * column[levels == level].mean():.1f}" for level in range(1, 6)) for column in (votes, right)]
+    assert rows_of(markdown, "Level by level")["ibpo-50"][::2] == cells
     assert "Missing" not in markdown
     for figure in ("accuracy_vs_budget", "training", "by_level", "ladder_training", "voting", "time"):
         assert (folder / f"results/{figure}.png").stat().st_size > 20_000
