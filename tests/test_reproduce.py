@@ -247,7 +247,8 @@ def test_tables_say_what_the_numbers_are(made):
     assert set(rows_of(markdown, "Seed by seed")) == {*reproduce.MODELS, "adaptive-sc"}
     levels = np.tile(1 + np.arange(PROBLEMS) % 5, SEEDS)
     right, _, votes = counted(truth, "ibpo-50").T
-    cells = [" / ".join(f"{100 * column[levels == level].mean():.1f}" for level in range(1, 6)) for column in (votes, right)]
+    cells = [" / ".join(f"{100 * column[levels == level].mean():.1f}" for level in range(1, 6))
+             for column in (votes, right)]
     assert rows_of(markdown, "Level by level")["ibpo-50"][::2] == cells
     assert "Missing" not in markdown
     for figure in ("accuracy_vs_budget", "training", "by_level", "ladder_training", "voting", "time"):
