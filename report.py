@@ -170,7 +170,7 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
     result, logs, models = {"seeds": used, "missing": missing}, {}, [*models, "adaptive-sc"]
     seeds_of["adaptive-sc"] = used
 
-    rows, comparisons = {}, {}
+    rows, comparisons, minus_adaptive = {}, {}, {}
     for of in sorted({*seeds_of.values()} - {()}, key=len):  # the models of the same seeds
         names = [name for name in models if seeds_of[name] == of]
         part = kept.records("eval", of, list(dict.fromkeys(references + [n for n in names if n != "adaptive-sc"])))
@@ -180,8 +180,11 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
             logs[name] = kept.logs(of, name)
             rows[name] = {**summary["models"][name], **seed_by_seed(part[name], logs[name], of, used)}
             comparisons[name] = summary["comparisons"].get(name)
+            if name in [f"ibpo-{cap}" for cap in CAPS]:
+                minus_adaptive[name] = over_adaptive(part[name], part["base"], part["adaptive-sc"], len(of))
     result |= {"problems": summary["problems"], "self_consistency": summary["self_consistency"],  # of all: it came last
-               "models": {name: rows[name] for name in models if name in rows}, "comparisons": comparisons}
+               "models": {name: rows[name] for name in models if name in rows}, "comparisons": comparisons,
+               "minus_adaptive": minus_adaptive}
 
     def difference(a: str, b: str, equal_trials: bool = False):
         """Accuracy of a minus that of b, paired, on the seeds that have both; None if there is none.
@@ -217,6 +220,18 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
             samples = kept.records("oracle", of, ["base", "sv-sft", name])
             result["oracles"][name] = {"seeds": len(of), **attained(samples, name, len(of))}
     return result, logs
+
+
+def over_adaptive(record: Record, base: Record, adaptive_sc: Record, seeds: int) -> dict:
+    """Accuracy minus that of the base with adaptive self-consistency on some problems, at random, at equal cost."""
+    bootstrap = evaluation.Bootstrap(len(base.levels), runs=seeds)
+    accuracy = [r.correct.mean(axis=1) for r in (record, base, adaptive_sc)]
+
+    def minus(a, b, s, a_cost, b_cost, s_cost):  # a single sample is the unit of cost
+        return a - evaluation.on_boundary(a_cost / b_cost, b, s, s_cost / b_cost)
+
+    return {unit: bootstrap(minus, *accuracy, *(getattr(r, unit).mean(axis=1) for r in (record, base, adaptive_sc)))
+            for unit in ("trials", "tokens")}
 
 
 def seed_by_seed(record: Record, logs: list[list[dict]], of: tuple[int, ...], used: tuple[int, ...]) -> dict:
@@ -285,6 +300,7 @@ def text(result: dict) -> str:
                                   for value in row["by_seed"][key])
                        for key, scale, digits in (("accuracy", 100, 1), ("trials", 1, 2), ("vote_share", 100, 1)))]
               for name, row in models.items()]
+    adaptive_sc = [[NAMES[name], *map(percent, row.values())] for name, row in sorted(result["minus_adaptive"].items())]
     by_level = [[name, *(" / ".join(f"{100 * level[key][0]:.1f}" for level in row["levels"].values())
                          for key in ("vote_share", "first_trial", "accuracy"))] for name, row in models.items()]
     missing = f"\n**Missing:** {'; '.join(result['missing'])}.\n" if result["missing"] else ""
@@ -313,6 +329,12 @@ equal trials: after votes of the one that spends more are cut back at random to 
         "minus efficiency boundary", "the same in tokens", "minus self-consistency at equal trials",
         "minus random groups (their trials)", "the same at equal trials"],
        caps)}
+## Adaptive self-consistency
+
+It needs no training: separate samples of the base until three agree, at most eight. Done on some problems, at random,
+with a single sample on the others, it spends any budget. Differences in accuracy, points:
+
+{table(["model", "minus that at equal trials", "minus that at equal tokens"], adaptive_sc)}
 ## The ladder
 
 The same prompts, samples and steps, q₊ = 50 % where a cap is heeded. Votes accepted: the share among responses with a

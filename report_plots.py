@@ -157,7 +157,8 @@ def plot_voting(voting: dict | None, path: Path) -> None:
                 axis.plot(x, value, marker=marker, ms=4, color=colour, label=label)
         axes[0].set_xlabel("responses per problem")
         axes[1].set_xlabel("tokens per problem")
-        axes[1].set_xscale("log")
+        axes[1].set_xscale("log", base=2)
+        axes[1].xaxis.set_major_formatter("{x:g}")
         axes[0].set_ylabel("accuracy of the plurality, %")
         save(figure, path, axes[0], columns=2)
 

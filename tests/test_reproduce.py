@@ -188,6 +188,10 @@ def test_adaptive_self_consistency_is_counted_right(made):
     row = result["models"]["adaptive-sc"]
     assert (row["accuracy"][0], row["trials"][0]) == pytest.approx((right, trials))
     assert row["tokens"][0] == pytest.approx(24 * trials, abs=1.5)  # 20 to 28 each
+    for cap in report.CAPS:
+        own, own_trials, _ = counted(truth, f"ibpo-{cap}").mean(axis=0)
+        mixed = np.interp(own_trials, [1, trials], [counted(truth, "base")[:, 0].mean(), right])
+        assert result["minus_adaptive"][f"ibpo-{cap}"]["trials"][0] == pytest.approx(own - mixed)
     assert result["ladder"]["adaptive-sc"][0] == pytest.approx(right - counted(truth, "ibpo-50")[:, 0].mean())
 
 
@@ -243,6 +247,7 @@ def test_tables_say_what_the_numbers_are(made):
     ladder = rows_of(markdown, "The ladder")
     assert list(ladder) == [name for name, *_ in report.LADDER]
     assert ladder["margin"][-1].endswith("(cgpo)") and ladder["asv-sft"][-1] == ""
+    assert list(rows_of(markdown, "Adaptive self-consistency")) == ["IuB-25 %", "IuB-50 %", "IuB-75 %"]
     assert list(rows_of(markdown, "Oracles")) == ["IuB-25 %", "IuB-50 %", "IuB-75 %"]
     assert set(rows_of(markdown, "Seed by seed")) == {*reproduce.MODELS, "adaptive-sc"}
     levels = np.tile(1 + np.arange(PROBLEMS) % 5, SEEDS)
