@@ -10,7 +10,7 @@ greedily. The raw responses are saved, one record per model; all numbers and plo
 
 Budget is measured, in trials and in tokens per response. References at equal budget:
     efficiency boundary   the straight line from the base model (1 trial) to SV-SFT, which always votes (Sec. 6)
-    self-consistency      the plurality of k separate base samples, k trials
+    self-consistency      the plurality of k separate base samples, k trials; k may differ between problems, at random
     thinned controls      another model whose votes are cut back at random to their first trial, to the same trials
 Intervals are 95 %, by a bootstrap over problems; all models share the resampled problems, so differences are paired.
 """
@@ -64,13 +64,15 @@ def on_boundary(trials, base, sv, sv_trials):
 
 
 def at_trials(curve, trials):
-    """Self-consistency at a fractional number of trials, linear between k and k+1; curve[k-1] is the accuracy of k."""
-    curve = np.asarray(curve)  # [m] or [m, R]
-    k = np.clip(trials, 1, len(curve)) - 1  # scalar or [R]
-    low = np.minimum(np.floor(k).astype(int), len(curve) - 2)
-    pick = (low,) if curve.ndim == 1 else (low, np.arange(curve.shape[1]))
-    above = (low + 1,) if curve.ndim == 1 else (low + 1, np.arange(curve.shape[1]))
-    return curve[pick] + (k - low) * (curve[above] - curve[pick])
+    """The most that self-consistency attains with a mean number of trials: curve[k-1] is the accuracy of k samples.
+
+    Any k for some problems and another for the rest, at random: the highest chord of the curve. (k = 2 alone gains
+    nothing: of two different answers the first one counts.)
+    """
+    curve, t = np.asarray(curve), np.clip(trials, 1, len(curve))  # [K] or [K, R]; scalar or [R]
+    chords = [np.where((i <= t) & (t <= j), curve[i - 1] + (t - i) / max(j - i, 1) * (curve[j - 1] - curve[i - 1]), 0)
+              for i in range(1, len(curve) + 1) for j in range(i, len(curve) + 1)]
+    return np.max(chords, axis=0)
 
 
 def thinned(trials, right, first, own_trials):
@@ -145,10 +147,14 @@ def summarise(records: list[Record], runs: int = 1) -> dict:
                 lambda a, t, b, s, st, u: a - on_boundary(t / u, b, s, st / u), own[0], mean(r.tokens),
                 mean(base.correct), mean(sv.correct), mean(sv.tokens), mean(base.tokens))
         if summary["self_consistency"] is not None:
-            rows["self-consistency at equal trials"] = bootstrap(
-                lambda a, t, c: a - at_trials(c, t), *own, base.consistent)
-            rows["self-consistency at equal tokens"] = bootstrap(
-                lambda a, t, c, u: a - at_trials(c, t / u), own[0], mean(r.tokens), base.consistent, mean(base.tokens))
+            for unit in ("trials", "tokens"):  # a base sample is the unit
+                spent, each = mean(getattr(r, unit)), mean(getattr(base, unit))
+                if spent.mean() / each.mean() <= base.consistent.shape[1]:
+                    rows[f"self-consistency at equal {unit}"] = bootstrap(
+                        lambda a, t, c, u: a - at_trials(c, t / u), own[0], spent, base.consistent, each)
+                    rows[f"factor at equal {unit}"] = bootstrap(
+                        lambda a, t, c, u, b: (a - b) / np.maximum(at_trials(c, t / u) - c[0], 1e-9),
+                        own[0], spent, base.consistent, each, mean(base.correct))
         for other in records:
             if other.condition in ADAPTIVE and other is not r:
                 theirs = mean(other.correct)
@@ -157,10 +163,6 @@ def summarise(records: list[Record], runs: int = 1) -> dict:
                     rows[f"{other.name}, thinned to equal trials"] = bootstrap(
                         lambda a, t, o, f, ot: a - thinned(t, o, f, ot),
                         *own, theirs, mean(other.first), mean(other.trials))
-        if summary["self_consistency"] is not None:
-            gain = summary["models"][r.name]["accuracy"][0] - summary["models"][base.name]["accuracy"][0]
-            same = float(at_trials(base.consistent.mean(axis=0), r.trials.mean())) - float(base.correct.mean())
-            rows["factor"] = gain / same if same > 0 else None
         summary["comparisons"][r.name] = rows
     return summary
 
@@ -200,9 +202,8 @@ def print_summary(summary: dict) -> None:
             continue
         print(f"\n{name} minus ... (points, paired)")
         for other, estimate in rows.items():
-            if other == "factor":
-                print(f"    its gain over the base is {estimate:.1f} times that of self-consistency at equal trials"
-                      if estimate else "    self-consistency gains nothing over the base at equal trials")
+            if other.startswith("factor"):
+                print("      its gain over the base is {:.2f} [{:.2f}, {:.2f}] times as large".format(*estimate))
             else:
                 verdict = "above" if estimate[1] > 0 else "below" if estimate[2] < 0 else "not told apart"
                 print(f"    {other:36s} {percent(estimate):>24s}  {verdict}")

@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import pytest
+from scipy.optimize import linprog
 
 import data
 import eval as evaluation
@@ -34,13 +35,17 @@ def test_differences_are_paired():
     assert high - low < 0.35 * (own_high - own_low)
 
 
-def test_at_trials_is_linear_interpolation():
-    curve = np.array([0.5, 0.52, 0.61, 0.66, 0.7, 0.72, 0.73, 0.735])
-    for trials in (1, 1.5, 2, 2.25, 7.9, 8, 12):
-        assert evaluation.at_trials(curve, trials) == pytest.approx(np.interp(trials, np.arange(1, 9), curve))
-    many = np.stack([curve, curve + 0.1, curve - 0.1], axis=1)  # [k, resamples], each with its own trials
-    got = evaluation.at_trials(many, np.array([1.5, 2.0, 8.0]))
-    assert got == pytest.approx([0.51, 0.62, 0.635])
+def test_at_trials_is_the_best_mixture():
+    """Against a linear program over all mixtures of k = 1..8."""
+    rng = np.random.default_rng(0)
+    for curve in (np.array([0.5, 0.5, 0.61, 0.66, 0.7, 0.72, 0.73, 0.735]), rng.random(8), rng.random(3)):
+        k = np.arange(1, len(curve) + 1)
+        for trials in (1, 1.5, 2, 2.25, len(curve) - 0.1, len(curve)):
+            best = -linprog(-curve, A_eq=[k, np.ones(len(k))], b_eq=[trials, 1]).fun
+            assert evaluation.at_trials(curve, trials) == pytest.approx(best)
+    many = np.stack([curve, curve + 0.1], axis=1)  # [k, resamples], each with its own trials
+    got = evaluation.at_trials(many, np.array([1.5, 2.0]))
+    assert got == pytest.approx([evaluation.at_trials(curve, 1.5), evaluation.at_trials(curve + 0.1, 2.0)])
 
 
 def test_boundary_goes_through_both_models():
