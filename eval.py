@@ -330,6 +330,8 @@ def main(argv=None) -> None:
                  top_p=args.top_p)
     except ValueError as error:  # DataError and CheckpointError are
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; models that have answered all are kept, and the same command goes on with the others")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import llama
 import lora
 import sample
 import voting
-from settings import Settings, UserError
+from settings import CAPPED, Settings, UserError
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The gradient of -sum_ij weight_ij log pi(y_ij | x_i), Eq. (5)
@@ -176,8 +176,8 @@ def settings_of(settings: Settings, stage: str) -> dict:
     if stage != "base" and settings.lora_rank:
         names += ["lora_rank", "lora_alpha"]
     if stage == "ibpo":
-        names += ["start", "method", "budget", "prompts", "accumulate", "samples", "steps", "lr", "rl_top_p",
-                  "share_ties", "kl_max"]
+        names += ["start", "method", "prompts", "accumulate", "samples", "steps", "lr", "rl_top_p", "share_ties",
+                  "kl_max"] + ["budget"] * (settings.method in CAPPED)
         if settings.method == "length-penalty":
             names += ["length_price", "length_unit"]
     return {name: getattr(settings, name) for name in names}

@@ -29,23 +29,26 @@ import oracles
 import report_plots
 from records import Record
 
-CAPS = (25, 50, 75)  # q+, %
+CAPS = tuple(report_plots.CAPS)  # q+, %
 ALPHAS = (0.25, 0.5, 2)  # ASV-SFT-alpha, beside 1
 PRICES = (0.02, 0.05, 0.1)  # of length, in reward per one-trial response
 ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES = ["base", "sv-sft", *(f"ibpo-{cap}" for cap in CAPS)], 400, 16
 
-NAMES = {  # the rows of Table 3
-    "base": "base", "sv-sft": "SV-SFT", "asv-sft": "ASV-SFT-1", **{f"asv-sft-{a:g}": f"ASV-SFT-{a:g}" for a in ALPHAS},
-    **{f"ibpo-{cap}{best}": f"IuB-{cap} %{', best' * bool(best)}" for cap in CAPS for best in ("", "-best")}}
+TABLE_3 = {"base": "base", "base-greedy": "base, greedy", "sv-sft": "SV-SFT", "asv-sft": "ASV-SFT",
+           **{f"asv-sft-{alpha:g}": f"ASV-SFT-{alpha:g}" for alpha in ALPHAS},
+           **{f"ibpo-{cap}{best}": f"IuB-{cap} %{', best' * bool(best)}" for cap in CAPS for best in ("", "-best")}}
+NAMES = {**TABLE_3, "rft": "RFT", "cgpo": "CGPO", "margin": "margin, no cap", "listing-50": "SciPy listing",
+         **{f"random-{cap}": f"random groups, {cap} %" for cap in CAPS}, "grpo": "GRPO",
+         **{f"length-penalty-{price}": f"length penalty {price}" for price in PRICES}, "adaptive-sc": "adaptive SC"}
 PAPER = {  # Table 3: pass@1, gain, trials per response; the first one is derived from the others
     "base": ("51.26", "", "1"), "sv-sft": ("56.8", "5.54", "5.67"), "asv-sft": ("55.6", "4.34", "5.74"),
     "ibpo-25": ("54.2", "2.94", "2.24"), "ibpo-50": ("55.4", "4.14", "2.16"), "ibpo-75": ("57.0", "5.74", "4.32")}
 LADDER = [  # name, the rung it is compared with, what is different from that
-    ("asv-sft", None, "ASV-SFT, where all of them start"),
-    ("rft", "asv-sft", "RFT: learns from all correct responses"),
-    ("cgpo", "rft", "CGPO: from one correct response per prompt"),
+    ("asv-sft", None, "where all of them start"),
+    ("rft", "asv-sft", "learns from all correct responses"),
+    ("cgpo", "rft", "from one correct response per prompt"),
     ("margin", "cgpo", "from the kind with the larger pass rate; no cap"),
-    ("ibpo-50", "margin", "IBPO: at most half of the accepted responses vote"),
+    ("ibpo-50", "margin", "at most half of the accepted responses vote"),
     ("random-50", "ibpo-50", "the same cap, but random prompts vote"),
     ("listing-50", "ibpo-50", "the paper's SciPy listing as it behaves (D1-D5)"),
     *((f"length-penalty-{price}", "ibpo-50", f"policy gradient; length costs {price} per trial") for price in PRICES),
@@ -156,6 +159,17 @@ def voting_curves(records: dict[str, Record], seeds: int) -> dict:
             for name in ("base", "sv-sft")}
 
 
+def what_is_missing(kept: Kept, models: list[str], seeds: int) -> list[str]:
+    """A line per seed: of those that there are or should be, the models without a record."""
+    lines = []
+    for seed in sorted({*kept.seeds, *range(seeds)}):
+        names = [name for name in models if seed not in kept.having("eval", [name])]
+        samples = [name for name in ORACLE_MODELS if name not in names and seed not in kept.having("oracle", [name])]
+        lacks = names + [f"the oracles' samples of {name}" for name in samples]
+        lines += [f"seed {seed}: {'everything' if names == models else ', '.join(lacks)}"] * bool(lacks)
+    return lines
+
+
 def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
     """Everything in results.json; and the logs of training by model, one per seed."""
     references = ["base", "sv-sft", "asv-sft"]  # a seed counts if it has them: with them every row is compared
@@ -163,63 +177,63 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
     used = seeds_of["base"]
     if not used:
         raise data.DataError(f"results/records holds no seed with {', '.join(references)}")
-    missing = []
-    for seed in sorted({*kept.seeds, *range(seeds)}):
-        names = [name for name in models if seed not in kept.having("eval", [name])]
-        missing += [f"seed {seed}: {'everything' if names == models else ', '.join(names)}"] * bool(names)
-    result, logs, models = {"seeds": used, "missing": missing}, {}, [*models, "adaptive-sc"]
     seeds_of["adaptive-sc"] = used
+    result = {"seeds": used, "missing": what_is_missing(kept, models, seeds), "models": {}, "comparisons": {},
+              "minus_adaptive": {}, "oracles": {}}
+    logs = {name: kept.logs(of, name) for name, of in seeds_of.items() if of}
 
-    rows, comparisons, minus_adaptive = {}, {}, {}
-    for of in sorted({*seeds_of.values()} - {()}, key=len):  # the models of the same seeds
-        names = [name for name in models if seeds_of[name] == of]
-        part = kept.records("eval", of, list(dict.fromkeys(references + [n for n in names if n != "adaptive-sc"])))
-        part["adaptive-sc"] = adaptive(part["base"])
-        summary = evaluation.summarise(list(part.values()), len(of))
-        for name in names:
-            logs[name] = kept.logs(of, name)
-            rows[name] = {**summary["models"][name], **seed_by_seed(part[name], logs[name], of, used)}
-            comparisons[name] = summary["comparisons"].get(name)
-            if name in [f"ibpo-{cap}" for cap in CAPS]:
-                minus_adaptive[name] = over_adaptive(part[name], part["base"], part["adaptive-sc"], len(of))
-    result |= {"problems": summary["problems"], "self_consistency": summary["self_consistency"],  # of all: it came last
-               "models": {name: rows[name] for name in models if name in rows}, "comparisons": comparisons,
-               "minus_adaptive": minus_adaptive}
-
-    def difference(a: str, b: str, equal_trials: bool = False):
-        """Accuracy of a minus that of b, paired, on the seeds that have both; None if there is none.
-
-        equal_trials: after votes of the model with more trials are cut back at random to their first trial.
-        """
-        if of := tuple(seed for seed in seeds_of.get(a, ()) if seed in seeds_of.get(b, ())):
-            part = kept.records("eval", of, ["base", *({a, b} - {"adaptive-sc", "base"})])
-            part["adaptive-sc"] = adaptive(part["base"])
-            columns = [getattr(part[name], key).mean(axis=1)
-                       for name in (a, b) for key in ("correct", "first", "trials")]
-
-            def minus(a, a_first, a_trials, b, b_first, b_trials):
-                trials = np.minimum(a_trials, b_trials)
-                return a - b if not equal_trials else (evaluation.thinned(trials, a, a_first, a_trials)
-                                                       - evaluation.thinned(trials, b, b_first, b_trials))
-
-            return evaluation.Bootstrap(len(columns[0]), runs=len(of))(minus, *columns)
+    summaries = {}  # by seeds: of the models that have just these, and what they are compared with
+    for name, of in seeds_of.items():
+        if of and of not in summaries:
+            same = [other for other in models if seeds_of[other] == of]
+            records = kept.records("eval", of, list(dict.fromkeys(references + same)))
+            records["adaptive-sc"] = adaptive(records["base"])
+            summaries[of] = evaluation.summarise(list(records.values()), len(of)), records
+        if of:
+            summary, records = summaries[of]
+            result["models"][name] = {"label": NAMES[name], **summary["models"][name],
+                                      **seed_by_seed(records[name], logs[name], of, used)}
+            result["comparisons"][name] = summary["comparisons"].get(name)
+            if name in ORACLE_MODELS[2:]:
+                result["minus_adaptive"][name] = over_adaptive(records[name], records["base"], records["adaptive-sc"],
+                                                               len(of))
+    result |= {key: summaries[used][0][key] for key in ("problems", "self_consistency")}
 
     pairs = {f"ibpo-{cap}": f"random-{cap}" for cap in CAPS}
-    result["minus_random"] = {name: difference(name, other) for name, other in pairs.items()}
-    result["minus_random_at_equal_trials"] = {name: difference(name, other, True) for name, other in pairs.items()}
-    result["ladder"] = {name: difference(name, other) for name, other, _ in LADDER if other}
+    result["minus_random"] = {name: difference(kept, seeds_of, name, other) for name, other in pairs.items()}
+    result["minus_random_at_equal_trials"] = {name: difference(kept, seeds_of, name, other, equal_trials=True)
+                                              for name, other in pairs.items()}
+    result["ladder"] = {name: difference(kept, seeds_of, name, other) for name, other, _ in LADDER if other}
 
-    result["oracles"] = {}
-    for name in ORACLE_MODELS:
+    for name in ORACLE_MODELS[1:]:
         of = tuple(seed for seed in kept.having("oracle", ["base", "sv-sft", name]) if seed in used)
-        without = [str(seed) for seed in used if seed not in of]
-        missing += [f"the oracles' samples of {name}, seed {', '.join(without)}"] * bool(without)
         if of and name == "sv-sft":
             result["voting"] = voting_curves(kept.records("oracle", of, ["base", name]), len(of))
-        elif of and name != "base":
+        elif of:
             samples = kept.records("oracle", of, ["base", "sv-sft", name])
             result["oracles"][name] = {"seeds": len(of), **attained(samples, name, len(of))}
     return result, logs
+
+
+def difference(kept: Kept, seeds_of: dict, name: str, other: str, equal_trials: bool = False):
+    """Accuracy of a model minus that of another, paired, on the seeds that have both; None if there is none.
+
+    equal_trials: after votes of the one with more trials are cut back at random to their first trial.
+    """
+    of = tuple(seed for seed in seeds_of.get(name, ()) if seed in seeds_of.get(other, ()))
+    if not of:
+        return None
+    records = kept.records("eval", of, ["base", *({name, other} - {"adaptive-sc", "base"})])
+    records["adaptive-sc"] = adaptive(records["base"])
+    columns = [getattr(records[each], key).mean(axis=1) for each in (name, other)
+               for key in ("correct", "first", "trials")]  # float[n] each
+
+    def minus(a, a_first, a_trials, b, b_first, b_trials):
+        trials = np.minimum(a_trials, b_trials)
+        return a - b if not equal_trials else (evaluation.thinned(trials, a, a_first, a_trials)
+                                               - evaluation.thinned(trials, b, b_first, b_trials))
+
+    return evaluation.Bootstrap(len(columns[0]), runs=len(of))(minus, *columns)
 
 
 def over_adaptive(record: Record, base: Record, adaptive_sc: Record, seeds: int) -> dict:
@@ -279,29 +293,30 @@ def text(result: dict) -> str:
 
     def against_random(name: str) -> str:
         other = name.replace("ibpo", "random")
-        return f"{percent(result['minus_random'][name])} ({models[other]['trials'][0]:.2f})" if other in models else ""
+        estimate = result["minus_random"][name]
+        return f"{percent(estimate)} ({models[other]['trials'][0]:.2f})" if estimate else ""
 
     boundary = {name: percent(rows["efficiency boundary"]) for name, rows in versus.items() if rows}
     paper = [[NAMES[name], *measured(name), percent(models[name].get("gain")), *PAPER.get(name, ("", "", ""))]
-             for name in NAMES if name in models]
+             for name in TABLE_3 if name in models]
     caps = [[NAMES[name], models[name]["seeds"], *votes(name), near(name, cap),
              f"{models[name]['trials_per_vote']:.2f}", *(percent(versus[name].get(other)) for other in (
                  "efficiency boundary", "efficiency boundary in tokens", "self-consistency at equal trials")),
              against_random(name), percent(result["minus_random_at_equal_trials"][name])]
             for cap in CAPS if (name := f"ibpo-{cap}") in models]
-    ladder = [[name, what, *measured(name), *votes(name), near(name, 50), boundary[name],
-               f"{percent(result['ladder'][name])} ({other})" if result["ladder"].get(name) else ""]
+    ladder = [[NAMES[name], what, *measured(name), *votes(name), near(name, 50), boundary[name],
+               f"{percent(result['ladder'][name])} ({NAMES[other]})" if result["ladder"].get(name) else ""]
               for name, other, what in LADDER if name in models]
     attained = [[NAMES[name], row["seeds"], f"{row['trials']:.2f}", percent(row["gain"]),
                  *(cell for kind in ("blind", "seeing") for cell in (
                      f"{row[kind]['trials']:.2f}", percent(row[kind]["gain"]), percent(row[kind]["share"])))]
                 for name, row in result["oracles"].items()]
-    single = [[name, *(" / ".join("–" if value is None else f"{scale * value:.{digits}f}"
+    single = [[NAMES[name], *(" / ".join("–" if value is None else f"{scale * value:.{digits}f}"
                                   for value in row["by_seed"][key])
                        for key, scale, digits in (("accuracy", 100, 1), ("trials", 1, 2), ("vote_share", 100, 1)))]
               for name, row in models.items()]
     adaptive_sc = [[NAMES[name], *map(percent, row.values())] for name, row in sorted(result["minus_adaptive"].items())]
-    by_level = [[name, *(" / ".join(f"{100 * level[key][0]:.1f}" for level in row["levels"].values())
+    by_level = [[NAMES[name], *(" / ".join(f"{100 * level[key][0]:.1f}" for level in row["levels"].values())
                          for key in ("vote_share", "first_trial", "accuracy"))] for name, row in models.items()]
     missing = f"\n**Missing:** {'; '.join(result['missing'])}.\n" if result["missing"] else ""
     return f"""# Results
@@ -309,7 +324,8 @@ def text(result: dict) -> str:
 Made by `python reproduce.py --report` from `records/`, on {result['problems'] // seeds:,} test problems per seed,
 with the last checkpoints. A row is the mean over those of the {seeds} seeds that have its model (column "seeds"), a
 difference over those that have both. In brackets are 95 % intervals over seeds and problems: a bootstrap that draws
-seeds, and for every draw problems of that seed; differences are paired. How, and what they leave out: `report.py`.
+seeds, and for every draw problems of that seed (of one seed: over problems alone); differences are paired. How, and
+what they leave out: `report.py`.
 {missing}
 ## Table 3
 
@@ -349,8 +365,8 @@ The share of the attainable that is attained. A clairvoyant has as many trials a
 base and votes of SV-SFT, and knows (i) each problem's pass rates and trials, (ii) also whether the first trial is
 right. It learns that from half of the samples and is scored on the others, and the other way round ({ORACLE_PROBLEMS}
 problems per seed at most, {ORACLE_SAMPLES} responses of each model to each). Scored trials may differ a little from the
-budget, and are fewer where more would not help. More than 100 % means that the model's trials are better than the
-base's, not only better allocated.
+budget, and are fewer where more would not help. Eight samples tell pass rates only roughly: who knew them exactly would
+choose better, and the shares would be lower.
 
 {table(["model", "seeds", "trials", "gain", "(i) trials", "(i) gain", "share of (i), %", "(ii) trials", "(ii) gain",
         "share of (ii), %"], attained)}
@@ -372,7 +388,8 @@ def report(results: Path, models: list[str], seeds: int) -> None:
     report_plots.plot_budget(result, results / "accuracy_vs_budget.png")
     report_plots.plot_training({cap: logs.get(f"ibpo-{cap}") for cap in CAPS}, result, results / "training.png")
     report_plots.plot_levels(result, results / "by_level.png")
-    report_plots.plot_ladder({name: logs[name] for name, *_ in LADDER if name in logs}, results / "ladder_training.png")
+    report_plots.plot_ladder({name: logs[name] for name, *_ in LADDER if logs.get(name)}, result,
+                             results / "ladder_training.png")
     report_plots.plot_voting(result.get("voting"), results / "voting.png")
     report_plots.plot_time(logs.get("ibpo-50"), results / "time.png")
     print(f"{results}/results.md: seeds {', '.join(map(str, result['seeds']))}"

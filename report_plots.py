@@ -27,9 +27,8 @@ def plot_budget(result: dict, path: Path) -> None:
     """Accuracy against trials and against tokens (Fig. 2a/b)."""
     models = result["models"]
     base, sv = models["base"], models["sv-sft"]
-    marked = [("base", "base", "black", "o"), ("sv-sft", "SV-SFT", ORANGE, "^"), ("asv-sft", "ASV-SFT", ORANGE, "v"),
-              ("adaptive-sc", "adaptive SC", GREEN, "P"),
-              *((f"ibpo-{cap}", f"IuB-{cap} %", *style) for cap, style in CAPS.items())]
+    marked = [("base", "black", "o"), ("sv-sft", ORANGE, "^"), ("asv-sft", ORANGE, "v"), ("adaptive-sc", GREEN, "P"),
+              *((f"ibpo-{cap}", *style) for cap, style in CAPS.items())]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
         for axis, unit in zip(axes, ("trials", "tokens")):
@@ -41,13 +40,13 @@ def plot_budget(result: dict, path: Path) -> None:
             axis.plot([row[unit][0] for row in (base, sv)], [100 * row["accuracy"][0] for row in (base, sv)], "--",
                       color="black", lw=1, label="efficiency boundary")
             shown = [(models[name], *look) for name, *look in marked if name in models]
-            iub = [row for row, label, *_ in shown if label.startswith("IuB")]
+            iub = [models[f"ibpo-{cap}"] for cap in CAPS if f"ibpo-{cap}" in models]
             axis.plot([row[unit][0] for row in iub], [100 * row["accuracy"][0] for row in iub], color=CAPS[50][0], lw=1)
-            for row, label, colour, marker in shown:
+            for row, colour, marker in shown:
                 (x, x_low, x_high), (y, y_low, y_high) = row[unit], (100 * v for v in row["accuracy"])
                 axis.errorbar(x, y, xerr=reach(x, x_low, x_high), yerr=reach(y, y_low, y_high), color=colour,
                               fmt="none", elinewidth=1.2)
-                axis.plot(x, y, marker, color=colour, ms=8, zorder=3, label=label)
+                axis.plot(x, y, marker, color=colour, ms=8, zorder=3, label=row["label"])
             axis.set_xlabel(f"{unit} per response")
         axes[0].set_ylabel("accuracy on the test split, %")
         save(figure, path, axes[1], columns=5)
@@ -79,13 +78,13 @@ def plot_training(logs: dict, result: dict, path: Path) -> None:
             steps = [row["step"] for row in runs[0]]
             axis.axhline(cap, color="black", ls="--", lw=1, label="q₊")
             mean_and_range(axis, steps, [[row["vote_share"] for row in run] for run in runs], color=colour, lw=2,
-                           label="all responses")
+                           label="all responses (top-p 1)")
             mean_and_range(axis, steps, [[row["accepted_vote_share"] for row in run] for run in runs], color=ORANGE,
-                           lw=1.4, ls=(0, (4, 1)), label="accepted responses")
+                           lw=1.4, ls=(0, (4, 1)), label="accepted rollouts")
             shares = result["models"][f"ibpo-{cap}"]["by_seed"]["vote_share"]  # [seeds]
             test = [100 * share for share in shares if share is not None]
             axis.plot([steps[-1] + 0.04 * len(steps)] * len(test), test, ls="", marker=marker, ms=7, mfc="white",
-                      color=colour, label="test split, each seed", clip_on=False)
+                      color=colour, label="test split (top-p 0.9), each seed", clip_on=False)
             axis.set_title(f"q₊ = {cap} %")
             axis.set_xlabel("IBPO step")
             axis.set_ylim(-3, 103)
@@ -96,22 +95,20 @@ def plot_training(logs: dict, result: dict, path: Path) -> None:
 def plot_levels(result: dict, path: Path) -> None:
     """Voting share, trials and accuracy by level for the three caps (Fig. 2e/f): where the budget goes."""
     models = result["models"]
-    shown = [("base", "base", dict(color="black", marker="o", ls=":")),
-             ("sv-sft", "SV-SFT", dict(color=ORANGE, marker="^", ls="--")),
-             *((f"ibpo-{cap}", f"IuB-{cap} %", dict(color=colour, marker=marker, lw=2))
-               for cap, (colour, marker) in CAPS.items())]
+    shown = [("base", dict(color="black", marker="o", ls=":")), ("sv-sft", dict(color=ORANGE, marker="^", ls="--")),
+             *((f"ibpo-{cap}", dict(color=colour, marker=marker, lw=2)) for cap, (colour, marker) in CAPS.items())]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 3, figsize=(12, 4))
         for axis, key, scale, title in zip(axes, ("vote_share", "trials", "accuracy"), (100, 1, 100),
                                            ("voting share, %", "trials per response", "accuracy, %")):
-            for name, label, look in shown:
+            for name, look in shown:
                 if name not in models or (name == "base" and key != "accuracy"):
                     continue
                 levels = list(models[name]["levels"])
                 rows = np.array([models[name]["levels"][level][key] for level in levels])  # [levels] or [levels, 3]
                 value, low, high = scale * rows.T if rows.ndim == 2 else [rows] * 3
                 axis.errorbar(levels, value, yerr=reach(value, low, high), ms=7, mec="white", mew=0.8, elinewidth=1.2,
-                              label=label, **look)
+                              label=models[name]["label"], **look)
             axis.set_title(title)
             axis.set_xlabel("level of difficulty")
             axis.set_xticks(levels)
@@ -123,8 +120,11 @@ RUNGS = {"rft": "#56b4e9", "cgpo": GREEN, "margin": ORANGE, "ibpo-50": CAPS[50][
          "grpo": "#cc79a7", "length-penalty-0.05": "#e69f00"}
 
 
-def plot_ladder(logs: dict, path: Path) -> None:
-    """Accuracy and trials on the prompts they learn from, over training, for the rungs of the ladder (Fig. 7: cgpo)."""
+def plot_ladder(logs: dict, result: dict, path: Path) -> None:
+    """Accuracy and trials of the rollouts they learn from, over training, for the rungs of the ladder.
+
+    CGPO, the paper's Fig. 7, starts from ASV-SFT here like the others, and may vote; in the paper it has one trial.
+    """
     logs = {name: logs[name] for name in RUNGS if logs.get(name) and "trials" in logs[name][0][0]}
     if len(logs) < 2:  # nothing to compare
         return
@@ -134,11 +134,11 @@ def plot_ladder(logs: dict, path: Path) -> None:
             for axis, key, scale in zip(axes, ("accuracy", "trials"), (100, 1)):
                 values = scale * np.mean([[row[key] for row in run] for run in runs], axis=0)  # [steps]
                 smooth = [values[max(0, t - 4) : t + 1].mean() for t in range(len(values))]
-                axis.plot([row["step"] for row in runs[0]], smooth, color=RUNGS[name], label=name, lw=1.8,
-                          marker="o^sDvPX"[i], markevery=(i, 10), ms=5)
+                axis.plot([row["step"] for row in runs[0]], smooth, color=RUNGS[name],
+                          label=result["models"][name]["label"], lw=1.8, marker="o^sDvPX"[i], markevery=(i, 10), ms=5)
                 axis.set_xlabel("step")
-        axes[0].set_title("accuracy on training prompts, %, mean of five steps")
-        axes[1].set_title("trials per response, mean of five steps")
+        axes[0].set_title("accuracy of rollouts (top-p 1), %, mean of five steps")
+        axes[1].set_title("trials per rollout, mean of five steps")
         save(figure, path, axes[0], columns=7)
 
 

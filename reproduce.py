@@ -49,7 +49,8 @@ RUNS = [*(dict(method="ibpo", budget=f"vote={cap / 100}", keep_best=True) for ca
 JOBS = {"asv-sft": {}, "sv-sft": {}, "base": {}, **{stage_name(replace(Settings(), **run)): run for run in RUNS},
         **{f"asv-sft-{alpha:g}": dict(sft_alpha=alpha) for alpha in ALPHAS}}  # name -> settings; the first one first
 BEST = [f"{name}-best" for name, run in JOBS.items() if run.get("keep_best")]
-MODELS = ["base", "sv-sft", "asv-sft", *(name for name in JOBS if name not in ("base", "sv-sft", "asv-sft")), *BEST]
+FIRST = ["base", "base-greedy", "sv-sft", "asv-sft"]
+MODELS = [*FIRST, *(name for name in JOBS if name not in FIRST), *BEST]
 
 
 def is_kept(name: str, kept: Path) -> bool:
@@ -79,8 +80,10 @@ def train_model(name: str, settings: Settings) -> Path:
 
 def run_job(name: str, settings: Settings, kept: Path) -> None:
     """Train a model, let it answer, and keep what the report needs."""
+    if is_kept(name, kept) and name != "asv-sft":
+        return
     directory = train_model(name, settings)
-    if is_kept(name, kept):  # only its checkpoint was missing, from which others start
+    if is_kept(name, kept):  # only the checkpoint of ASV-SFT was missing, from which others start
         return
     models = {name: directory}
     if f"{name}-best" in BEST:
@@ -122,10 +125,11 @@ def write(path: Path, write_to) -> None:
     os.replace(path.with_suffix(".tmp"), path)
 
 
-def run_all(todo: list[tuple[int, str]], jobs: int, runs: Path, options: list[str]) -> None:
+def run_all(todo: list[tuple[int, str]], jobs: int, runs: Path, options: list[str]) -> int:
     """Run jobs (seed, name) in processes of their own, `jobs` at a time, in this order where they can be started.
 
-    The others of a seed wait for its ASV-SFT: they start from it, or share the solutions it was made of.
+    The others of a seed wait for its ASV-SFT: they start from it, or share the solutions it was made of. Returns how
+    many failed.
     """
     waiting, running, failed = list(todo), {}, []
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
@@ -161,8 +165,7 @@ def run_all(todo: list[tuple[int, str]], jobs: int, runs: Path, options: list[st
         raise
     finally:
         bar.close()
-    if failed:
-        raise UserError(f"{len(failed)} of {len(todo)} jobs failed (see above); the same command tries again")
+    return len(failed)
 
 
 def main(argv=None) -> None:
@@ -189,12 +192,15 @@ def main(argv=None) -> None:
         if args.only:
             return run_job(args.only, *of(args.seed))
         todo = [] if args.report else [(seed, name) for seed in range(args.seeds) for name in unfinished(*of(seed))]
+        failed = 0
         if args.jobs == 1:
             for seed, name in todo:
                 run_job(name, *of(seed))
         elif todo:
-            run_all(todo, args.jobs, runs, ["--smoke"] if args.smoke else [])
+            failed = run_all(todo, args.jobs, runs, ["--smoke"] if args.smoke else [])
         report.report(results, MODELS, args.seeds)
+        if failed:
+            raise UserError(f"{failed} of {len(todo)} jobs failed (see above); the same command tries again")
     except (UserError, data.DataError, llama.CheckpointError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

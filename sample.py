@@ -250,6 +250,8 @@ def open_checkpoint(directory, dtype: torch.dtype = None, device=None):
     """
     from transformers import AutoTokenizer
 
+    if device == "cuda" and not torch.cuda.is_available():
+        raise llama.CheckpointError("--device cuda: torch sees no CUDA device")
     model = llama.load(directory, dtype, device).eval()
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
@@ -289,6 +291,8 @@ def main() -> None:
                            stop_ids=stop_ids_of(args.directory, tokenizer), seed=args.seed)
     except ValueError as error:  # CheckpointError is one
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nstopped")
     for response in responses:
         parsed, _ = voting.judge("", response.text, response.finished, condition)
         print(response.text)

@@ -14,7 +14,7 @@ import torch
 
 import ibpo
 
-POLICY_GRADIENTS = ("grpo", "length-penalty")  # baselines.py: weights of either sign, and nobody is accepted
+POLICY_GRADIENTS = ("grpo", "length-penalty")  # baselines.py: every response has a weight, of either sign
 METHODS = (*ibpo.METHODS, "listing", *POLICY_GRADIENTS)
 CAPPED = ("ibpo", "random", "listing")  # those that heed --budget
 
@@ -68,8 +68,8 @@ class Settings:
                                       "short=q (with --sft-short: the share of short votes), or several: "
                                       "vote=0.5,tokens=90")
     length_price: float = setting(0.05, "length-penalty: cost of a --length-unit of response; a right answer earns 1")
-    length_unit: float = setting(27.0, "length-penalty: tokens of a one-trial response; 27 is their mean in the "
-                                       "built-in world, measure it for other data")
+    length_unit: float = setting(27.0, "length-penalty: tokens of a one-trial response; in the built-in world "
+                                       "about 27, measure it for other data")
     prompts: int = setting(16, "IBPO: n, prompts per sampled batch")
     accumulate: int = setting(4, "IBPO: k_b, sampled batches per gradient step")
     samples: int = setting(32, "IBPO: m, responses per prompt; margins are estimated on these")
@@ -105,7 +105,7 @@ class Settings:
 
     @property
     def caps(self) -> dict[str, float]:
-        """The caps of Eq. (1) by what they limit: {"vote": q+, "short": q, "tokens": N}, or some of these."""
+        """The caps of Eq. (1) by what they limit: {"vote": q+, "short": q, "tokens": N, ...}, or some of these."""
         return {name: float(number) for name, number in (cap.split("=") for cap in self.budget.split(","))}
 
     @property
@@ -124,9 +124,10 @@ PRESETS = {
                   sft_batch=16, sft_lr=1e-3, prompts=10, accumulate=2, samples=8, steps=3, valid_every=2,
                   valid_problems=20, eval_problems=100,
                   base_steps=6, base_chapter_2=2, base_chapter_3=4, base_batch=16),
-    # Table 8; batch sizes are the totals over the paper's nodes
+    # Table 8; batch sizes are the totals over the paper's nodes. Not the paper's: 8 samples per problem for SFT data,
+    # not 32, at temperature 1, not 1.2; SV-SFT takes as many steps and examples as ASV-SFT (the paper: 1024 of 32).
     "llama": dict(out="runs/llama", dtype="bf16", checkpointing=True, cache_gib=24.0, micro_tokens=4096,
-                  max_new_tokens=4096, sft_problems=2000, sft_samples=32, sft_votes=500, sft_regular=10795,
+                  max_new_tokens=4096, sft_problems=12000, sft_samples=8, sft_votes=500, sft_regular=10795,
                   sft_steps=2048, sft_batch=64, sft_lr=1e-6, prompts=32, accumulate=4, samples=8, steps=240, lr=5e-7,
                   rl_top_p=0.9, share_ties=False, decay=False, valid_every=20, weight_decay=0.0, max_grad_norm=1e9,
                   eval_problems=500),
@@ -154,6 +155,8 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
         else:
             parser.add_argument(flag, type=f.type, help=text, metavar=f.type.__name__.upper())
     args = vars(parser.parse_args(argv))
+    if args["smoke"] and args["preset"] not in ("builtin", "smoke"):
+        parser.exit(2, f"train.py: error: --smoke is a preset itself; not with {args['preset']}\n")
     preset = "smoke" if args.pop("smoke") else args["preset"]
     given = {f.name: args[f.name] for f in fields(Settings) if args[f.name] is not None}
     settings = Settings(**{**PRESETS[preset], **given})
@@ -179,6 +182,10 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
          f"--method {settings.method} knows two modes only: no --sft-short")
     need(settings.method not in ("random", "listing") or list(settings.caps) == ["vote"],
          f"--method {settings.method} heeds a cap on votes alone: --budget vote=q")
+    need(settings.method in CAPPED or args["budget"] is None,
+         f"--method {settings.method} heeds no budget: leave --budget out; {', '.join(CAPPED)} do")
+    need(settings.start is None or args["stage"] in ("all", "ibpo"),
+         f"--start is where the stage ibpo starts; --stage {args['stage']} does not get that far")
     need(settings.method in METHODS, f"--method is {settings.method!r}; one of {', '.join(METHODS)}")
     need(settings.method not in POLICY_GRADIENTS
          or settings.rl_top_p == settings.temperature == 1 and settings.kl_max is None,

@@ -136,8 +136,9 @@ def sampled_solutions(settings: Settings) -> list[dict]:
     """
     path = Path(settings.out) / "samples.jsonl"
     problems = data.load(settings.data, "train", settings.sft_problems, derive(settings.seed, "sft"))
-    made_with = {name: getattr(settings, name) for name in
-                 "model data seed dtype max_new_tokens temperature top_p sft_problems sft_samples".split()}
+    made_with = {name: getattr(settings, name) for name in (
+        "model", "data", "seed", "dtype", "sampling_dtype", "max_new_tokens", "temperature", "top_p", "sft_problems",
+        "sft_samples")}
     before, *rows = map(json.loads, path.read_text().splitlines()) if path.exists() else [made_with]
     if before != made_with or any(row["question"] != problem.question for row, problem in zip(rows, problems)):
         raise UserError(f"{path} was made with other settings or problems; choose another --out, or delete it")

@@ -4,7 +4,8 @@
     python train.py smoke                        # the same path in under a minute, to see that everything works
     python train.py --budget vote=0.25           # another cap (the stages before it are reused)
     python train.py --budget tokens=90           # a cap on the average length of accepted responses instead
-    python train.py --sft-short 1700 --budget short=0.3,vote=0.3 --out runs/modes    # three modes, a cap on each vote
+    python train.py --sft-short 2500 --sft-votes 2500 --sft-regular 2500 --budget short=0.3,vote=0.3 --out runs/modes
+                                                 # three modes, a cap on each kind of vote
     python train.py --stage ibpo --method random # a control: same cap, random prompts vote (or cgpo, rft, grpo, ...)
     python train.py --stage base                 # rebuild the built-in base model from nothing
     python train.py llama --model DIR --data math_train.jsonl --valid-data FILE --test-data math500.jsonl --device cuda
@@ -38,7 +39,7 @@ import sample
 import voting
 from learn import (Example, add_gradient, finished, for_sampling, log_probabilities, micro_batches, open_start,
                    run_stage, save_checkpoint, schedule, settings_of)
-from settings import CAPPED, Settings, UserError, derive, parse_args, shuffled
+from settings import CAPPED, POLICY_GRADIENTS, Settings, UserError, derive, parse_args, shuffled
 from sft import train_base, train_sft
 
 SHORT, EXTENDED = voting.MODES.index("short"), voting.MODES.index("extended")
@@ -99,7 +100,7 @@ def kl_estimate(rollout: Rollout, reference: llama.Llama, settings: Settings) ->
 
 def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
            seed: int) -> tuple[ibpo.Selection, np.ndarray]:
-    """Whom to learn from: one program for the whole step; Eq. (8) for the method ibpo. And the weights, float[n, m].
+    """Whom to learn from, one program for the whole step, Eq. (8) for the method ibpo; and with which weights[n, m].
 
     The policy gradients of baselines.py select nobody: they weigh all responses, some negatively.
     """
@@ -107,30 +108,27 @@ def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
     allowed = ibpo.feasible_set(rollout.correct, rollout.valid, kl, settings.kl_max)  # bool[n, m], Eq. (7)
     rng = np.random.default_rng(seed)
     masks = dict(valid=rollout.valid, feasible=None if kl is None else allowed)
-    if settings.method == "grpo":
-        weights = baselines.grpo(rollout.correct, rollout.valid)
-        return counted(rollout, weights, allowed), weights
-    if settings.method == "length-penalty":
-        weights = baselines.length_penalty(rollout.correct, rollout.tokens, settings.length_price, settings.length_unit,
-                                           rollout.valid)
-        return counted(rollout, weights, allowed), weights
     if settings.method == "ibpo" and (settings.sft_short or any("tokens" in name for name in settings.caps)):
         selection = select_by_caps(rollout, allowed, settings.caps, rng)
-        if "tokens" in settings.caps:
-            return selection, selection.weights  # responses differ in length: they do not tie
-    elif settings.method == "listing":
-        weights = baselines.listing(rollout.correct, rollout.extended, settings.cap, **masks, rng=rng)
-        selection = counted(rollout, weights, allowed)
-    else:
+    elif settings.method in ibpo.METHODS:
         selection = ibpo.METHODS[settings.method](rollout.correct, rollout.extended, settings.cap, **masks, rng=rng)
-    weights = selection.weights
-    if settings.share_ties:
-        accepted = np.max(rollout.mode * (weights > 0), axis=1, keepdims=True)  # int[n, 1], the mode accepted
-        weights = ibpo.share_ties(weights, rollout.correct, rollout.mode == accepted, **masks)
-    return selection, weights
+    elif settings.method == "listing":
+        selection = counted(rollout, allowed, baselines.listing(
+            rollout.correct, rollout.extended, settings.cap, **masks, rng=rng))
+    elif settings.method == "length-penalty":
+        selection = counted(rollout, allowed, baselines.length_penalty(
+            rollout.correct, rollout.tokens, settings.length_price, settings.length_unit, rollout.valid))
+    else:
+        selection = counted(rollout, allowed, baselines.grpo(rollout.correct, rollout.valid))
+
+    no_ties = settings.method == "ibpo" and "tokens" in settings.caps  # responses differ in what they cost
+    if not settings.share_ties or no_ties or settings.method in POLICY_GRADIENTS:
+        return selection, selection.weights
+    accepted = np.max(rollout.mode * (selection.weights > 0), axis=1, keepdims=True)  # int[n, 1], the mode accepted
+    return selection, ibpo.share_ties(selection.weights, rollout.correct, rollout.mode == accepted, **masks)
 
 
-def counted(rollout: Rollout, weights: np.ndarray, allowed: np.ndarray) -> ibpo.Selection:
+def counted(rollout: Rollout, allowed: np.ndarray, weights: np.ndarray) -> ibpo.Selection:
     """What log.jsonl counts for the methods of baselines.py: accepted is what has a positive weight.
 
     With a price on length that may be a wrong response, if it is short. Dropped are prompts with nothing correct; those
@@ -207,8 +205,11 @@ def train_rl(settings: Settings, start: Path) -> Path:
     """Algorithm 1 from the ASV-SFT model; returns the checkpoint directory."""
     name = stage_name(settings)
     made_with = settings_of(settings, "ibpo")
-    if finished(Path(settings.out) / name, made_with):
-        return Path(settings.out) / name
+    directory = Path(settings.out) / name
+    if finished(directory, made_with):
+        if settings.keep_best and not (directory / "best" / "ibpo.json").exists():
+            raise UserError(f"{directory} was finished without --keep-best; leave that out, or delete the directory")
+        return directory
     if settings.compares_logprobs:
         settings = replace(settings, sampling_dtype=settings.dtype)
     model, tokenizer = open_start(settings, start)
@@ -235,10 +236,9 @@ def train_rl(settings: Settings, start: Path) -> Path:
             return min(cap + 0.05 - look["valid_vote_share"], 0), look["valid_accuracy"]
 
         if settings.keep_best:
-            directory = Path(settings.out) / name / "best"
-            notes = directory / "ibpo.json"
+            notes = directory / "best" / "ibpo.json"
             if not (step and notes.exists()) or worth(found) > worth(json.loads(notes.read_text())):
-                save_checkpoint(settings, "ibpo", model, tokenizer, directory, steps=step, **found)
+                save_checkpoint(settings, "ibpo", model, tokenizer, notes.parent, steps=step, **found)
         return found
 
     def last_look(model: llama.Llama) -> None:

@@ -597,7 +597,8 @@ def test_sampled_solutions_continue_where_they_stopped(sampling, monkeypatch, tm
 
 
 @pytest.mark.parametrize("change", [dict(seed=1), dict(temperature=0.5), dict(sft_samples=5), dict(sft_problems=9),
-                                    dict(max_new_tokens=9), dict(model="other"), dict(top_p=0.5)])
+                                    dict(max_new_tokens=9), dict(model="other"), dict(top_p=0.5),
+                                    dict(sampling_dtype="bf16")])
 def test_solutions_sampled_with_other_settings_are_refused(sampling, change):
     settings, _ = sampling
     sft.sampled_solutions(settings)

@@ -221,7 +221,7 @@ def test_stop_ids(model, stop_ids):
 
 def test_stop_id_in_the_prompt_stops_nothing(model):
     (response,) = generate(model, [[4, 4, 4]], 6, stop_ids=[4], seed=3)
-    assert response.ids
+    assert len(response.ids) == 6 or response.ids[-1] == 4
 
 
 @pytest.mark.parametrize("limit", [1, 2, 30])

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import learn
 import llama
 import sample
 import train
-from settings import Settings, parse_args
+from settings import Settings, UserError, parse_args
 
 
 def made_up_rollout(rng, n: int, m: int = 8) -> train.Rollout:
@@ -273,6 +274,9 @@ def test_record_counts_positive_weights_as_accepted(method):
     ("--method length-penalty --samples 1", "--samples"),
     ("--method length-penalty --data a.jsonl --valid-data b.jsonl --test-data c.jsonl", "--length-unit"),
     ("--method reinforce", "length-penalty"),
+    ("--method cgpo --budget vote=0.3", "no budget"),
+    ("--start DIR --stage asv-sft", "--start"),
+    ("llama --smoke", "--smoke"),
     ("--sampling-dtype fp16", "auto, fp32 or bf16"),
     ("--sampling-dtype bf16 --kl-max 10", "--dtype of training"),
     ("--sampling-dtype bf16 --method grpo", "--dtype of training"),
@@ -314,6 +318,16 @@ def test_dtype_of_the_sampling_policy(kl_max, dtype, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "run_stage", lambda *arguments, at_end: arguments[-1](model, 0))
     with pytest.raises(Asked):
         train.train_rl(Settings(out=str(tmp_path), kl_max=kl_max), tmp_path)
+
+
+def test_a_finished_run_has_no_best_checkpoint_to_keep(tmp_path):
+    settings = Settings(out=str(tmp_path))
+    directory = tmp_path / "ibpo-50"
+    directory.mkdir()
+    (directory / "ibpo.json").write_text(json.dumps({"settings": learn.settings_of(settings, "ibpo")}))
+    assert train.train_rl(settings, tmp_path) == directory
+    with pytest.raises(UserError, match="without --keep-best"):
+        train.train_rl(dataclasses.replace(settings, keep_best=True), tmp_path)
 
 
 def test_short_votes_decide_the_stages_that_have_them_only():
