@@ -15,76 +15,85 @@ import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
 
+# Okabe and Ito's colours, and one blue from light to dark for the caps: they can be told apart with colour-blind eyes
+# and in grey. Nothing is told by colour alone: markers, dashes and labels say the same.
+CAPS = {25: ("#6fb7e9", "o"), 50: ("#1f78b4", "s"), 75: ("#0b3c6f", "D")}  # q+, %: colour, marker
+IUB = [f"ibpo-{cap}" for cap in CAPS]
+ORANGE, GREEN, GREY, PINK, YELLOW = "#d55e00", "#009e73", "0.45", "#cc79a7", "#e69f00"
+LOOKS = {"base": dict(color="black", marker="o", ls=":"), "sv-sft": dict(color=ORANGE, marker="^", ls="--"),
+         "asv-sft": dict(color=ORANGE, marker="v", ls=":"), "adaptive-sc": dict(color=GREEN, marker="P", ls=":"),
+         **{name: dict(color=colour, marker=marker, lw=2) for name, (colour, marker) in zip(IUB, CAPS.values())}}
+OTHERS = [dict(color=colour, marker=marker, ls="-.") for colour, marker in (
+    (GREEN, "X"), (PINK, "P"), (YELLOW, "<"), (GREY, ">"), ("#f0e442", "p"), (PINK, "h"), (GREEN, "8"))]
+STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+         "axes.axisbelow": True, "legend.frameon": False, "savefig.dpi": 200, "figure.constrained_layout.use": True}
+
+
 def reach(value, low, high) -> np.ndarray:
     """Lengths of an error bar, [2, n]; a resampled mean may miss an exact one by a rounding error."""
     return np.maximum(np.atleast_2d(np.array([value - low, high - value])).reshape(2, -1), 0)
 
 
-def look(i: int) -> dict:
-    """Colour and marker of the i-th model, the same in all plots of a summary."""
-    return dict(color=f"C{i}", marker="o^sPvXD<>p"[i % 10])
+def looks(models: dict) -> dict[str, dict]:
+    """Label, colour, marker and line of each model, the same in all plots of a summary; greedy ones are left out."""
+    names = [name for name in models if not name.endswith("-greedy")]
+    other = iter(OTHERS * len(names))
+    return {name: {"label": models[name].get("label", name), **(LOOKS[name] if name in LOOKS else next(other))}
+            for name in names}
+
+
+def save(figure, path: Path, axis, columns: int) -> None:
+    """With one legend for all panels, that of this axis, where it covers no data."""
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=columns)
+    figure.savefig(path)
+    plt.close(figure)
 
 
 def plot_budget(summary: dict, path: Path) -> None:
-    """Accuracy against trials and against tokens (Fig. 2a/b)."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
-    models = summary["models"]
-    base, sv = summary.get("base"), summary.get("sv")
-    for axis, unit in zip(axes, ("trials", "tokens")):
-        if base and summary["self_consistency"]:
-            per_sample = models[base][unit][0]
-            k = np.arange(1, len(summary["self_consistency"]) + 1)
-            values, low, high = 100 * np.array(summary["self_consistency"]).T
-            axis.plot(k * per_sample, values, "-o", color="0.6", ms=3.5, lw=1.2, label="self-consistency (base)")
-            axis.fill_between(k * per_sample, low, high, color="0.6", alpha=0.2, lw=0)
-        if base and sv:
-            ends = [base, sv]
-            axis.plot([models[n][unit][0] for n in ends], [100 * models[n]["accuracy"][0] for n in ends], "--",
-                      color="0.3", lw=1, label="efficiency boundary")
-        for i, (name, row) in enumerate(models.items()):
-            if name.endswith("-greedy"):
-                continue
-            x, xl, xh = row[unit]
-            y, yl, yh = (100 * v for v in row["accuracy"])
-            axis.errorbar(x, y, xerr=reach(x, xl, xh), yerr=reach(y, yl, yh), ls="", ms=7, capsize=2, zorder=3,
-                          label=name, **look(i))
-        axis.set_xlabel(f"{unit} per response, measured")
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
-    axes[0].set_ylabel("accuracy on the test split, %")
-    axes[0].legend(frameon=False, loc="lower right")
-    figure.suptitle("Accuracy against inference budget")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    """Accuracy against trials and against tokens (Fig. 2a/b). summary: eval.summarise's, and who is "base" and "sv"."""
+    models, base, sv = summary["models"], summary.get("base"), summary.get("sv")
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
+        for axis, unit in zip(axes, ("trials", "tokens")):
+            if base and summary["self_consistency"]:
+                value, low, high = 100 * np.array(summary["self_consistency"]).T  # [k] each
+                x = np.arange(1, len(value) + 1) * models[base][unit][0]
+                axis.fill_between(x, low, high, color=GREY, alpha=0.2, lw=0)
+                axis.plot(x, value, marker=".", color=GREY, label=f"self-consistency, 1 to {len(value)} samples")
+            lines = [((base, sv), dict(color="black", ls="--", label="efficiency boundary"))] if base and sv else []
+            lines += [([name for name in IUB if name in models], dict(color=CAPS[50][0]))]
+            for names, style in lines:
+                rows = [models[name] for name in names]
+                axis.plot([row[unit][0] for row in rows], [100 * row["accuracy"][0] for row in rows], lw=1, **style)
+            for name, style in looks(models).items():
+                (x, x_low, x_high), (y, y_low, y_high) = models[name][unit], (100 * v for v in models[name]["accuracy"])
+                axis.errorbar(x, y, xerr=reach(x, x_low, x_high), yerr=reach(y, y_low, y_high), elinewidth=1.2, ms=8,
+                              zorder=3, **{**style, "ls": ""})
+            axis.set_xlabel(f"{unit} per response")
+        axes[0].set_ylabel("accuracy on the test split, %")
+        save(figure, path, axes[1], columns=5)
 
 
 def plot_levels(summary: dict, path: Path) -> None:
-    """Voting share, trials and accuracy by level (Fig. 2e/2f)."""
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-    for i, (name, row) in enumerate(summary["models"].items()):
-        levels = list(row["levels"])
-        style = dict(ms=5, label=name, **look(i))
-        if name.endswith("-greedy"):
-            continue
-        for axis, key, scale in zip(axes, ("vote_share", "trials", "accuracy"), (100, 1, 100)):
-            if key != "accuracy" and row["vote_share"] == 0:
-                continue
-            values = [row["levels"][level][key] for level in levels]
-            if key == "trials":
-                axis.plot(levels, values, **style)
-            else:
-                value, low, high = scale * np.array(values).T
-                axis.errorbar(levels, value, yerr=reach(value, low, high), capsize=2, **style)
-    for axis, title in zip(axes, ("voting share, %", "trials per response", "accuracy, %")):
-        axis.set_title(title)
-        axis.set_xlabel("level (difficulty)")
-        axis.set_xticks(levels)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
-    axes[0].set_ylim(-3, 103)
-    axes[2].legend(frameon=False)  # the base model never votes: it is in this panel only
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    """Voting share, trials and accuracy by level (Fig. 2e/f): where the budget goes."""
+    models = summary["models"]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 3, figsize=(12, 4))
+        for axis, key, scale, title in zip(axes, ("vote_share", "trials", "accuracy"), (100, 1, 100),
+                                           ("voting share, %", "trials per response", "accuracy, %")):
+            for name, style in looks(models).items():
+                if models[name]["vote_share"] == 0 and key != "accuracy":
+                    continue
+                levels = list(models[name]["levels"])
+                rows = np.array([models[name]["levels"][level][key] for level in levels])  # [levels] or [levels, 3]
+                value, low, high = scale * rows.T if rows.ndim == 2 else [rows] * 3
+                axis.errorbar(levels, value, yerr=reach(value, low, high), ms=7, mec="white", mew=0.8, elinewidth=1.2,
+                              **style)
+            axis.set_title(title)
+            axis.set_xlabel("level of difficulty")
+            axis.set_xticks(levels)
+        axes[0].set_ylim(-3, 103)
+        save(figure, path, axes[2], columns=5)  # the base never votes: it is in this panel only
 
 
 MODES = {  # of voting.py, the cheapest at the bottom

@@ -26,10 +26,11 @@ import baselines
 import data
 import eval as evaluation
 import oracles
+import plots
 import report_plots
 from records import Record
 
-CAPS = tuple(report_plots.CAPS)  # q+, %
+CAPS = tuple(plots.CAPS)  # q+, %
 ALPHAS = (0.25, 0.5, 2)  # ASV-SFT-alpha, beside 1
 PRICES = (0.02, 0.05, 0.1)  # of length, in reward per one-trial response
 ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES = ["base", "sv-sft", *(f"ibpo-{cap}" for cap in CAPS)], 400, 16
@@ -385,9 +386,13 @@ def report(results: Path, models: list[str], seeds: int) -> None:
     result, logs = numbers(Kept(results / "records"), models, seeds)
     (results / "results.json").write_text(json.dumps(result, indent=1) + "\n")
     (results / "results.md").write_text(text(result))
-    report_plots.plot_budget(result, results / "accuracy_vs_budget.png")
+    shown = ["base", "sv-sft", "asv-sft", "adaptive-sc", *(f"ibpo-{cap}" for cap in CAPS)]
+    summary = {**result, "base": "base", "sv": "sv-sft",
+               "models": {name: result["models"][name] for name in shown if name in result["models"]}}
+    plots.plot_budget(summary, results / "accuracy_vs_budget.png")
+    del summary["models"]["adaptive-sc"], summary["models"]["asv-sft"]  # neither knows levels
+    plots.plot_levels(summary, results / "by_level.png")
     report_plots.plot_training({cap: logs.get(f"ibpo-{cap}") for cap in CAPS}, result, results / "training.png")
-    report_plots.plot_levels(result, results / "by_level.png")
     report_plots.plot_ladder({name: logs[name] for name, *_ in LADDER if logs.get(name)}, result,
                              results / "ladder_training.png")
     report_plots.plot_voting(result.get("voting"), results / "voting.png")

@@ -1,62 +1,14 @@
-"""The figures of `python reproduce.py`: Fig. 2, 5, 7 and 10 of the paper, with intervals and tokens.
-
-Everything is drawn from report.py's numbers. The colours (Okabe and Ito's, and one blue from light to dark for the
-caps) can be told apart with colour-blind eyes and in grey, and nothing is told by colour alone: markers, dashes and
-labels say the same.
+"""The figures of `python reproduce.py` from several seeds' logs and the oracles' samples: Fig. 2c/d, 5 and 10 of the
+paper, and the ladder. Fig. 2a/b and 2e/f are those of plots.py.
 
     python reproduce.py --report
 """
 
 from pathlib import Path
 
-import matplotlib
+import numpy as np
 
-matplotlib.use("Agg")  # files only: no window, no display needed
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-
-from plots import reach  # noqa: E402
-
-CAPS = {25: ("#6fb7e9", "o"), 50: ("#1f78b4", "s"), 75: ("#0b3c6f", "D")}  # q+, %: colour, marker
-ORANGE, GREEN, GREY = "#d55e00", "#009e73", "0.45"
-STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
-         "axes.axisbelow": True, "legend.frameon": False, "savefig.dpi": 200, "figure.constrained_layout.use": True}
-
-
-def plot_budget(result: dict, path: Path) -> None:
-    """Accuracy against trials and against tokens (Fig. 2a/b)."""
-    models = result["models"]
-    base, sv = models["base"], models["sv-sft"]
-    marked = [("base", "black", "o"), ("sv-sft", ORANGE, "^"), ("asv-sft", ORANGE, "v"), ("adaptive-sc", GREEN, "P"),
-              *((f"ibpo-{cap}", *style) for cap, style in CAPS.items())]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
-        for axis, unit in zip(axes, ("trials", "tokens")):
-            if result["self_consistency"]:
-                value, low, high = 100 * np.array(result["self_consistency"]).T  # [k] each
-                x = np.arange(1, len(value) + 1) * base[unit][0]
-                axis.fill_between(x, low, high, color=GREY, alpha=0.2, lw=0)
-                axis.plot(x, value, "-", marker=".", color=GREY, lw=1.2, label="self-consistency, 1 to 8 samples")
-            axis.plot([row[unit][0] for row in (base, sv)], [100 * row["accuracy"][0] for row in (base, sv)], "--",
-                      color="black", lw=1, label="efficiency boundary")
-            shown = [(models[name], *look) for name, *look in marked if name in models]
-            iub = [models[f"ibpo-{cap}"] for cap in CAPS if f"ibpo-{cap}" in models]
-            axis.plot([row[unit][0] for row in iub], [100 * row["accuracy"][0] for row in iub], color=CAPS[50][0], lw=1)
-            for row, colour, marker in shown:
-                (x, x_low, x_high), (y, y_low, y_high) = row[unit], (100 * v for v in row["accuracy"])
-                axis.errorbar(x, y, xerr=reach(x, x_low, x_high), yerr=reach(y, y_low, y_high), color=colour,
-                              fmt="none", elinewidth=1.2)
-                axis.plot(x, y, marker, color=colour, ms=8, zorder=3, label=row["label"])
-            axis.set_xlabel(f"{unit} per response")
-        axes[0].set_ylabel("accuracy on the test split, %")
-        save(figure, path, axes[1], columns=5)
-
-
-def save(figure, path: Path, axis, columns: int) -> None:
-    """With one legend for all panels, that of this axis, where it covers no data."""
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=columns)
-    figure.savefig(path)
-    plt.close(figure)
+from plots import CAPS, GREEN, GREY, ORANGE, PINK, STYLE, YELLOW, plt, save
 
 
 def mean_and_range(axis, steps, runs: list, **style) -> None:
@@ -78,7 +30,7 @@ def plot_training(logs: dict, result: dict, path: Path) -> None:
             steps = [row["step"] for row in runs[0]]
             axis.axhline(cap, color="black", ls="--", lw=1, label="q₊")
             mean_and_range(axis, steps, [[row["vote_share"] for row in run] for run in runs], color=colour, lw=2,
-                           label="all responses (top-p 1)")
+                           label="all rollouts (top-p 1)")
             mean_and_range(axis, steps, [[row["accepted_vote_share"] for row in run] for run in runs], color=ORANGE,
                            lw=1.4, ls=(0, (4, 1)), label="accepted rollouts")
             shares = result["models"][f"ibpo-{cap}"]["by_seed"]["vote_share"]  # [seeds]
@@ -92,32 +44,8 @@ def plot_training(logs: dict, result: dict, path: Path) -> None:
         save(figure, path, axes[0, len(logs) // 2], columns=4)
 
 
-def plot_levels(result: dict, path: Path) -> None:
-    """Voting share, trials and accuracy by level for the three caps (Fig. 2e/f): where the budget goes."""
-    models = result["models"]
-    shown = [("base", dict(color="black", marker="o", ls=":")), ("sv-sft", dict(color=ORANGE, marker="^", ls="--")),
-             *((f"ibpo-{cap}", dict(color=colour, marker=marker, lw=2)) for cap, (colour, marker) in CAPS.items())]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 3, figsize=(12, 4))
-        for axis, key, scale, title in zip(axes, ("vote_share", "trials", "accuracy"), (100, 1, 100),
-                                           ("voting share, %", "trials per response", "accuracy, %")):
-            for name, look in shown:
-                if name not in models or (name == "base" and key != "accuracy"):
-                    continue
-                levels = list(models[name]["levels"])
-                rows = np.array([models[name]["levels"][level][key] for level in levels])  # [levels] or [levels, 3]
-                value, low, high = scale * rows.T if rows.ndim == 2 else [rows] * 3
-                axis.errorbar(levels, value, yerr=reach(value, low, high), ms=7, mec="white", mew=0.8, elinewidth=1.2,
-                              label=models[name]["label"], **look)
-            axis.set_title(title)
-            axis.set_xlabel("level of difficulty")
-            axis.set_xticks(levels)
-        axes[0].set_ylim(-3, 103)
-        save(figure, path, axes[2], columns=5)  # the base never votes: it is in this panel only
-
-
 RUNGS = {"rft": "#56b4e9", "cgpo": GREEN, "margin": ORANGE, "ibpo-50": CAPS[50][0], "random-50": GREY,
-         "grpo": "#cc79a7", "length-penalty-0.05": "#e69f00"}
+         "grpo": PINK, "length-penalty-0.05": YELLOW}
 
 
 def plot_ladder(logs: dict, result: dict, path: Path) -> None:
