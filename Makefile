@@ -35,7 +35,7 @@ $(VENV)/test.done: requirements-test.txt $(VENV)/train.done
 	$(VENV)/bin/python -m pip install -q -r requirements-test.txt
 	touch $@
 
-# for maintainers: what is committed of finished runs (weights in bf16, figures); the base has to be trained first
+# for maintainers: the weights that are committed, in bf16; the base has to be trained first
 define publish_checkpoint
 	$(VENV)/bin/python -c "import torch, llama; llama.save(llama.load('$(1)', torch.bfloat16), '$(2)')"
 	cp $(addprefix $(1)/,tokenizer.json tokenizer_config.json chat_template.jinja ibpo.json) $(2)/
@@ -46,7 +46,6 @@ publish-base: $(VENV)/train.done
 
 publish: $(VENV)/train.done
 	$(call publish_checkpoint,runs/builtin/ibpo-50,checkpoints/ibpo)
-	mkdir -p figures && cp runs/builtin/eval/*.png figures/
 
 clean:
 	rm -rf $(VENV) .pytest_cache __pycache__ */__pycache__

@@ -108,10 +108,13 @@ def summarise(records: list[Record], runs: int = 1) -> dict:
     def mean(values: np.ndarray) -> np.ndarray:
         return values.mean(axis=1)  # float[n], over the samples of a problem
 
+    def per_vote(r: Record, at=slice(None)) -> float:
+        return float(r.trials[at][r.extended[at]].mean()) if r.extended[at].any() else 0.0
+
     for r in records:
         row = {"accuracy": bootstrap(lambda a: a, mean(r.correct)), "trials": bootstrap(lambda t: t, mean(r.trials)),
                "tokens": bootstrap(lambda t: t, mean(r.tokens)), "vote_share": float(r.extended.mean()),
-               "trials_per_vote": float(r.trials[r.extended].mean()) if r.extended.any() else 0.0,
+               "trials_per_vote": per_vote(r),
                "malformed": float(r.malformed.mean()), "rule_kept": r.rule_kept, "shares": r.shares(), "levels": {}}
         if base is not None and r is not base:
             row["gain"] = bootstrap(lambda a, b: a - b, mean(r.correct), mean(base.correct))
@@ -121,7 +124,7 @@ def summarise(records: list[Record], runs: int = 1) -> dict:
                 "problems": int(at.sum()), "accuracy": interval(lambda a: a, mean(r.correct[at])),
                 "vote_share": interval(lambda v: v, mean(r.extended[at])),
                 "first_trial": interval(lambda f: f, mean(r.first[at])), "trials": float(r.trials[at].mean()),
-                "tokens": float(r.tokens[at].mean()), "shares": r.shares(at)}
+                "trials_per_vote": per_vote(r, at), "tokens": float(r.tokens[at].mean()), "shares": r.shares(at)}
         summary["models"][r.name] = row
 
     if base is not None and base.consistent.shape[1] > 1:

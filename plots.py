@@ -23,6 +23,7 @@ ORANGE, GREEN, GREY, PINK, YELLOW = "#d55e00", "#009e73", "0.45", "#cc79a7", "#e
 LOOKS = {"base": dict(color="black", marker="o", ls=":"), "sv-sft": dict(color=ORANGE, marker="^", ls="--"),
          "asv-sft": dict(color=ORANGE, marker="v", ls=":"), "adaptive-sc": dict(color=GREEN, marker="P", ls=":"),
          **{name: dict(color=colour, marker=marker, lw=2) for name, (colour, marker) in zip(IUB, CAPS.values())}}
+LOOKS["ibpo"] = LOOKS["ibpo-50"]  # the committed checkpoint
 OTHERS = [dict(color=colour, marker=marker, ls="-.") for colour, marker in (
     (GREEN, "X"), (PINK, "P"), (YELLOW, "<"), (GREY, ">"), ("#f0e442", "p"), (PINK, "h"), (GREEN, "8"))]
 STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,

@@ -318,7 +318,9 @@ def text(result: dict) -> str:
               for name, row in models.items()]
     adaptive_sc = [[NAMES[name], *map(percent, row.values())] for name, row in sorted(result["minus_adaptive"].items())]
     by_level = [[NAMES[name], *(" / ".join(f"{100 * level[key][0]:.1f}" for level in row["levels"].values())
-                         for key in ("vote_share", "first_trial", "accuracy"))] for name, row in models.items()]
+                         for key in ("vote_share", "first_trial", "accuracy")),
+                 " / ".join(f"{level['trials_per_vote']:.2f}" if row["vote_share"] else ""
+                            for level in row["levels"].values()).strip(" /")] for name, row in models.items()]
     missing = f"\n**Missing:** {'; '.join(result['missing'])}.\n" if result["missing"] else ""
     return f"""# Results
 
@@ -373,9 +375,9 @@ choose better, and the shares would be lower.
         "share of (ii), %"], attained)}
 ## Level by level
 
-All in percent, from level 1 to level 5.
+From level 1 to level 5.
 
-{table(["model", "votes", "first trial right", "accuracy"], by_level)}
+{table(["model", "votes, %", "first trial right, %", "accuracy, %", "trials per vote"], by_level)}
 ## Seed by seed
 
 {table(["model", "accuracy, %", "trials", "votes on test, %"], single)}"""

@@ -252,10 +252,13 @@ def test_tables_say_what_the_numbers_are(made):
     assert list(rows_of(markdown, "Oracles")) == ["IuB-25 %", "IuB-50 %", "IuB-75 %"]
     assert list(rows_of(markdown, "Seed by seed")) == [report.NAMES[n] for n in (*reproduce.MODELS, "adaptive-sc")]
     levels = np.tile(1 + np.arange(PROBLEMS) % 5, SEEDS)
-    right, _, votes = counted(truth, "ibpo-50").T
+    right, trials, votes = counted(truth, "ibpo-50").T
     cells = [" / ".join(f"{100 * column[levels == level].mean():.1f}" for level in range(1, 6))
              for column in (votes, right)]
-    assert rows_of(markdown, "Level by level")["IuB-50 %"][::2] == cells
+    assert rows_of(markdown, "Level by level")["IuB-50 %"][:3:2] == cells
+    per_vote = [trials[(levels == level) & (votes > 0)] for level in range(1, 6)]
+    assert rows_of(markdown, "Level by level")["IuB-50 %"][3] == " / ".join(
+        f"{column.mean() if len(column) else 0:.2f}" for column in per_vote)
     assert "Missing" not in markdown
     for figure in ("accuracy_vs_budget", "training", "by_level", "ladder_training", "voting", "time"):
         assert (folder / f"results/{figure}.png").stat().st_size > 20_000
@@ -330,6 +333,22 @@ def test_damage_is_one_clear_line(copy, damage, says):
     with pytest.raises(SystemExit) as stop:
         reproduce.main(["--report", "--seeds", str(SEEDS)])
     assert says in str(stop.value) and "\n" not in str(stop.value)
+
+
+def test_readme_quotes_the_results():
+    """A table of README that has the head of one of results.md has no rows but of that."""
+    results, rows = (ROOT / "results/results.md").read_text().splitlines(), None
+    quoted = []
+    for line in (ROOT / "README.md").read_text().splitlines():
+        if not line.startswith("|"):
+            rows = None
+        elif rows is None:
+            rows = results[results.index(line) :] if line in results else []
+            rows = rows[: rows.index("")] if rows else []
+            quoted += [line] * bool(rows)
+        elif rows:
+            assert line in rows
+    assert len(quoted) == 5  # Table 3, caps, oracles, adaptive self-consistency, levels
 
 
 def test_names_agree():
