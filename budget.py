@@ -203,7 +203,9 @@ def relax(value, cost, limit, ties=0.0):
     The basis is a list of K equations for the K prices: (-1, k) says "price k is 0", (i, j) says "prompt i is
     indifferent between its option and j". Each has an unknown, what is left of budget k or the part of prompt i that
     takes j, and a column, the change of the K costs when it grows. If no unknown is negative we are done. If one is, we
-    give its equation up, and move along the edge on which the others hold, so that k gets dearer or j worse.
+    give its equation up, and move along the edge on which the others hold, so that k gets dearer or j worse. With one
+    budget: at price 0 it is overspent; the price rises, past the points at which prompts turn to something cheaper, up
+    to the one at which it is no longer overspent; the prompt that turns there is the split one.
     """
     (K, n, m), everyone = cost.shape, np.arange(value.shape[0])
     ordered = value + ties
