@@ -206,6 +206,8 @@ def read_jsonl(path) -> list[Problem]:
         if line.strip():
             try:
                 problems.append(_record(json.loads(line)))
+            except json.JSONDecodeError:
+                raise DataError(f"{path}, line {number}: is not JSON") from None
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}, line {number}: {error}") from None
     usable = [problem for problem in problems if problem is not None]

@@ -131,6 +131,7 @@ def summarise(records: list[Record], runs: int = 1) -> dict:
         K = base.consistent.shape[1]
         majority, single = base.consistent[:, K - 1], mean(base.correct)  # float[n]
         summary["self_consistency"] = [bootstrap(lambda c: c, base.consistent[:, k]) for k in range(K)]
+        summary["mixed_self_consistency"] = [float(at_trials(base.consistent.mean(axis=0), k + 1)) for k in range(K)]
         rows = {"single samples": bootstrap(lambda a, b: a - b, majority, single)}
         for level, at in levels.items():
             rows[f"single samples, level {level}"] = within[level](lambda a, b: a - b, majority[at], single[at])

@@ -271,9 +271,13 @@ if __name__ == "__main__":
     correct = np.array([[1, 1, 1, 1], [1, 0, 1, 1]])
     extended = np.array([[0, 0, 1, 1], [0, 0, 1, 1]])
     margin = reward_margin(correct, extended)
-    ibpo, cgpo = select_ibpo(correct, extended, cap=0.5, rng=1), select_cgpo(correct, extended, rng=1)
-    print("Table 2. Each row: two regular responses, then two extended ones. One draw of each method.\n")
+    print("Table 2. Each row: two regular responses, then two extended ones. Shares are of 1,000 draws.\n")
+    rngs = range(1000)
+    taken = {"IBPO, cap 50%": np.mean([select_ibpo(correct, extended, 0.5, rng=rng).weights for rng in rngs], axis=0),
+             "CGPO, no cap": np.mean([select_cgpo(correct, extended, rng=rng).weights for rng in rngs], axis=0)}
     for i in range(2):
-        print(f"prompt {i + 1}:  correct {correct[i]}   margin of voting {margin[i]:+.1f}"
-              f"   IBPO takes {ibpo.weights[i].astype(int)}   CGPO takes {cgpo.weights[i].astype(int)}")
-    print(f"\nIBPO, cap 50%:  {ibpo}\nCGPO, no cap:   {cgpo}")
+        print(f"prompt {i + 1}:  correct {correct[i]}, margin of voting {margin[i]:+.1f}")
+        for method, weights in taken.items():
+            print(f"    {method:14} takes {' '.join(f'{share:4.0%}' for share in weights[i])}"
+                  f"   a vote in {weights[i, 2:].sum():4.0%}")
+    print(f"\nOne draw of IBPO:  {select_ibpo(correct, extended, cap=0.5, rng=1)}")

@@ -24,6 +24,7 @@ LOOKS = {"base": dict(color="black", marker="o", ls=":"), "sv-sft": dict(color=O
          "asv-sft": dict(color=ORANGE, marker="v", ls=":"), "adaptive-sc": dict(color=GREEN, marker="P", ls=":"),
          **{name: dict(color=colour, marker=marker, lw=2) for name, (colour, marker) in zip(IUB, CAPS.values())}}
 LOOKS["ibpo"] = LOOKS["ibpo-50"]  # the committed checkpoint
+LOOKS |= {f"random-{cap}": dict(color=GREY, marker=marker, mfc="white") for cap, (_, marker) in CAPS.items()}
 OTHERS = [dict(color=colour, marker=marker, ls="-.") for colour, marker in (
     (GREEN, "X"), (PINK, "P"), (YELLOW, "<"), (GREY, ">"), ("#f0e442", "p"), (PINK, "h"), (GREEN, "8"))]
 STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
@@ -59,9 +60,13 @@ def plot_budget(summary: dict, path: Path) -> None:
             if base and summary["self_consistency"]:
                 value, low, high = 100 * np.array(summary["self_consistency"]).T  # [k] each
                 x = np.arange(1, len(value) + 1) * models[base][unit][0]
-                axis.fill_between(x, low, high, color=GREY, alpha=0.2, lw=0)
-                axis.plot(x, value, marker=".", color=GREY, label=f"self-consistency, 1 to {len(value)} samples")
+                axis.errorbar(x, value, yerr=reach(value, low, high), color=GREY, marker=".", ls="",
+                              label=f"self-consistency, 1 to {len(value)} samples")
+                axis.plot(x, 100 * np.array(summary["mixed_self_consistency"]), color=GREY, lw=1,
+                          label="the best mixture of these")
             lines = [((base, sv), dict(color="black", ls="--", label="efficiency boundary"))] if base and sv else []
+            if "adaptive-sc" in models:
+                lines += [((base, "adaptive-sc"), dict(color=GREEN, ls=":"))]
             lines += [([name for name in IUB if name in models], dict(color=CAPS[50][0]))]
             for names, style in lines:
                 rows = [models[name] for name in names]

@@ -198,12 +198,13 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
             if name in ORACLE_MODELS[2:]:
                 result["minus_adaptive"][name] = over_adaptive(records[name], records["base"], records["adaptive-sc"],
                                                                len(of))
-    result |= {key: summaries[used][0][key] for key in ("problems", "self_consistency")}
+    result |= {key: summaries[used][0].get(key) for key in ("problems", "self_consistency", "mixed_self_consistency")}
 
-    pairs = {f"ibpo-{cap}": f"random-{cap}" for cap in CAPS}
-    result["minus_random"] = {name: difference(kept, seeds_of, name, other) for name, other in pairs.items()}
-    result["minus_random_at_equal_trials"] = {name: difference(kept, seeds_of, name, other, equal_trials=True)
-                                              for name, other in pairs.items()}
+    others = {f"ibpo-{cap}": (f"random-{cap}", f"ibpo-{larger}") for cap, larger in zip(CAPS, (*CAPS[1:], None))}
+    result["minus_random"] = {name: difference(kept, seeds_of, name, random) for name, (random, _) in others.items()}
+    result["minus_random_at_equal_trials"], result["minus_next_cap"] = (
+        {name: difference(kept, seeds_of, name, pair[i], equal_trials=True) for name, pair in others.items()}
+        for i in (0, 1))
     result["ladder"] = {name: difference(kept, seeds_of, name, other) for name, other, _ in LADDER if other}
 
     for name in ORACLE_MODELS[1:]:
@@ -293,18 +294,16 @@ def text(result: dict) -> str:
         return "" if name == "adaptive-sc" else "yes" if abs(100 * models[name]["vote_share"] - cap) <= 10 else "no"
 
     def against_random(name: str) -> str:
-        other = name.replace("ibpo", "random")
-        estimate = result["minus_random"][name]
-        return f"{percent(estimate)} ({models[other]['trials'][0]:.2f})" if estimate else ""
+        row, estimate = models.get(name.replace("ibpo", "random")), result["minus_random"][name]
+        return f"{percent(estimate)} ({row['trials'][0]:.2f}, {row['seeds']})" if estimate else ""
 
     boundary = {name: percent(rows["efficiency boundary"]) for name, rows in versus.items() if rows}
     paper = [[NAMES[name], *measured(name), percent(models[name].get("gain")), *PAPER.get(name, ("", "", ""))]
              for name in TABLE_3 if name in models]
-    caps = [[NAMES[name], models[name]["seeds"], *votes(name), near(name, cap),
-             f"{models[name]['trials_per_vote']:.2f}", *(percent(versus[name].get(other)) for other in (
-                 "efficiency boundary", "efficiency boundary in tokens", "self-consistency at equal trials")),
-             against_random(name), percent(result["minus_random_at_equal_trials"][name])]
-            for cap in CAPS if (name := f"ibpo-{cap}") in models]
+    caps = [[NAMES[name], models[name]["seeds"], *votes(name), *(percent(versus[name].get(other)) for other in (
+                "efficiency boundary", "efficiency boundary in tokens", "self-consistency at equal trials")),
+             against_random(name), percent(result["minus_random_at_equal_trials"][name]),
+             percent(result["minus_next_cap"][name])] for cap in CAPS if (name := f"ibpo-{cap}") in models]
     ladder = [[NAMES[name], what, *measured(name), *votes(name), near(name, 50), boundary[name],
                f"{percent(result['ladder'][name])} ({NAMES[other]})" if result["ladder"].get(name) else ""]
               for name, other, what in LADDER if name in models]
@@ -316,12 +315,13 @@ def text(result: dict) -> str:
                                   for value in row["by_seed"][key])
                        for key, scale, digits in (("accuracy", 100, 1), ("trials", 1, 2), ("vote_share", 100, 1)))]
               for name, row in models.items()]
-    adaptive_sc = [[NAMES[name], *map(percent, row.values())] for name, row in sorted(result["minus_adaptive"].items())]
+    adaptive_sc = [[NAMES[name], models[name]["seeds"], *map(percent, row.values())]
+                   for name, row in sorted(result["minus_adaptive"].items())]
     by_level = [[NAMES[name], *(" / ".join(f"{100 * level[key][0]:.1f}" for level in row["levels"].values())
                          for key in ("vote_share", "first_trial", "accuracy")),
                  " / ".join(f"{level['trials_per_vote']:.2f}" if row["vote_share"] else ""
                             for level in row["levels"].values()).strip(" /")] for name, row in models.items()]
-    missing = f"\n**Missing:** {'; '.join(result['missing'])}.\n" if result["missing"] else ""
+    missing = "".join(["\n**Missing**\n\n"] * bool(result["missing"]) + [f"* {line}\n" for line in result["missing"]])
     return f"""# Results
 
 Made by `python reproduce.py --report` from `records/`, on {result['problems'] // seeds:,} test problems per seed,
@@ -341,19 +341,20 @@ more than q₊ there. On the right are the paper's numbers, for LLaMA-3.1-8B-Ins
         "paper: trials"], paper)}
 ## Each cap against its references
 
-Differences are in accuracy, points. Random groups: the same training under the same cap, but random prompts vote. At
-equal trials: after votes of the one that spends more are cut back at random to their first trial.
+Differences are in accuracy, points. Votes accepted: the share among the accepted responses of the last ten steps.
+Self-consistency: the best mixture of k = 1 to 8. Random groups: the same training under the same cap, but random
+prompts vote. Next cap: the IuB model with the next larger cap. Equal trials: after votes of the one that spends more
+are cut back at random to their first trial.
 
-{table(["model", "seeds", "votes accepted, %", "votes on test, %", "within 10 points of q₊", "trials per vote",
-        "minus efficiency boundary", "the same in tokens", "minus self-consistency at equal trials",
-        "minus random groups (their trials)", "the same at equal trials"],
-       caps)}
+{table(["model", "seeds", "votes accepted, %", "votes on test, %", "− boundary in trials", "− boundary in tokens",
+        "− self-consistency, equal trials", "− random groups (their trials, seeds)", "− random groups, equal trials",
+        "− next cap, equal trials"], caps)}
 ## Adaptive self-consistency
 
 It needs no training: separate samples of the base until three agree, at most eight. Done on some problems, at random,
 with a single sample on the others, it spends any budget. Differences in accuracy, points:
 
-{table(["model", "minus that at equal trials", "minus that at equal tokens"], adaptive_sc)}
+{table(["model", "seeds", "− adaptive SC, equal trials", "− adaptive SC, equal tokens"], adaptive_sc)}
 ## The ladder
 
 The same prompts, samples and steps, q₊ = 50 % where a cap is heeded. Votes accepted: the share among responses with a
@@ -388,11 +389,12 @@ def report(results: Path, models: list[str], seeds: int) -> None:
     result, logs = numbers(Kept(results / "records"), models, seeds)
     (results / "results.json").write_text(json.dumps(result, indent=1) + "\n")
     (results / "results.md").write_text(text(result))
-    shown = ["base", "sv-sft", "asv-sft", "adaptive-sc", *(f"ibpo-{cap}" for cap in CAPS)]
+    shown = ["base", "sv-sft", "asv-sft", "adaptive-sc",
+             *(f"{kind}-{cap}" for kind in ("random", "ibpo") for cap in CAPS)]
     summary = {**result, "base": "base", "sv": "sv-sft",
                "models": {name: result["models"][name] for name in shown if name in result["models"]}}
     plots.plot_budget(summary, results / "accuracy_vs_budget.png")
-    del summary["models"]["adaptive-sc"], summary["models"]["asv-sft"]  # neither knows levels
+    summary["models"] = {name: row for name, row in summary["models"].items() if name in ORACLE_MODELS}
     plots.plot_levels(summary, results / "by_level.png")
     report_plots.plot_training({cap: logs.get(f"ibpo-{cap}") for cap in CAPS}, result, results / "training.png")
     report_plots.plot_ladder({name: logs[name] for name, *_ in LADDER if logs.get(name)}, result,

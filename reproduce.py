@@ -5,8 +5,8 @@
     python reproduce.py --report         # tables and figures again, from the records in results/
     python reproduce.py --smoke          # the same path in minutes, in runs/reproduce-smoke; its numbers mean nothing
 
-For each seed: SV-SFT and ASV-SFT; from ASV-SFT all of RUNS, on the same prompts, with as many samples and steps; and
-ASV-SFT with other shares of one-trial examples. Each model answers the test problems of its seed (eval/) and, for the
+For each seed: SV-SFT and ASV-SFT; from ASV-SFT all caps and methods, on the same prompts, with as many samples and
+steps; and ASV-SFT with other shares of one-trial examples. Each model answers the test problems of its seed (eval/) and, for the
 oracles and Fig. 5, the first 400 of them 16 times (oracle/, five models).
 
 A job is one model: train it, let it answer, keep what the report needs. --jobs of them run side by side, each in a
@@ -175,7 +175,7 @@ def main(argv=None) -> None:
                         help="models at a time (default: one per core, fastest); 1: in this process, on all cores")
     parser.add_argument("--only", choices=list(JOBS), metavar="NAME",
                         help=f"this model and no report: {', '.join(JOBS)}; see --seed")
-    parser.add_argument("--seed", type=int, default=0, help="with --only: of this seed (default 0)")
+    parser.add_argument("--seed", type=int, help="with --only: of this seed (default 0)")
     parser.add_argument("--report", action="store_true", help="do not train: only the tables and figures")
     parser.add_argument("--smoke", action="store_true", help="see that everything works")
     args = parser.parse_args(argv)
@@ -189,8 +189,12 @@ def main(argv=None) -> None:
     try:
         if args.seeds < 1 or args.jobs < 1:
             raise UserError("--seeds and --jobs must be at least 1")
+        if args.seed is not None and not args.only:
+            raise UserError("--seed goes with --only NAME; how many seeds is --seeds")
+        if args.report and args.only:
+            raise UserError("--only trains a model and makes no report: not with --report")
         if args.only:
-            return run_job(args.only, *of(args.seed))
+            return run_job(args.only, *of(args.seed or 0))
         todo = [] if args.report else [(seed, name) for seed in range(args.seeds) for name in unfinished(*of(seed))]
         failed = 0
         if args.jobs == 1:

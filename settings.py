@@ -143,7 +143,7 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
     """Settings and the stage to run from the command line; a wrong value gives one clear line."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      usage="python train.py [preset] [--stage STAGE] [--setting VALUE ...]; --help")
-    parser.add_argument("preset", nargs="?", default="builtin", choices=list(PRESETS), help="a set of defaults")
+    parser.add_argument("preset", nargs="?", default="builtin", help=f"a set of defaults: {', '.join(PRESETS)}")
     parser.add_argument("--smoke", action="store_true", help="the same as the preset smoke")
     parser.add_argument("--stage", default="all", choices=["all", *CONDITION],
                         help="run this stage and those it needs (default: all but base, then the evaluation)")
@@ -155,16 +155,17 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
         else:
             parser.add_argument(flag, type=f.type, help=text, metavar=f.type.__name__.upper())
     args = vars(parser.parse_args(argv))
-    if args["smoke"] and args["preset"] not in ("builtin", "smoke"):
-        parser.exit(2, f"train.py: error: --smoke is a preset itself; not with {args['preset']}\n")
-    preset = "smoke" if args.pop("smoke") else args["preset"]
-    given = {f.name: args[f.name] for f in fields(Settings) if args[f.name] is not None}
-    settings = Settings(**{**PRESETS[preset], **given})
 
     def need(condition: bool, message: str) -> None:
         if not condition:
             parser.exit(2, f"train.py: error: {message}\n")
 
+    need(args["preset"] in PRESETS, f"there is no preset {args['preset']!r}; one of {', '.join(PRESETS)}")
+    need(not args["smoke"] or args["preset"] in ("builtin", "smoke"),
+         "--smoke is a preset itself; no other one with it")
+    preset = "smoke" if args.pop("smoke") else args["preset"]
+    given = {f.name: args[f.name] for f in fields(Settings) if args[f.name] is not None}
+    settings = Settings(**{**PRESETS[preset], **given})
     try:
         caps = settings.caps
         caps_are_right = (set(caps) <= {"vote", "short", "tokens", "expected-tokens"}

@@ -3,7 +3,7 @@
     python train.py                              # built-in world, 2 CPU cores: SV-SFT, ASV-SFT, IBPO at q+ = 0.5, eval
     python train.py smoke                        # the same path in under a minute, to see that everything works
     python train.py --budget vote=0.25           # another cap (the stages before it are reused)
-    python train.py --budget tokens=90           # a cap on the average length of accepted responses instead
+    python train.py --budget expected-tokens=93  # a cap on the accepted responses' tokens instead (tokens=N leaks)
     python train.py --sft-short 2500 --sft-votes 2500 --sft-regular 2500 --budget short=0.3,vote=0.3 --out runs/modes
                                                  # three modes, a cap on each kind of vote
     python train.py --stage ibpo --method random # a control: same cap, random prompts vote (or cgpo, rft, grpo, ...)
@@ -100,7 +100,7 @@ def kl_estimate(rollout: Rollout, reference: llama.Llama, settings: Settings) ->
 
 def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
            seed: int) -> tuple[ibpo.Selection, np.ndarray]:
-    """Whom to learn from, one program for the whole step, Eq. (8) for the method ibpo; and with which weights[n, m].
+    """The responses accepted in a step, by one program, Eq. (8) for the method ibpo; and weights[n, m] to learn with.
 
     The policy gradients of baselines.py select nobody: they weigh all responses, some negatively.
     """

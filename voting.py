@@ -68,7 +68,9 @@ def encode_prompt(tokenizer, question: str, condition: str) -> list[int]:
     text = tokenizer.apply_chat_template(messages(question, condition), tokenize=False, add_generation_prompt=True)
     ids = tokenizer(text, add_special_tokens=False).input_ids
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
-        raise PromptError(f"this model's tokenizer has no tokens for all of {question!r}")
+        known = tokenizer.unk_token_id not in tokenizer(PROMPTS[condition], add_special_tokens=False).input_ids
+        raise PromptError(f"this model's tokenizer has no tokens for all of {question!r}" if known else
+                          f"this model's tokenizer has no tokens for the prompt {condition!r}; it never learned it")
     return ids
 
 

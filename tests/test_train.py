@@ -277,6 +277,7 @@ def test_record_counts_positive_weights_as_accepted(method):
     ("--method cgpo --budget vote=0.3", "no budget"),
     ("--start DIR --stage asv-sft", "--start"),
     ("llama --smoke", "--smoke"),
+    ("nonsense", "builtin, smoke, llama"),
     ("--sampling-dtype fp16", "auto, fp32 or bf16"),
     ("--sampling-dtype bf16 --kl-max 10", "--dtype of training"),
     ("--sampling-dtype bf16 --method grpo", "--dtype of training"),
