@@ -63,7 +63,7 @@ def plot_budget(summary: dict, path: Path) -> None:
                 axis.errorbar(x, value, yerr=reach(value, low, high), color=GREY, marker=".", ls="",
                               label=f"self-consistency, 1 to {len(value)} samples")
                 axis.plot(x, 100 * np.array(summary["mixed_self_consistency"]), color=GREY, lw=1,
-                          label="the best mixture of these")
+                          label="self-consistency, the best mixture")
             lines = [((base, sv), dict(color="black", ls="--", label="efficiency boundary"))] if base and sv else []
             if "adaptive-sc" in models:
                 lines += [((base, "adaptive-sc"), dict(color=GREEN, ls=":"))]

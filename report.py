@@ -56,6 +56,12 @@ LADDER = [  # name, the rung it is compared with, what is different from that
     ("grpo", "ibpo-50", "policy gradient, group-normalised; length is free"),
     ("adaptive-sc", "ibpo-50", "no training: separate base samples until three agree, at most eight")]
 
+FIGURES = {
+    "accuracy_vs_budget": "Accuracy against budget (Fig. 2a/b)", "training": "Voting share over training (Fig. 2c/d)",
+    "by_level": "Where the budget goes (Fig. 2e/f)", "ladder_training": "The rungs of the ladder over training (Fig. 7)",
+    "voting": "Sequential and majority voting, per response and per token (Fig. 5)",
+    "time": "Where the time of a step goes (Fig. 10)"}
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Records of all seeds
 
@@ -388,7 +394,6 @@ def report(results: Path, models: list[str], seeds: int) -> None:
     """results.json, results.md and the figures. models, seeds: what there should be, to say what is missing."""
     result, logs = numbers(Kept(results / "records"), models, seeds)
     (results / "results.json").write_text(json.dumps(result, indent=1) + "\n")
-    (results / "results.md").write_text(text(result))
     shown = ["base", "sv-sft", "asv-sft", "adaptive-sc",
              *(f"{kind}-{cap}" for kind in ("random", "ibpo") for cap in CAPS)]
     summary = {**result, "base": "base", "sv": "sv-sft",
@@ -401,5 +406,8 @@ def report(results: Path, models: list[str], seeds: int) -> None:
                              results / "ladder_training.png")
     report_plots.plot_voting(result.get("voting"), results / "voting.png")
     report_plots.plot_time(logs.get("ibpo-50"), results / "time.png")
+    figures = [f"{title}:\n\n![{title}]({name}.png)\n" for name, title in FIGURES.items()
+               if (results / f"{name}.png").exists()]
+    (results / "results.md").write_text("\n".join([text(result), "## Figures\n", *figures]))
     print(f"{results}/results.md: seeds {', '.join(map(str, result['seeds']))}"
           + "".join(f"\n    missing: {line}" for line in result["missing"]))
