@@ -6,8 +6,8 @@
     python reproduce.py --smoke          # the same path in minutes, in runs/reproduce-smoke; its numbers mean nothing
 
 For each seed: SV-SFT and ASV-SFT; from ASV-SFT all caps and methods, on the same prompts, with as many samples and
-steps; and ASV-SFT with other shares of one-trial examples. Each model answers the test problems of its seed (eval/) and, for the
-oracles and Fig. 5, the first 400 of them 16 times (oracle/, five models).
+steps; and ASV-SFT with other shares of one-trial examples. Each model answers the test problems of its seed (eval/)
+and, for the oracles and Fig. 5, the first 400 of them 16 times (oracle/, five models).
 
 A job is one model: train it, let it answer, keep what the report needs. --jobs of them run side by side, each in a
 process of its own with its share of the cores, what it prints in runs/reproduce/seed-N/NAME.txt. By hand it is
@@ -36,7 +36,7 @@ import eval as evaluation
 import llama
 import report
 from records import read_record
-from report import ALPHAS, CAPS, ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES, PRICES
+from report_text import ALPHAS, CAPS, ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES, PRICES
 from settings import PRESETS, Settings, UserError
 from sft import train_sft
 from train import stage_name, train_rl

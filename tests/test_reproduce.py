@@ -16,6 +16,7 @@ import pytest
 import eval as evaluation
 import learn
 import report
+import report_text
 import reproduce
 import settings
 import sft
@@ -55,7 +56,7 @@ def write_runs(runs: Path, problems=PROBLEMS, oracle_problems=ORACLE_PROBLEMS, s
     truth = {}
     for seed in range(seeds):
         for kind, models, n in (("eval", reproduce.MODELS, problems),
-                                ("oracle", report.ORACLE_MODELS, oracle_problems)):
+                                ("oracle", report_text.ORACLE_MODELS, oracle_problems)):
             for name in models:
                 rng = random.Random(f"{kind} {seed} {name}")
                 condition = {"base": "scot", "base-greedy": "scot", "sv-sft": "sv"}.get(name, "asv")
@@ -153,10 +154,10 @@ def test_every_model_is_counted_right(made):
 def test_differences_are_counted_right(made):
     _, truth, result = made
     mean = {name: counted(truth, name).mean(axis=0) for name in reproduce.MODELS}
-    for name, other, _ in report.LADDER[1:-1]:
+    for name, other, _ in report_text.LADDER[1:-1]:
         assert result["ladder"][name][0] == pytest.approx(mean[name][0] - mean[other][0])
     (base, *_), (sv, sv_trials, _) = mean["base"], mean["sv-sft"]
-    for cap in report.CAPS:
+    for cap in report_text.CAPS:
         right, trials, _ = mean[f"ibpo-{cap}"]
         line = np.interp(trials, [1, sv_trials], [base, sv])
         assert result["comparisons"][f"ibpo-{cap}"]["efficiency boundary"][0] == pytest.approx(right - line)
@@ -193,7 +194,7 @@ def test_adaptive_self_consistency_is_counted_right(made):
     row = result["models"]["adaptive-sc"]
     assert (row["accuracy"][0], row["trials"][0]) == pytest.approx((right, trials))
     assert row["tokens"][0] == pytest.approx(24 * trials, abs=1.5)  # 20 to 28 each
-    for cap in report.CAPS:
+    for cap in report_text.CAPS:
         own, own_trials, _ = counted(truth, f"ibpo-{cap}").mean(axis=0)
         mixed = np.interp(own_trials, [1, trials], [counted(truth, "base")[:, 0].mean(), right])
         assert result["minus_adaptive"][f"ibpo-{cap}"]["trials"][0] == pytest.approx(own - mixed)
@@ -205,13 +206,13 @@ def test_oracles_are_counted_right(made, kind):
     """One problem after the other, the best ratio of gain to trials first; no two ratios that matter tie here."""
     _, truth, result = made
     samples = {name: np.array([[outcome(given) for given in row] for seed in range(SEEDS)
-                               for row in truth["oracle", seed, name]], float) for name in report.ORACLE_MODELS}
+                               for row in truth["oracle", seed, name]], float) for name in report_text.ORACLE_MODELS}
     first = np.array([[given[0] == "7" for given in row] for seed in range(SEEDS)
                       for row in truth["oracle", seed, "base" if kind == "blind" else "sv-sft"]], float)
     vote, trials = samples["sv-sft"][:, :, 0], samples["sv-sft"][:, :, 1]
     if kind == "seeing":
         vote, trials = np.maximum(vote, first), np.where(first, 1, trials)
-    for name in report.ORACLE_MODELS[2:]:
+    for name in report_text.ORACLE_MODELS[2:]:
         budget, right = samples[name][:, :, 1].mean(), 0
         for mine, other in ((0, 1), (1, 0)):
             gain = (vote - first)[:, mine::2].mean(axis=1)
@@ -240,21 +241,21 @@ def test_tables_say_what_the_numbers_are(made):
     assert table_3["IuB-25 %, best"][-3:] == ["", "", ""]
     assert table_3["IuB-25 %"][-3:] == ["54.2", "2.94", "2.24"] and "another model and other data" in markdown
     for name, row in table_3.items():
-        right, trials, _ = counted(truth, {text: key for key, text in report.NAMES.items()}[name]).mean(axis=0)
+        right, trials, _ = counted(truth, {text: key for key, text in report_text.NAMES.items()}[name]).mean(axis=0)
         assert row[0] == "2" and row[1].startswith(f"{100 * right:.1f} [") and row[2].startswith(f"{trials:.2f} [")
     caps = rows_of(markdown, "Each cap against its references")
-    for cap in report.CAPS:
+    for cap in report_text.CAPS:
         votes = 100 * counted(truth, f"ibpo-{cap}")[:, 2].mean()
         row = caps[f"IuB-{cap} %"]
         assert row[2] == f"{votes:.1f}" and cap - 2 <= float(row[1]) <= cap
         assert row[6].endswith(f"({counted(truth, f'random-{cap}')[:, 1].mean():.2f}, 2)")
     assert caps["IuB-75 %"][-1] == "" and caps["IuB-50 %"][-1].endswith("]")
     ladder = rows_of(markdown, "The ladder")
-    assert list(ladder) == [report.NAMES[name] for name, *_ in report.LADDER]
+    assert list(ladder) == [report_text.NAMES[name] for name, *_ in report_text.LADDER]
     assert ladder["margin, no cap"][-1].endswith("(CGPO)") and ladder["ASV-SFT"][-1] == ""
     assert list(rows_of(markdown, "Adaptive self-consistency")) == ["IuB-25 %", "IuB-50 %", "IuB-75 %"]
     assert list(rows_of(markdown, "Oracles")) == ["IuB-25 %", "IuB-50 %", "IuB-75 %"]
-    assert list(rows_of(markdown, "Seed by seed")) == [report.NAMES[n] for n in (*reproduce.MODELS, "adaptive-sc")]
+    assert list(rows_of(markdown, "Seed by seed")) == [report_text.NAMES[n] for n in (*reproduce.MODELS, "adaptive-sc")]
     levels = np.tile(1 + np.arange(PROBLEMS) % 5, SEEDS)
     right, trials, votes = counted(truth, "ibpo-50").T
     cells = [" / ".join(f"{100 * column[levels == level].mean():.1f}" for level in range(1, 6))
@@ -357,12 +358,12 @@ def test_readme_quotes_the_results():
 
 def test_names_agree():
     """The models that are trained, those in the tables, and those in the figures."""
-    assert {name for name, *_ in report.LADDER} - {"adaptive-sc"} <= set(reproduce.MODELS)
-    assert {*report.PAPER, *report.TABLE_3, *report.ORACLE_MODELS} <= set(reproduce.MODELS)
-    assert set(report.NAMES) == {*reproduce.MODELS, "adaptive-sc"}
-    assert len(set(report.NAMES.values())) == len(report.NAMES)
+    assert {name for name, *_ in report_text.LADDER} - {"adaptive-sc"} <= set(reproduce.MODELS)
+    assert {*report_text.PAPER, *report_text.TABLE_3, *report_text.ORACLE_MODELS} <= set(reproduce.MODELS)
+    assert set(report_text.NAMES) == {*reproduce.MODELS, "adaptive-sc"}
+    assert len(set(report_text.NAMES.values())) == len(report_text.NAMES)
     assert len(set(reproduce.MODELS)) == len(reproduce.MODELS) == 18 + 3 + 3  # other alphas, best checkpoints
-    assert [name for name, *_ in report.LADDER if name.startswith("length")] == [
+    assert [name for name, *_ in report_text.LADDER if name.startswith("length")] == [
         name for name in reproduce.MODELS if name.startswith("length")]
 
 

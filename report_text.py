@@ -1,0 +1,158 @@
+"""The tables of `python reproduce.py`: results.md from report.py's numbers, with the paper's beside ours; what the models
+are called in them and in figures, and the rungs of the ladder.
+
+    python reproduce.py --report
+"""
+
+import plots
+
+CAPS = tuple(plots.CAPS)  # q+, %
+ALPHAS = (0.25, 0.5, 2)  # ASV-SFT-alpha, beside 1
+PRICES = (0.02, 0.05, 0.1)  # of length, in reward per one-trial response
+ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES = ["base", "sv-sft", *(f"ibpo-{cap}" for cap in CAPS)], 400, 16
+
+TABLE_3 = {"base": "base", "base-greedy": "base, greedy", "sv-sft": "SV-SFT", "asv-sft": "ASV-SFT",
+           **{f"asv-sft-{alpha:g}": f"ASV-SFT-{alpha:g}" for alpha in ALPHAS},
+           **{f"ibpo-{cap}{best}": f"IuB-{cap} %{', best' * bool(best)}" for cap in CAPS for best in ("", "-best")}}
+NAMES = {**TABLE_3, "rft": "RFT", "cgpo": "CGPO", "margin": "margin, no cap", "listing-50": "SciPy listing",
+         **{f"random-{cap}": f"random groups, {cap} %" for cap in CAPS}, "grpo": "GRPO",
+         **{f"length-penalty-{price}": f"length penalty {price}" for price in PRICES}, "adaptive-sc": "adaptive SC"}
+PAPER = {  # Table 3: pass@1, gain, trials per response; the first one is derived from the others
+    "base": ("51.26", "", "1"), "sv-sft": ("56.8", "5.54", "5.67"), "asv-sft": ("55.6", "4.34", "5.74"),
+    "ibpo-25": ("54.2", "2.94", "2.24"), "ibpo-50": ("55.4", "4.14", "2.16"), "ibpo-75": ("57.0", "5.74", "4.32")}
+LADDER = [  # name, the rung it is compared with, what is different from that
+    ("asv-sft", None, "where all of them start"),
+    ("rft", "asv-sft", "learns from all correct responses"),
+    ("cgpo", "rft", "from one correct response per prompt"),
+    ("margin", "cgpo", "from the kind with the larger pass rate; no cap"),
+    ("ibpo-50", "margin", "at most half of the accepted responses vote"),
+    ("random-50", "ibpo-50", "the same cap, but random prompts vote"),
+    ("listing-50", "ibpo-50", "the paper's SciPy listing as it behaves (D1-D5)"),
+    *((f"length-penalty-{price}", "ibpo-50", f"policy gradient; length costs {price} per trial") for price in PRICES),
+    ("grpo", "ibpo-50", "policy gradient, group-normalised; length is free"),
+    ("adaptive-sc", "ibpo-50", "no training: separate base samples until three agree, at most eight")]
+
+FIGURES = {
+    "accuracy_vs_budget": "Accuracy against budget (Fig. 2a/b)", "training": "Voting share over training (Fig. 2c/d)",
+    "by_level": "Where the budget goes (Fig. 2e/f)", "ladder_training": "The rungs of the ladder over training",
+    "voting": "Sequential and majority voting, per response and per token (Fig. 5)",
+    "time": "Where the time of a step goes (Fig. 10)"}
+
+
+def table(head: list[str], rows: list[list]) -> str:
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [head, ["---"] * len(head), *rows]) + "\n"
+
+
+def percent(estimate) -> str:
+    return "" if estimate is None else "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * x for x in estimate))
+
+
+def number(estimate, digits: int) -> str:
+    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*estimate, d=digits)
+
+
+def text(result: dict) -> str:
+    """results.md."""
+    models, versus, seeds = result["models"], result["comparisons"], len(result["seeds"])
+
+    def measured(name: str) -> list[str]:
+        row = models[name]
+        return [row["seeds"], percent(row["accuracy"]), number(row["trials"], 2), number(row["tokens"], 1)]
+
+    def votes(name: str) -> list[str]:  # among the accepted and on the test split
+        row = models[name]
+        return [f"{100 * row['accepted_vote_share']:.1f}" if "accepted_vote_share" in row else "",
+                f"{100 * row['vote_share']:.1f}" if name != "adaptive-sc" else ""]
+
+    def near(name: str, cap: float) -> str:
+        return "" if name == "adaptive-sc" else "yes" if abs(100 * models[name]["vote_share"] - cap) <= 10 else "no"
+
+    def against_random(name: str) -> str:
+        row, estimate = models.get(name.replace("ibpo", "random")), result["minus_random"][name]
+        return f"{percent(estimate)} ({row['trials'][0]:.2f}, {row['seeds']})" if estimate else ""
+
+    boundary = {name: percent(rows["efficiency boundary"]) for name, rows in versus.items() if rows}
+    paper = [[NAMES[name], *measured(name), percent(models[name].get("gain")), *PAPER.get(name, ("", "", ""))]
+             for name in TABLE_3 if name in models]
+    caps = [[NAMES[name], models[name]["seeds"], *votes(name), *(percent(versus[name].get(other)) for other in (
+                "efficiency boundary", "efficiency boundary in tokens", "self-consistency at equal trials")),
+             against_random(name), percent(result["minus_random_at_equal_trials"][name]),
+             percent(result["minus_next_cap"][name])] for cap in CAPS if (name := f"ibpo-{cap}") in models]
+    ladder = [[NAMES[name], what, *measured(name), *votes(name), near(name, 50), boundary[name],
+               f"{percent(result['ladder'][name])} ({NAMES[other]})" if result["ladder"].get(name) else ""]
+              for name, other, what in LADDER if name in models]
+    attained = [[NAMES[name], row["seeds"], f"{row['trials']:.2f}", percent(row["gain"]),
+                 *(cell for kind in ("blind", "seeing") for cell in (
+                     f"{row[kind]['trials']:.2f}", percent(row[kind]["gain"]), percent(row[kind]["share"])))]
+                for name, row in result["oracles"].items()]
+    single = [[NAMES[name], *(" / ".join("–" if value is None else f"{scale * value:.{digits}f}"
+                                  for value in row["by_seed"][key])
+                       for key, scale, digits in (("accuracy", 100, 1), ("trials", 1, 2), ("vote_share", 100, 1)))]
+              for name, row in models.items()]
+    adaptive_sc = [[NAMES[name], models[name]["seeds"], *map(percent, row.values())]
+                   for name, row in sorted(result["minus_adaptive"].items())]
+    by_level = [[NAMES[name], *(" / ".join(f"{100 * level[key][0]:.1f}" for level in row["levels"].values())
+                         for key in ("vote_share", "first_trial", "accuracy")),
+                 " / ".join(f"{level['trials_per_vote']:.2f}" if row["vote_share"] else ""
+                            for level in row["levels"].values()).strip(" /")] for name, row in models.items()]
+    missing = "".join(["\n**Missing**\n\n"] * bool(result["missing"]) + [f"* {line}\n" for line in result["missing"]])
+    return f"""# Results
+
+Made by `python reproduce.py --report` from `records/`, on {result['problems'] // seeds:,} test problems per seed,
+with the last checkpoints. A row is the mean over those of the {seeds} seeds that have its model (column "seeds"), a
+difference over those that have both. In brackets are 95 % intervals over seeds and problems: a bootstrap that draws
+seeds, and for every draw problems of that seed (of one seed: over problems alone); differences are paired. How, and
+what they leave out: `report.py`.
+{missing}
+## Table 3
+
+ASV-SFT-α has α times as many one-trial examples; the IuB models start from α = 1. "Best": not the last checkpoint but
+the one with the highest accuracy on 1,000 validation problems, of those at every tenth step that vote at most 5 points
+more than q₊ there. On the right are the paper's numbers, for LLaMA-3.1-8B-Instruct on MATH500:
+**another model and other data**. Compare the order of the rows, not the numbers.
+
+{table(["model", "seeds", "pass@1, %", "trials", "tokens", "gain, points", "paper: pass@1", "paper: gain",
+        "paper: trials"], paper)}
+## Each cap against its references
+
+Differences are in accuracy, points. Votes accepted: the share among the accepted responses of the last ten steps.
+Self-consistency: the best mixture of k = 1 to 8. Random groups: the same training under the same cap, but random
+prompts vote. Next cap: the IuB model with the next larger cap. Equal trials: after votes of the one that spends more
+are cut back at random to their first trial.
+
+{table(["model", "seeds", "votes accepted, %", "votes on test, %", "− boundary in trials", "− boundary in tokens",
+        "− self-consistency, equal trials", "− random groups (their trials, seeds)", "− random groups, equal trials",
+        "− next cap, equal trials"], caps)}
+## Adaptive self-consistency
+
+It needs no training: separate samples of the base until three agree, at most eight. Done on some problems, at random,
+with a single sample on the others, it spends any budget. Differences in accuracy, points:
+
+{table(["model", "seeds", "− adaptive SC, equal trials", "− adaptive SC, equal tokens"], adaptive_sc)}
+## The ladder
+
+The same prompts, samples and steps, q₊ = 50 % where a cap is heeded. Votes accepted: the share among responses with a
+positive weight, last ten steps. The last column is what a rung adds in accuracy to the one in brackets; look at the
+trials, too, or at the height above the efficiency boundary.
+
+{table(["rung", "what it does", "seeds", "accuracy, %", "trials", "tokens", "votes accepted, %", "votes on test, %",
+        "within 10 points of 50 %", "minus efficiency boundary", "minus"], ladder)}
+## Oracles
+
+The share of the attainable that is attained. A clairvoyant has as many trials as the IuB model, single trials of the
+base and votes of SV-SFT, and knows (i) each problem's pass rates and trials, (ii) also whether the first trial is
+right. It learns that from half of the samples and is scored on the others, and the other way round ({ORACLE_PROBLEMS}
+problems per seed at most, {ORACLE_SAMPLES} responses of each model to each). Scored trials may differ a little from the
+budget, and are fewer where more would not help. Eight samples tell pass rates only roughly: who knew them exactly would
+choose better, and the shares would be lower.
+
+{table(["model", "seeds", "trials", "gain", "(i) trials", "(i) gain", "share of (i), %", "(ii) trials", "(ii) gain",
+        "share of (ii), %"], attained)}
+## Level by level
+
+From level 1 to level 5.
+
+{table(["model", "votes, %", "first trial right, %", "accuracy, %", "trials per vote"], by_level)}
+## Seed by seed
+
+{table(["model", "accuracy, %", "trials", "votes on test, %"], single)}"""
