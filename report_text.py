@@ -1,5 +1,5 @@
-"""The tables of `python reproduce.py`: results.md from report.py's numbers, with the paper's beside ours; what the models
-are called in them and in figures, and the rungs of the ladder.
+"""The tables of `python reproduce.py`: results.md from report.py's numbers, with the paper's beside ours; what the
+models are called in them and in figures, and the rungs of the ladder.
 
     python reproduce.py --report
 """
