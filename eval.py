@@ -63,6 +63,16 @@ def on_boundary(trials, base, sv, sv_trials):
     return base + (trials - 1) / (sv_trials - 1) * (sv - base)
 
 
+def over_line(bootstrap: Bootstrap, r: Record, base: Record, end: Record, unit: str) -> tuple[float, float, float]:
+    """Accuracy of r minus that of the straight line from base to `end` at equal cost, in "trials" or "tokens".
+
+    The line is what base and `end` attain, each on a random part of the problems. A base sample is the unit of cost.
+    """
+    accuracy, cost = ([getattr(each, name).mean(axis=1) for each in (r, base, end)] for name in ("correct", unit))
+    return bootstrap(lambda a, b, e, a_cost, b_cost, e_cost: a - on_boundary(a_cost / b_cost, b, e, e_cost / b_cost),
+                     *accuracy, *cost)
+
+
 def at_trials(curve, trials):
     """The most that self-consistency attains with a mean number of trials: curve[k-1] is the accuracy of k samples.
 
@@ -144,12 +154,8 @@ def summarise(records: list[Record], runs: int = 1) -> dict:
         own = [mean(r.correct), mean(r.trials)]
         rows = {}
         if base is not None and sv is not None:
-            rows["efficiency boundary"] = bootstrap(
-                lambda a, t, b, s, st: a - on_boundary(t, b, s, st),
-                *own, mean(base.correct), mean(sv.correct), mean(sv.trials))
-            rows["efficiency boundary in tokens"] = bootstrap(  # a base sample is the unit
-                lambda a, t, b, s, st, u: a - on_boundary(t / u, b, s, st / u), own[0], mean(r.tokens),
-                mean(base.correct), mean(sv.correct), mean(sv.tokens), mean(base.tokens))
+            rows["efficiency boundary"] = over_line(bootstrap, r, base, sv, "trials")
+            rows["efficiency boundary in tokens"] = over_line(bootstrap, r, base, sv, "tokens")
         if summary["self_consistency"] is not None:
             for unit in ("trials", "tokens"):  # a base sample is the unit
                 spent, each = mean(getattr(r, unit)), mean(getattr(base, unit))

@@ -171,8 +171,10 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
                                       **seed_by_seed(records[name], logs[name], of, used)}
             result["comparisons"][name] = summary["comparisons"].get(name)
             if name in ORACLE_MODELS[2:]:
-                result["minus_adaptive"][name] = over_adaptive(records[name], records["base"], records["adaptive-sc"],
-                                                               len(of))
+                bootstrap = evaluation.Bootstrap(summary["problems"], runs=len(of))
+                result["minus_adaptive"][name] = {unit: evaluation.over_line(
+                    bootstrap, records[name], records["base"], records["adaptive-sc"], unit)
+                    for unit in ("trials", "tokens")}
     result |= {key: summaries[used][0].get(key) for key in ("problems", "self_consistency", "mixed_self_consistency")}
 
     others = {f"ibpo-{cap}": (f"random-{cap}", f"ibpo-{larger}") for cap, larger in zip(CAPS, (*CAPS[1:], None))}
@@ -211,18 +213,6 @@ def difference(kept: Kept, seeds_of: dict, name: str, other: str, equal_trials: 
                                                - evaluation.thinned(trials, b, b_first, b_trials))
 
     return evaluation.Bootstrap(len(columns[0]), runs=len(of))(minus, *columns)
-
-
-def over_adaptive(record: Record, base: Record, adaptive_sc: Record, seeds: int) -> dict:
-    """Accuracy minus that of the base with adaptive self-consistency on some problems, at random, at equal cost."""
-    bootstrap = evaluation.Bootstrap(len(base.levels), runs=seeds)
-    accuracy = [r.correct.mean(axis=1) for r in (record, base, adaptive_sc)]
-
-    def minus(a, b, s, a_cost, b_cost, s_cost):  # a single sample is the unit of cost
-        return a - evaluation.on_boundary(a_cost / b_cost, b, s, s_cost / b_cost)
-
-    return {unit: bootstrap(minus, *accuracy, *(getattr(r, unit).mean(axis=1) for r in (record, base, adaptive_sc)))
-            for unit in ("trials", "tokens")}
 
 
 def seed_by_seed(record: Record, logs: list[list[dict]], of: tuple[int, ...], used: tuple[int, ...]) -> dict:
