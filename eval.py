@@ -91,6 +91,19 @@ def thinned(trials, right, first, own_trials):
     return keep * right + (1 - keep) * first
 
 
+def over_model(bootstrap: Bootstrap, r: Record, other: Record, equal_trials: bool = False):
+    """Accuracy of r minus that of another model, with its interval.
+
+    equal_trials: after votes of the one that spends more are cut back, as in `thinned`.
+    """
+    def minus(a, a_first, a_trials, b, b_first, b_trials):
+        trials = np.minimum(a_trials, b_trials)
+        return thinned(trials, a, a_first, a_trials) - thinned(trials, b, b_first, b_trials) if equal_trials else a - b
+
+    return bootstrap(minus, *(getattr(each, key).mean(axis=1)  # float[n]
+                              for each in (r, other) for key in ("correct", "first", "trials")))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Table and comparisons
 
@@ -151,7 +164,6 @@ def summarise(records: list[Record], runs: int = 1) -> dict:
     for r in records:
         if r.condition not in ADAPTIVE:
             continue
-        own = [mean(r.correct), mean(r.trials)]
         rows = {}
         if base is not None and sv is not None:
             rows["efficiency boundary"] = over_line(bootstrap, r, base, sv, "trials")
@@ -161,18 +173,15 @@ def summarise(records: list[Record], runs: int = 1) -> dict:
                 spent, each = mean(getattr(r, unit)), mean(getattr(base, unit))
                 if spent.mean() / each.mean() <= base.consistent.shape[1]:
                     rows[f"self-consistency at equal {unit}"] = bootstrap(
-                        lambda a, t, c, u: a - at_trials(c, t / u), own[0], spent, base.consistent, each)
+                        lambda a, t, c, u: a - at_trials(c, t / u), mean(r.correct), spent, base.consistent, each)
                     rows[f"factor at equal {unit}"] = bootstrap(
                         lambda a, t, c, u, b: (a - b) / np.maximum(at_trials(c, t / u) - c[0], 1e-9),
-                        own[0], spent, base.consistent, each, mean(base.correct))
+                        mean(r.correct), spent, base.consistent, each, mean(base.correct))
         for other in records:
             if other.condition in ADAPTIVE and other is not r:
-                theirs = mean(other.correct)
-                rows[f"{other.name} ({other.trials.mean():.2f} trials)"] = bootstrap(lambda a, o: a - o, own[0], theirs)
+                rows[f"{other.name} ({other.trials.mean():.2f} trials)"] = over_model(bootstrap, r, other)
                 if other.trials.mean() > r.trials.mean():
-                    rows[f"{other.name}, thinned to equal trials"] = bootstrap(
-                        lambda a, t, o, f, ot: a - thinned(t, o, f, ot),
-                        *own, theirs, mean(other.first), mean(other.trials))
+                    rows[f"{other.name}, thinned to equal trials"] = over_model(bootstrap, r, other, equal_trials=True)
         summary["comparisons"][r.name] = rows
     return summary
 

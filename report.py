@@ -14,6 +14,7 @@ how many. results.md says what is missing.
     python reproduce.py --report
 """
 
+import functools
 import gzip
 import json
 import zipfile
@@ -51,6 +52,7 @@ class Kept:
     def __init__(self, folder: Path):
         found = {int(path.name[5:]): path for path in folder.glob("seed-*")}
         self.seeds = {seed: found[seed] for seed in sorted(found)}  # number -> folder
+        self.load = functools.cache(load)  # the base is compared with every model
 
     def having(self, kind: str, names: list[str]) -> tuple[int, ...]:
         """The seeds that have all of these models."""
@@ -61,7 +63,7 @@ class Kept:
         """Each model's records as one: the problems of one seed after those of the other."""
         found = {}
         for name in names:
-            parts = [load(self.seeds[seed] / kind / f"{name}.npz") for seed in seeds]
+            parts = [self.load(self.seeds[seed] / kind / f"{name}.npz") for seed in seeds]
             arrays = {key: np.concatenate([getattr(part, key) for part in parts])  # [seeds * n, ...]
                       for key, value in vars(parts[0]).items() if isinstance(value, np.ndarray)}
             found[name] = replace(parts[0], questions=[q for part in parts for q in part.questions], **arrays)
@@ -195,24 +197,14 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
 
 
 def difference(kept: Kept, seeds_of: dict, name: str, other: str, equal_trials: bool = False):
-    """Accuracy of a model minus that of another, paired, on the seeds that have both; None if there is none.
-
-    equal_trials: after votes of the one with more trials are cut back at random to their first trial.
-    """
+    """eval.over_model on the seeds that have both models; None if there is none."""
     of = tuple(seed for seed in seeds_of.get(name, ()) if seed in seeds_of.get(other, ()))
     if not of:
         return None
     records = kept.records("eval", of, ["base", *({name, other} - {"adaptive-sc", "base"})])
     records["adaptive-sc"] = adaptive(records["base"])
-    columns = [getattr(records[each], key).mean(axis=1) for each in (name, other)
-               for key in ("correct", "first", "trials")]  # float[n] each
-
-    def minus(a, a_first, a_trials, b, b_first, b_trials):
-        trials = np.minimum(a_trials, b_trials)
-        return a - b if not equal_trials else (evaluation.thinned(trials, a, a_first, a_trials)
-                                               - evaluation.thinned(trials, b, b_first, b_trials))
-
-    return evaluation.Bootstrap(len(columns[0]), runs=len(of))(minus, *columns)
+    bootstrap = evaluation.Bootstrap(len(records[name].levels), runs=len(of))
+    return evaluation.over_model(bootstrap, records[name], records[other], equal_trials)
 
 
 def seed_by_seed(record: Record, logs: list[list[dict]], of: tuple[int, ...], used: tuple[int, ...]) -> dict:
