@@ -22,7 +22,7 @@ reproduce: $(VENV)/train.done
 	$(VENV)/bin/python reproduce.py --seeds $(SEEDS)
 
 test: $(VENV)/test.done
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # a new requirements file installs again
 $(VENV)/train.done: requirements.txt

@@ -538,7 +538,7 @@ def test_copy_for_sampling(rank):
     model = build().eval()
     if rank:
         lora.add(model, rank, 8.0)
-        torch.nn.init.normal_(model.model.layers[0].mlp.up_proj.b, 0, 0.3)
+        torch.nn.init.normal_(model.model.layers[0].mlp.up_proj.b, 0, 0.3, generator=torch.Generator().manual_seed(0))
     names = {name: weight.clone() for name, weight in model.named_parameters()}
     ids = torch.arange(V)[None]
     logits = model(ids)
