@@ -61,7 +61,7 @@ def listing(correct, extended, cap, valid=None, feasible=None, rng=None):
     votes[order[gains[order]][:limit]] = True
     stays = margin < 0                                                              # bool[n]
     choices = allowed & np.where(extended, votes[:, None], stays[:, None])          # bool[n, m]
-    return ibpo._one_per_prompt(choices, rng)                                       # D2: nothing where all are False
+    return ibpo._one_per_prompt(choices, rng).astype(float)                         # D2: nothing where all are False
 
 
 def grpo(correct, valid=None):

@@ -145,12 +145,10 @@ def _maximise(margin, correct, extended, cap, valid, feasible, rng):
 
 
 def _one_per_prompt(choices, rng):
-    """float[n, m]: weight 1 for one random marked response of each prompt that has any."""
-    ticket = choices * (1 - rng.random(choices.shape))              # float[n, m], in (0, 1], or 0: not marked
-    rows, drawn = np.arange(len(choices)), ticket.argmax(axis=1)    # int[n] each
-    weights = np.zeros(choices.shape)                               # float[n, m]
-    weights[rows, drawn] = choices[rows, drawn]                     # 0 in a row without any
-    return weights
+    """bool[n, m]: one random marked response of each prompt that has any."""
+    ticket = choices * (1 - rng.random(choices.shape))                  # float[n, m], in (0, 1], or 0: not marked
+    drawn = ticket.argmax(axis=1, keepdims=True)                        # int[n, 1]
+    return choices & (drawn == np.arange(choices.shape[1]))             # bool[n, m]; none where none was marked
 
 
 def share_ties(weights, correct, extended, valid=None, feasible=None):
@@ -184,13 +182,13 @@ def select_cgpo(correct, extended=None, valid=None, feasible=None, rng=None):
 def select_sft(correct, extended=None, valid=None, feasible=None, rng=None):
     """SFT, Table 1: every valid response, right or wrong; for rows of dataset responses. As select_cgpo."""
     given, extended = _allowed(np.ones_like(correct), extended, valid, feasible)
-    return _selection(given.astype(float), given, extended)
+    return _selection(given, given, extended)
 
 
 def select_rft(correct, extended=None, valid=None, feasible=None, rng=None):
     """RFT, Table 1: all of Ξ, so that an easy prompt weighs more than a hard one. As select_cgpo."""
     allowed, extended = _allowed(correct, extended, valid, feasible)
-    return _selection(allowed.astype(float), allowed, extended)
+    return _selection(allowed, allowed, extended)
 
 
 def select_raft(correct, extended=None, valid=None, feasible=None, rng=None):
@@ -254,11 +252,11 @@ def _allowed(correct, extended, valid, feasible):
     return (allowed if feasible is None else allowed & _mask("feasible", feasible, allowed.shape)), extended
 
 
-def _selection(weights, allowed, extended, dropped_over_cap=0):
-    """The record of these weights."""
-    counts = [np.count_nonzero(weights), np.count_nonzero(weights * extended),
-              np.count_nonzero(~allowed.any(axis=1)), dropped_over_cap]
-    return Selection(weights, *map(int, counts))
+def _selection(accepted, allowed, extended, dropped_over_cap=0):
+    """The record of these accepted responses, bool[n, m]."""
+    counts = [np.count_nonzero(accepted), np.count_nonzero(accepted & extended),
+              len(allowed) - np.count_nonzero(allowed.any(axis=1)), dropped_over_cap]
+    return Selection(accepted.astype(float), *map(int, counts))
 
 
 def _count(mask):
