@@ -143,11 +143,15 @@ def summarise(records: list[Record], runs: int = 1) -> dict:
             row["gain"] = bootstrap(lambda a, b: a - b, mean(r.correct), mean(base.correct))
         for level, at in levels.items():
             interval = within[level]
+            after_right, after_wrong = (r.extended[at][~r.malformed[at] & (r.first[at] == right)]
+                                        for right in (True, False))
             row["levels"][level] = {
                 "problems": int(at.sum()), "accuracy": interval(lambda a: a, mean(r.correct[at])),
                 "vote_share": interval(lambda v: v, mean(r.extended[at])),
                 "first_trial": interval(lambda f: f, mean(r.first[at])), "trials": float(r.trials[at].mean()),
-                "trials_per_vote": per_vote(r, at), "tokens": float(r.tokens[at].mean()), "shares": r.shares(at)}
+                "trials_per_vote": per_vote(r, at), "tokens": float(r.tokens[at].mean()), "shares": r.shares(at),
+                "votes_after_right": float(after_right.mean()) if after_right.size else None,
+                "votes_after_wrong": float(after_wrong.mean()) if after_wrong.size else None}
         summary["models"][r.name] = row
 
     if base is not None and base.consistent.shape[1] > 1:

@@ -133,7 +133,7 @@ def _maximise(margin, correct, extended, cap, valid, feasible, rng):
 
     # Eq. (8), the cap, as in D3:  f + u <= cap (|U| + f).  First the largest f (D6), then the largest u.
     f = n_forced if cap == 1 else min(n_forced, math.floor((cap * n_stay + ROUNDING) / (1 - cap)))
-    u = math.floor(cap * (n_stay + f) + ROUNDING) - f
+    u = max(math.floor(cap * (n_stay + f) + ROUNDING) - f, 0)                       # -1 by rounding, rarely
     order = rng.permutation(len(margin))                                            # int[n]: ties at random
     order = order[(-margin[order]).argsort(kind="stable")]                          # int[n]: largest Δ first
     votes = np.zeros(len(margin), bool)                                             # bool[n]

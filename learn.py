@@ -10,7 +10,6 @@ never a length. A vote is k times as long as a single trial, so any division by 
 import copy
 import json
 import math
-import os
 import signal
 import time
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ import llama
 import lora
 import sample
 import voting
-from settings import CAPPED, Settings, UserError
+from settings import CAPPED, Settings, UserError, whole
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The gradient of -sum_ij weight_ij log pi(y_ij | x_i), Eq. (5)
@@ -170,7 +169,8 @@ def settings_of(settings: Settings, stage: str) -> dict:
         names += ["base_steps", "base_chapter_2", "base_chapter_3", "base_batch", "base_lr"]
     else:
         names += ["model", "data", "max_new_tokens", "temperature", "top_p", "decay", "sampling_dtype"]
-        names += [f.name for f in fields(Settings) if f.name.startswith("sft_") and f.name != "sft_short"]
+        names += [f.name for f in fields(Settings) if f.name.startswith("sft_") and f.name != "sft_short"
+                  and (f.name, stage) != ("sft_alpha", "sv-sft")]
     if settings.sft_short and stage in ("asv-sft", "ibpo"):
         names += ["sft_short"]
     if stage != "base" and settings.lora_rank:
@@ -208,10 +208,9 @@ def run_stage(settings: Settings, stage: str, name: str, model, tokenizer, steps
     done = 0
 
     def save_state() -> None:
-        temporary = state_file.with_suffix(".tmp")
-        torch.save({"done": done, "model": learned, "optimizer": optimizer.state(),
-                    "settings": json.dumps(made_with)}, temporary)
-        os.replace(temporary, state_file)
+        with whole(state_file) as temporary:
+            torch.save({"done": done, "model": learned, "optimizer": optimizer.state(),
+                        "settings": json.dumps(made_with)}, temporary)
 
     lines = []
     if state_file.exists():
@@ -292,15 +291,16 @@ def encode(tokenizer, question: str, condition: str, response: str, given: str =
 
 
 def supervised(settings: Settings, make_batch):
-    """add_step for maximum likelihood on make_batch(step): Table 1's SFT, weight 1 for every given response."""
+    """add_step for maximum likelihood on make_batch(step): Table 1's SFT, with each example's weight."""
 
     def add_step(model, step: int) -> dict:
         begin = time.monotonic()
         examples = make_batch(step)
         loss = add_gradient(model, examples, len(examples), settings)
-        tokens = sum(sum(example.learned or [True] * len(example.response)) for example in examples)
-        per_token = loss * len(examples) / tokens
-        return {"nll_per_token": per_token, "tokens": tokens, "seconds": time.monotonic() - begin,
+        learned = [sum(example.learned or [True] * len(example.response)) for example in examples]  # tokens of each
+        weight = sum(example.weight * count for example, count in zip(examples, learned))
+        per_token = loss * len(examples) / weight
+        return {"nll_per_token": per_token, "tokens": sum(learned), "seconds": time.monotonic() - begin,
                 "bar": f"nll/token {per_token:.3f}"}
 
     return add_step

@@ -346,12 +346,12 @@ def load(directory, dtype: torch.dtype = None, device=None) -> Llama:
     return model
 
 
-def save(model: Llama, directory, tokenizer=None, dtype: torch.dtype = None) -> None:
-    """Write a checkpoint directory that transformers 4 and 5 load; dtype None keeps the weights' own."""
+def save(model: Llama, directory, tokenizer=None) -> None:
+    """Write a checkpoint directory that transformers 4 and 5 load, in the weights' own dtype."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tied = ["lm_head.weight"] * model.config.tie_word_embeddings  # stored once, as the embedding
-    weights = {name: weight.to("cpu", dtype or weight.dtype).contiguous()
+    weights = {name: weight.cpu().contiguous()
                for name, weight in model.state_dict().items() if name not in tied}
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     stored = str(next(iter(weights.values())).dtype).removeprefix("torch.")

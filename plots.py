@@ -81,16 +81,18 @@ def plot_budget(summary: dict, path: Path) -> None:
 
 
 def plot_levels(summary: dict, path: Path) -> None:
-    """Voting share, trials and accuracy by level (Fig. 2e/f): where the budget goes."""
+    """Voting share, trials and accuracy by level (Fig. 2e/f): where the budget goes. Only accuracy if nobody votes."""
     models = summary["models"]
+    panels = [("vote_share", 100, "voting share, %"), ("trials", 1, "trials per response"),
+              ("accuracy", 100, "accuracy, %")]
+    panels = panels if any(row["vote_share"] for row in models.values()) else panels[2:]
+    levels = sorted({level for row in models.values() for level in row["levels"]})
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 3, figsize=(12, 4))
-        for axis, key, scale, title in zip(axes, ("vote_share", "trials", "accuracy"), (100, 1, 100),
-                                           ("voting share, %", "trials per response", "accuracy, %")):
+        figure, (axes,) = plt.subplots(1, len(panels), figsize=(4 * len(panels), 4), squeeze=False)
+        for axis, (key, scale, title) in zip(axes, panels):
             for name, style in looks(models).items():
                 if models[name]["vote_share"] == 0 and key != "accuracy":
                     continue
-                levels = list(models[name]["levels"])
                 rows = np.array([models[name]["levels"][level][key] for level in levels])  # [levels] or [levels, 3]
                 value, low, high = scale * rows.T if rows.ndim == 2 else [rows] * 3
                 axis.errorbar(levels, value, yerr=reach(value, low, high), ms=7, mec="white", mew=0.8, elinewidth=1.2,
@@ -99,7 +101,7 @@ def plot_levels(summary: dict, path: Path) -> None:
             axis.set_xlabel("level of difficulty")
             axis.set_xticks(levels)
         axes[0].set_ylim(-3, 103)
-        save(figure, path, axes[2], columns=5)  # the base never votes: it is in this panel only
+        save(figure, path, axes[-1], columns=5)  # the base never votes: it is in this panel only
 
 
 MODES = {  # of voting.py, the cheapest at the bottom

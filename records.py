@@ -18,6 +18,7 @@ import data
 import grade
 import sample
 import voting
+from settings import whole
 
 
 def make_record(path: Path, directory, problems: list, header: dict, samples: int, model, tokenizer, **options) -> None:
@@ -30,10 +31,8 @@ def make_record(path: Path, directory, problems: list, header: dict, samples: in
         responses = [{"text": r.text, "tokens": len(r.ids), "finished": r.finished} for r in row]
         lines.append(json.dumps({"question": problem.question, "answer": problem.answer, "level": problem.level,
                                  "responses": responses}))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("\n".join(lines) + "\n")
-    temporary.rename(path)
+    with whole(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
 
 
 @dataclass

@@ -103,5 +103,5 @@ def plot_time(runs: list | None, path: Path) -> None:
                       label=f"{part}: {seconds.mean():.2g} s")
         axis.set_yscale("log")
         axis.set_xlabel("IBPO step, q₊ = 50 %")
-        axis.set_ylabel("seconds per step, one core")
+        axis.set_ylabel("seconds per step")
         save(figure, path, axis, columns=3)

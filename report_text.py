@@ -69,7 +69,10 @@ def text(result: dict) -> str:
 
     def against_random(name: str) -> str:
         row, estimate = models.get(name.replace("ibpo", "random")), result["minus_random"][name]
-        return f"{percent(estimate)} ({row['trials'][0]:.2f}, {row['seeds']})" if estimate else ""
+        if not estimate:
+            return ""
+        pairs = zip(row["by_seed"]["accuracy"], models[name]["by_seed"]["accuracy"])
+        return f"{percent(estimate)} ({row['trials'][0]:.2f}, {sum(None not in pair for pair in pairs)})"
 
     boundary = {name: percent(rows["efficiency boundary"]) for name, rows in versus.items() if rows}
     paper = [[NAMES[name], *measured(name), percent(models[name].get("gain")), *PAPER.get(name, ("", "", ""))]
@@ -95,6 +98,10 @@ def text(result: dict) -> str:
                          for key in ("vote_share", "first_trial", "accuracy")),
                  " / ".join(f"{level['trials_per_vote']:.2f}" if row["vote_share"] else ""
                             for level in row["levels"].values()).strip(" /")] for name, row in models.items()]
+    after_first = [[NAMES[name], *(" / ".join("–" if level[key] is None else f"{100 * level[key]:.1f}"
+                                              for level in models[name]["levels"].values())
+                                   for key in ("votes_after_right", "votes_after_wrong"))]
+                   for name in ("asv-sft", *ORACLE_MODELS[2:]) if name in models]
     missing = "".join(["\n**Missing**\n\n"] * bool(result["missing"]) + [f"* {line}\n" for line in result["missing"]])
     return f"""# Results
 
@@ -153,6 +160,12 @@ choose better, and the shares would be lower.
 From level 1 to level 5.
 
 {table(["model", "votes, %", "first trial right, %", "accuracy, %", "trials per vote"], by_level)}
+## Does it see its own mistakes?
+
+The choice to vote is written after the first trial. The share of votes among well-formed responses, from level 1 to 5,
+where the first trial is right and where it is wrong:
+
+{table(["model", "votes after a right first trial, %", "votes after a wrong one, %"], after_first)}
 ## Seed by seed
 
 {table(["model", "accuracy, %", "trials", "votes on test, %"], single)}"""

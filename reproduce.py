@@ -37,7 +37,7 @@ import llama
 import report
 from records import read_record
 from report_text import ALPHAS, CAPS, ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES, PRICES
-from settings import PRESETS, Settings, UserError
+from settings import PRESETS, Settings, UserError, whole
 from sft import train_sft
 from train import stage_name, train_rl
 
@@ -63,10 +63,11 @@ def is_kept(name: str, kept: Path) -> bool:
 
 
 def unfinished(settings: Settings, kept: Path) -> list[str]:
-    """The jobs of a seed that are left to do. All but two of them start from ASV-SFT: it comes first."""
+    """The jobs of a seed that are left to do; ASV-SFT first, if one of them starts from it and it is not there."""
     names = [name for name in JOBS if not is_kept(name, kept)]
-    missing = names and "asv-sft" not in names and not (Path(settings.out) / "asv-sft" / "ibpo.json").exists()
-    return ["asv-sft"] * bool(missing) + names
+    starts_there = any("method" in JOBS[name] for name in names)
+    missing = "asv-sft" not in names and not (Path(settings.out) / "asv-sft" / "ibpo.json").exists()
+    return ["asv-sft"] * (starts_there and missing) + names
 
 
 def train_model(name: str, settings: Settings) -> Path:
@@ -110,19 +111,13 @@ def keep(name: str, checkpoint: Path, settings: Settings, problems: int, samples
 
 def judge(raw: Path, kept: Path) -> None:
     record = read_record(raw)
-    write(kept, lambda file: np.savez_compressed(file, **vars(record)))
+    with whole(kept) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **vars(record))
 
 
 def keep_log(raw: Path, kept: Path) -> None:
-    write(kept, lambda file: file.write(gzip.compress(raw.read_bytes(), mtime=0)))
-
-
-def write(path: Path, write_to) -> None:
-    """A file that is there whole, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".tmp"), "wb") as file:
-        write_to(file)
-    os.replace(path.with_suffix(".tmp"), path)
+    with whole(kept) as temporary:
+        temporary.write_bytes(gzip.compress(raw.read_bytes(), mtime=0))
 
 
 def run_all(todo: list[tuple[int, str]], jobs: int, runs: Path, options: list[str]) -> int:

@@ -283,6 +283,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.problem.strip():
         parser.error("the problem is empty")
+    if args.samples < 1:
+        parser.error("--samples must be at least 1")
     try:
         model, tokenizer, notes = open_checkpoint(args.directory, device=args.device)
         condition = args.condition or notes.get("condition", "scot")

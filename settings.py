@@ -7,8 +7,11 @@ holds the paper's hyper-parameters (Table 8) for a real LLaMA on one GPU.
 import argparse
 import hashlib
 import math
+import os
 import random
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 import torch
 
@@ -49,7 +52,8 @@ class Settings:
     base_chapter_2: int = setting(600, "base: step at which chapter one, the times table, ends")
     base_chapter_3: int = setting(2500, "base: step from which there are exercises in counting votes, too")
     base_batch: int = setting(128, "base: textbook pages per step")
-    base_lr: float = setting(1.5e-3, "base: highest learning rate; 0.4 of it at chapter three, 0 at the end")
+    base_lr: float = setting(1.5e-3, "base: learning rate; 0.97 of it after the warm-up, 0.4 at chapter three, 0 at the "
+                                     "end")
     # supervised fine-tuning on the base model's own solutions
     sft_problems: int = setting(5000, "SFT: problems the base model answers to make training data")
     sft_samples: int = setting(12, "SFT: answers to each")
@@ -123,7 +127,7 @@ PRESETS = {
     "smoke": dict(out="runs/smoke", sft_problems=100, sft_samples=12, sft_votes=60, sft_regular=40, sft_steps=20,
                   sft_batch=16, sft_lr=1e-3, prompts=10, accumulate=2, samples=8, steps=3, valid_every=2,
                   valid_problems=20, eval_problems=100,
-                  base_steps=6, base_chapter_2=2, base_chapter_3=4, base_batch=16),
+                  base_steps=60, base_chapter_2=20, base_chapter_3=40, base_batch=16, warmup=3),
     # Table 8; batch sizes are the totals over the paper's nodes. Not the paper's: 8 samples per problem for SFT data,
     # not 32, at temperature 1, not 1.2; SV-SFT takes as many steps and examples as ASV-SFT (the paper: 1024 of 32).
     "llama": dict(out="runs/llama", dtype="bf16", checkpointing=True, cache_gib=24.0, micro_tokens=4096,
@@ -213,12 +217,16 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
             need(value >= 1, f"{flag} must be at least 1")
         if f.name.endswith("lr"):
             need(value > 0, f"{flag} must be above 0")
+    need(args["stage"] != "base" or 10 * settings.warmup < settings.base_chapter_3 < settings.base_steps,
+         "the learning rate of the base has ten times --warmup, --base-chapter-3 and --base-steps in this order")
     need(0 <= settings.sft_alpha < math.inf, "--sft-alpha must be 0 or more")
     need(settings.kl_max is None or settings.kl_max >= 0, "--kl-max must be a number of nats, 0 or more")
     need(settings.lora_rank >= 0, "--lora-rank must be at least 0")
     need(settings.lora_alpha > 0, "--lora-alpha must be above 0")
     need(settings.valid_every >= 0, "--valid-every must be at least 0")
     need(not settings.keep_best or settings.valid_every, "--keep-best needs looks at the validation problems")
+    need(not settings.keep_best or settings.method not in CAPPED or list(caps) == ["vote"],
+         "--keep-best looks at votes and accuracy alone: it goes with --budget vote=q")
     need(not settings.keep_best or not settings.lora_rank, "--keep-best does not go with --lora-rank")
     if settings.data != "builtin" and args["stage"] in ("all", "ibpo"):
         need(settings.valid_data != "builtin" or not settings.valid_every,
@@ -240,6 +248,15 @@ def shuffled(size: int, step: int, batch: int, seed: int) -> list[int]:
     for epoch in range(first // size, (first + batch - 1) // size + 1):
         orders[epoch] = random.Random(f"{seed} {epoch}").sample(range(size), size)
     return [orders[i // size][i % size] for i in range(first, first + batch)]
+
+
+@contextmanager
+def whole(path: Path):
+    """Where to write a file that is then there whole, or as it was before; never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    yield temporary
+    os.replace(temporary, path)
 
 
 def derive(*names) -> int:

@@ -3,15 +3,14 @@
     python train.py --stage base                 # rebuild the built-in base model from nothing
     python train.py --stage asv-sft              # its own solutions in the voting templates
 
-Departures from the paper: golden solutions are read, not learned (see `sft_examples`); and nothing in the data of
-ASV-SFT says when to vote. D_ASV1 and D_ASV2 are both drawn evenly from all levels, and the first trials of both meet
-the holes of the textbook equally often. The paper takes its votes from problems with 4 to 8 different answers, which
-tells the model about difficulty before IBPO does. With --sft-short there is a third kind of example, short votes, made
-in the same way.
+Departures from the paper: golden solutions are read, not learned (see `sft_examples`). And ASV-SFT is to learn both
+formats, not when to use them: D_ASV1 and D_ASV2 are both drawn evenly from all levels. It then votes as often at each
+level, and as often after a wrong first trial as after a right one (results/results.md). The paper takes its votes from
+problems with 4 to 8 different answers, which tells the model about difficulty before IBPO does. With --sft-short there
+is a third kind of example, short votes, made in the same way.
 """
 
 import json
-import os
 import random
 from collections import defaultdict
 from dataclasses import asdict
@@ -25,7 +24,7 @@ import llama
 import sample
 import voting
 from learn import Example, encode, finished, for_sampling, open_start, run_stage, schedule, settings_of, supervised
-from settings import Settings, UserError, derive, shuffled
+from settings import Settings, UserError, derive, shuffled, whole
 
 # ---------------------------------------------------------------------------------------------------------------------
 # base: the built-in language model reads its textbook
@@ -146,7 +145,6 @@ def sampled_solutions(settings: Settings) -> list[dict]:
         return rows
     model, tokenizer = open_start(settings, settings.model)
     model = for_sampling(model, settings)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(problems) * settings.sft_samples, initial=len(rows) * settings.sft_samples,
               desc="sampling the base", unit="response", dynamic_ncols=True) as bar:
         while len(rows) < len(problems):
@@ -158,9 +156,8 @@ def sampled_solutions(settings: Settings) -> list[dict]:
             new = [{**asdict(problem), "samples": [response.text for response in row if response.finished]}
                    for problem, row in zip(chunk, responses)]
             rows += new
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in [made_with, *rows]))
-            os.replace(temporary, path)  # whole, or as it was: never half a line
+            with whole(path) as temporary:
+                temporary.write_text("".join(json.dumps(row) + "\n" for row in [made_with, *rows]))
     return rows
 
 

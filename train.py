@@ -204,14 +204,14 @@ def describe(rollout: Rollout, selection: ibpo.Selection) -> dict:
 def train_rl(settings: Settings, start: Path) -> Path:
     """Algorithm 1 from the ASV-SFT model; returns the checkpoint directory."""
     name = stage_name(settings)
+    if settings.compares_logprobs:
+        settings = replace(settings, sampling_dtype=settings.dtype)
     made_with = settings_of(settings, "ibpo")
     directory = Path(settings.out) / name
     if finished(directory, made_with):
         if settings.keep_best and not (directory / "best" / "ibpo.json").exists():
             raise UserError(f"{directory} was finished without --keep-best; leave that out, or delete the directory")
         return directory
-    if settings.compares_logprobs:
-        settings = replace(settings, sampling_dtype=settings.dtype)
     model, tokenizer = open_start(settings, start)
     reference = open_start(settings, start)[0] if settings.kl_max is not None else None
     stop_ids = sample.stop_ids_of(start, tokenizer)
@@ -283,7 +283,6 @@ def stage_name(settings: Settings) -> str:
 
 def main(argv=None) -> None:
     settings, stage = parse_args(argv, __doc__)
-    torch.manual_seed(settings.seed)
     spent = {}
 
     def timed(name: str, function, *arguments):

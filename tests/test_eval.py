@@ -138,6 +138,16 @@ def test_short_votes_in_a_record(condition, tmp_path, capsys):
     assert (tmp_path / "modes.png").stat().st_size > 10_000
 
 
+def test_a_base_model_alone(tmp_path, capsys):
+    """Nobody votes: accuracy is still printed and drawn."""
+    (tmp_path / "records").mkdir()
+    rows = [{"question": f"q{level}", "answer": "2", "level": level,
+             "responses": [{"text": "\\boxed{2}", "tokens": 3, "finished": True}] * 2} for level in (1, 2, 4)]
+    write_record(tmp_path / "records" / "base.jsonl", rows, condition="scot")
+    assert evaluation.report(tmp_path)["models"]["base"]["vote_share"] == 0
+    assert "100.00" in capsys.readouterr().out and (tmp_path / "by_level.png").stat().st_size > 10_000
+
+
 def test_broken_record_is_one_clear_line(tmp_path):
     path = tmp_path / "m.jsonl"
     for text in ("", "{}", '{"condition": "asv", "temperature": 1.0}\n{"answer": 3}', "not json"):

@@ -312,6 +312,15 @@ def test_d6_prompts_before_margins():
     assert s[1:] == (4, 2, 0, 1) and s.weights[2].sum() == 0
 
 
+def test_cap_on_the_edge_of_rounding():
+    # 4 forced prompts of 14 are just a share of 4/14. A cap that is lower by a few roundings admits them or not, but
+    # never more: the number of upgrades was once -1, and [:-1] is nearly all.
+    correct = [[1, 0, 1, 1]] * 10 + [[0, 0, 1, 1]] * 4
+    for cap in ((4 - 1e-9) / 14, 4 / 14, 0.2857142856428571):
+        s = ibpo.select_ibpo(correct, [[R, R, E, E]] * 14, cap)
+        assert s.extended <= cap * s.accepted + 1e-8 and s.accepted - s.extended == 10
+
+
 # ---- Chance ----
 
 def uniform(counts):

@@ -261,6 +261,14 @@ def test_tables_say_what_the_numbers_are(made):
     cells = [" / ".join(f"{100 * column[levels == level].mean():.1f}" for level in range(1, 6))
              for column in (votes, right)]
     assert rows_of(markdown, "Level by level")["IuB-50 %"][:3:2] == cells
+    first = np.array([np.mean([given[0] == "7" for given in row])
+                      for seed in range(SEEDS) for row in truth["eval", seed, "ibpo-50"]])
+    formed = np.array([len(given) == 1 or outcome(given)[2] for seed in range(SEEDS)
+                       for (given,) in truth["eval", seed, "ibpo-50"]])
+    after = rows_of((made[0] / "results/results.md").read_text(), "Does it see its own mistakes?")["IuB-50 %"]
+    for cell, value in zip(after, (1, 0)):
+        chosen = [(levels == level) & (first == value) & formed for level in range(1, 6)]
+        assert cell == " / ".join(f"{100 * votes[at].mean():.1f}" if at.any() else "–" for at in chosen)
     per_vote = [trials[(levels == level) & (votes > 0)] for level in range(1, 6)]
     assert rows_of(markdown, "Level by level")["IuB-50 %"][3] == " / ".join(
         f"{column.mean() if len(column) else 0:.2f}" for column in per_vote)
@@ -436,6 +444,9 @@ def test_tiny_real_run(tmp_path, monkeypatch, capsys):
     (kept / "eval/ibpo-25.npz").unlink()
     of_seed = settings.Settings(out=str(run))
     assert reproduce.unfinished(of_seed, kept) == ["asv-sft", "ibpo-25"]  # its checkpoint is gone, and needed
+    (kept / "eval/ibpo-25.npz").touch()
+    (kept / "oracle/base.npz").unlink()
+    assert reproduce.unfinished(of_seed, kept) == ["base"]  # nothing starts from ASV-SFT
 
 
 class Process:

@@ -206,6 +206,7 @@ def test_gradient_of_a_step_is_the_weighted_sum_over_responses(method, tmp_path,
     model = llama.Llama(llama.Config(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24,
                                      num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
                                      max_position_embeddings=64))
+    llama.initialise(model, seed=0)
     rollout = made_up_rollout(rng, 6, 4)
     rollout.tokens = rng.integers(1, 9, (6, 4))
     rollout.prompts = [rng.integers(1, 30, rng.integers(2, 6)).tolist() for _ in range(6)]
@@ -329,6 +330,29 @@ def test_a_finished_run_has_no_best_checkpoint_to_keep(tmp_path):
     assert train.train_rl(settings, tmp_path) == directory
     with pytest.raises(UserError, match="without --keep-best"):
         train.train_rl(dataclasses.replace(settings, keep_best=True), tmp_path)
+
+
+@pytest.mark.parametrize("options", [dict(method="grpo"), dict(method="length-penalty"), dict(kl_max=10.0), {}])
+def test_a_finished_run_is_known_again(options, tmp_path, monkeypatch):
+    """What the notes say it was made with is what the next call looks for."""
+    settings = Settings(out=str(tmp_path), valid_every=0, **options)
+    monkeypatch.setattr(train, "open_start", lambda *arguments: (None, None))
+    monkeypatch.setattr(train.sample, "stop_ids_of", lambda *arguments: (0,))
+    monkeypatch.setattr(learn.llama, "save", lambda model, directory, tokenizer: directory.mkdir())
+
+    def run_stage(settings, stage, name, *arguments, at_end):
+        learn.save_checkpoint(settings, stage, None, None, tmp_path / name)
+        return tmp_path / name
+
+    monkeypatch.setattr(train, "run_stage", run_stage)
+    made = train.train_rl(settings, tmp_path)
+    monkeypatch.setattr(train, "run_stage", None)
+    assert train.train_rl(settings, tmp_path) == made
+
+
+def test_alpha_decides_what_it_changes():
+    for stage, same in (("base", True), ("sv-sft", True), ("asv-sft", False), ("ibpo", False)):
+        assert (learn.settings_of(Settings(), stage) == learn.settings_of(Settings(sft_alpha=2.0), stage)) == same
 
 
 def test_short_votes_decide_the_stages_that_have_them_only():
