@@ -49,7 +49,7 @@ RUNGS = {"rft": "#56b4e9", "cgpo": GREEN, "margin": ORANGE, "ibpo-50": CAPS[50][
 
 
 def plot_ladder(logs: dict, result: dict, path: Path) -> None:
-    """Accuracy and trials of the rollouts they learn from, over training, for the rungs of the ladder.
+    """The rungs of the ladder: accuracy and trials of the rollouts they learn from; where they end on the test split.
 
     CGPO, the paper's Fig. 7, starts from ASV-SFT here like the others, and may vote; in the paper it has one trial.
     """
@@ -57,16 +57,24 @@ def plot_ladder(logs: dict, result: dict, path: Path) -> None:
     if len(logs) < 2:  # nothing to compare
         return
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(11, 4))
+        figure, axes = plt.subplots(1, 3, figsize=(13, 4))
+        (x, y), *test = [(result["models"][name]["trials"][0], 100 * result["models"][name]["accuracy"][0])
+                         for name in ("base", "sv-sft", *logs)]
+        axes[2].axline((x, y), test[0], color="black", ls="--", lw=1)
+        axes[2].annotate("efficiency boundary", ((3 * x + test[0][0]) / 4, (3 * y + test[0][1]) / 4), (6, -6), va="top",
+                         textcoords="offset points", fontsize=9)
         for i, (name, runs) in enumerate(logs.items()):
+            look = dict(color=RUNGS[name], marker="o^sDvPX"[i], label=result["models"][name]["label"])
+            axes[2].plot(*test[1 + i], ls="", ms=8, **look)
             for axis, key, scale in zip(axes, ("accuracy", "trials"), (100, 1)):
                 values = scale * np.mean([[row[key] for row in run] for run in runs], axis=0)  # [steps]
                 smooth = [values[max(0, t - 4) : t + 1].mean() for t in range(len(values))]
-                axis.plot([row["step"] for row in runs[0]], smooth, color=RUNGS[name],
-                          label=result["models"][name]["label"], lw=1.8, marker="o^sDvPX"[i], markevery=(i, 10), ms=5)
+                axis.plot([row["step"] for row in runs[0]], smooth, lw=1.8, markevery=(i, 10), ms=5, **look)
                 axis.set_xlabel("step")
-        axes[0].set_title("accuracy of rollouts (top-p 1), %, mean of five steps")
-        axes[1].set_title("trials per rollout, mean of five steps")
+        axes[0].set_title("accuracy of rollouts (top-p 1), %")
+        axes[1].set_title("trials per rollout")
+        axes[2].set_title("test split (top-p 0.9): accuracy, %")
+        axes[2].set_xlabel("trials per response")
         save(figure, path, axes[0], columns=7)
 
 
