@@ -361,7 +361,7 @@ def test_readme_quotes_the_results():
             quoted += [line] * bool(rows)
         elif rows:
             assert line in rows
-    assert len(quoted) == 5  # Table 3, caps, oracles, adaptive self-consistency, levels
+    assert len(quoted) == 6  # Table 3, caps, oracles, adaptive self-consistency, levels, the ladder
 
 
 def test_names_agree():
