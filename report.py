@@ -52,7 +52,8 @@ class Kept:
     def __init__(self, folder: Path):
         found = {int(path.name[5:]): path for path in folder.glob("seed-*")}
         self.seeds = {seed: found[seed] for seed in sorted(found)}  # number -> folder
-        self.load = functools.cache(load)  # the base is compared with every model
+        self.load = functools.cache(load)  # the base is compared with every model, with the same draws
+        self.bootstrap = functools.cache(lambda n, runs: evaluation.Bootstrap(n, runs=runs))
 
     def having(self, kind: str, names: list[str]) -> tuple[int, ...]:
         """The seeds that have all of these models."""
@@ -173,7 +174,7 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
                                       **seed_by_seed(records[name], logs[name], of, used)}
             result["comparisons"][name] = summary["comparisons"].get(name)
             if name in ORACLE_MODELS[2:]:
-                bootstrap = evaluation.Bootstrap(summary["problems"], runs=len(of))
+                bootstrap = kept.bootstrap(summary["problems"], len(of))
                 result["minus_adaptive"][name] = {unit: evaluation.over_line(
                     bootstrap, records[name], records["base"], records["adaptive-sc"], unit)
                     for unit in ("trials", "tokens")}
@@ -203,7 +204,7 @@ def difference(kept: Kept, seeds_of: dict, name: str, other: str, equal_trials: 
         return None
     records = kept.records("eval", of, ["base", *({name, other} - {"adaptive-sc", "base"})])
     records["adaptive-sc"] = adaptive(records["base"])
-    bootstrap = evaluation.Bootstrap(len(records[name].levels), runs=len(of))
+    bootstrap = kept.bootstrap(len(records[name].levels), len(of))
     return evaluation.over_model(bootstrap, records[name], records[other], equal_trials)
 
 

@@ -34,7 +34,8 @@ LADDER = [  # name, the rung it is compared with, what is different from that
 
 FIGURES = {
     "accuracy_vs_budget": "Accuracy against budget (Fig. 2a/b)", "training": "Voting share over training (Fig. 2c/d)",
-    "by_level": "Where the budget goes (Fig. 2e/f)", "ladder_training": "The rungs of the ladder over training",
+    "by_level": "Where the budget goes (Fig. 2e/f)", "ladder_training": "The rungs of the ladder over training, means of five steps, on the seeds that "
+                                                              "all of them have",
     "voting": "Sequential and majority voting, per response and per token (Fig. 5)",
     "time": "Where the time of a step goes (Fig. 10)"}
 
