@@ -8,8 +8,9 @@ for n prompts with m sampled responses each, accept at most one response per pro
     as many prompts as possible, and among all ways to do that the largest    Σ_ij x_ij value_ij
     subject to, for each budget k,    Σ_ij x_ij cost_kij <= cap_k · Σ_ij x_ij      (or <= a total)        x_ij ∈ {0, 1}
 
-A cost is 1 for the responses of a group and 0 for the others (the density of Eq. 1), or trials, or tokens. A cap on the
-average is a limit of 0 on Σ x (cost - cap): a response cheaper than the cap *adds* to the budget. Only numpy is needed.
+A cost is 1 for the responses of a group and 0 for the others (the density of Eq. (1)), or trials, or tokens. A cap on
+the average is a limit of 0 on Σ x (cost - cap): a response cheaper than the cap *adds* to the budget. Only numpy is
+needed.
 
     python budget.py      prints an example: six prompts, three modes, a budget of tokens and one of votes
 
@@ -105,7 +106,7 @@ def select(value, costs, caps, allowed=None, total=False, thrifty=False, rng=Non
 
     value: float[n, m], any unit.  costs: float[K, n, m] or a list of K arrays [n, m], >= 0, each in a unit of its own.
     caps: float[K], >= 0: the largest average cost of the accepted responses, or where `total` (bool or bool[K]) is
-    true, the largest sum.  allowed: bool[n, m], what may be accepted (Ξ of Eq. 7); None: everything.
+    true, the largest sum.  allowed: bool[n, m], what may be accepted (Ξ of Eq. (7)); None: everything.
     thrifty: bool or bool[K]. Between equal values, False leaves the choice to chance as long as the budget is not used
     up. True takes the cheaper one even then, as ibpo.py never votes without a margin. (For tokens this would be a
     pressure to be short that nobody asked for.)  rng: a numpy Generator, or a seed, for ties. None: another each time.

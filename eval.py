@@ -9,7 +9,7 @@ majority voting over k = 1..K separate samples (self-consistency) can be compare
 greedily. The raw responses are saved, one record per model; all numbers and plots are computed from the records.
 
 Budget is measured, in trials and in tokens per response. References at equal budget:
-    efficiency boundary   the straight line from the base model (1 trial) to SV-SFT, which always votes (Sec. 6)
+    efficiency boundary   the straight line from the base model (1 trial) to SV-SFT, which always votes (Fig. 2a)
     self-consistency      the plurality of k separate base samples, k trials; k may differ between problems, at random
     thinned controls      another model whose votes are cut back at random to their first trial, to the same trials
 Intervals are 95 %, by a bootstrap over problems; all models share the resampled problems, so differences are paired.

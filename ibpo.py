@@ -6,13 +6,13 @@ The heart of "Think Smarter not Harder: Adaptive Reasoning with Inference Aware 
     correct[n, m]    the final answer matches the ground truth (r_match)
     extended[n, m]   the response votes over several trials (group G₊); the others are one trial (group G∘)
     cap              q₊: at most this share of the accepted responses may be extended
-become weights[n, m], and train.py takes one gradient step on -Σ_ij weights_ij log π(y_ij | x_i) / n. The budget
-acts nowhere else. Only numpy is needed.
+become weights[n, m], and train.py takes one gradient step on -Σ_ij weights_ij log π(y_ij | x_i) / n, Eq. (5). The
+budget acts nowhere else. Only numpy is needed.
 
     python ibpo.py      prints the paper's worked example (Table 2)
 
-Read reward_margin (Eq. 6), feasible_set (Eq. 7) and select_ibpo (Eq. 8) in this order, then the other rows of
-Table 1 and two controls.
+Read reward_margin, Eq. (6), feasible_set, Eq. (7), and select_ibpo, Eq. (8), in this order, then the other rows of
+Table 1, CGPO, and two controls: random groups, and the margin without a cap.
 
 Where the paper's SciPy listing (App. H) contradicts its equations, the equations win. Where they are silent,
 we decide. Each is a test in tests/test_ibpo.py:
@@ -103,7 +103,7 @@ def select_ibpo(correct, extended, cap, valid=None, feasible=None, rng=None):
     """OPT_IuB, Eq. (8): one response per prompt, the largest total margin, at most a share cap extended.
 
     correct, extended, valid: bool[n, m] or 0/1, as in reward_margin.  cap: q₊, a number from 0 to 1.
-    feasible: bool[n, m], a further filter on what may be accepted (Eq. 7's KL); it leaves the margins alone.
+    feasible: bool[n, m], a further filter on what may be accepted (the KL of Eq. (7)); it leaves the margins alone.
     rng: a numpy Generator, or a seed, for ties and for the choice within a group. None is numpy's default,
     another draw each time: pass a Generator where a run must repeat.
     Returns a Selection.  ValueError: shapes that differ, entries other than 0/1, NaN, cap outside [0, 1].
@@ -168,7 +168,7 @@ def share_ties(weights, correct, extended, valid=None, feasible=None):
     return np.where(spread[:, None], weights.sum(axis=1, keepdims=True) * share, weights)
 
 
-# ---- The other rows of Table 1: no budget ----
+# ---- The other rows of Table 1, and CGPO: no budget ----
 
 def select_cgpo(correct, extended=None, valid=None, feasible=None, rng=None):
     """CGPO (Xu et al. 2024, arXiv 2409.20370): one random member of Ξ, Eq. (7), per prompt; no budget.

@@ -1,7 +1,9 @@
 """The learning step, and stages that survive interruption.
 
-The gradient of Eq. (5), -sum_ij weight_ij log pi(y_ij | x_i), is `add_gradient`: the same for every micro-batch size.
-`AdamW` takes the step. `run_stage` repeats the two, logs a line per step, and goes on where it stopped.
+The gradient of Eq. (5), that of -sum_ij weight_ij log pi(y_ij | x_i), is `add_gradient`: the same for every micro-batch
+size. `AdamW` takes the step. `run_stage` repeats the two, logs a line per step, and goes on where it stopped.
+
+    pytest tests/test_learn.py
 
 Departure from the paper: the loss is a sum over tokens, divided by the number of prompts in the step: one constant,
 never a length. A vote is k times as long as a single trial, so any division by length would re-price the budget.

@@ -66,7 +66,8 @@ def plot_budget(summary: dict, path: Path) -> None:
                           label="self-consistency, the best mixture")
             lines = [((base, sv), dict(color="black", ls="--", label="efficiency boundary"))] if base and sv else []
             if "adaptive-sc" in models:
-                lines += [((base, "adaptive-sc"), dict(color=GREEN, ls=":"))]
+                lines += [((base, "adaptive-sc"),
+                           dict(color=GREEN, ls=":", label="adaptive SC on a part of the problems"))]
             lines += [([name for name in IUB if name in models], dict(color=CAPS[50][0]))]
             for names, style in lines:
                 rows = [models[name] for name in names]

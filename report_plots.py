@@ -28,7 +28,7 @@ def plot_training(logs: dict, result: dict, path: Path) -> None:
         for axis, (cap, runs) in zip(axes[0], logs.items()):
             colour, marker = CAPS[cap]
             steps = [row["step"] for row in runs[0]]
-            axis.axhline(cap, color="black", ls="--", lw=1, label="q₊")
+            axis.axhline(cap, color="0.8", lw=5, label="q₊")  # wide: the accepted may lie on it
             mean_and_range(axis, steps, [[row["vote_share"] for row in run] for run in runs], color=colour, lw=2,
                            label="all rollouts (top-p 1)")
             mean_and_range(axis, steps, [[row["accepted_vote_share"] for row in run] for run in runs], color=ORANGE,

@@ -34,10 +34,10 @@ LADDER = [  # name, the rung it is compared with, what is different from that
 
 FIGURES = {
     "accuracy_vs_budget": "Accuracy against budget (Fig. 2a/b)", "training": "Voting share over training (Fig. 2c/d)",
-    "by_level": "Where the budget goes (Fig. 2e/f)", "ladder_training": "The rungs of the ladder over training, means of five steps, on the seeds that "
-                                                              "all of them have",
+    "by_level": "Where the budget goes (Fig. 2e/f)",
+    "ladder_training": "The rungs of the ladder over training, means of five steps, on the seeds that all of them have",
     "voting": "Sequential and majority voting, per response and per token (Fig. 5)",
-    "time": "Where the time of a step goes (Fig. 10)"}
+    "time": "Where the time of a step goes, on one core while the next one trains another model (Fig. 10)"}
 
 
 def table(head: list[str], rows: list[list]) -> str:
@@ -56,6 +56,9 @@ def text(result: dict) -> str:
     """results.md."""
     models, versus, seeds = result["models"], result["comparisons"], len(result["seeds"])
 
+    def has(name: str, key: str) -> bool:  # separate samples are no votes
+        return (name, key) != ("adaptive-sc", "vote_share")
+
     def measured(name: str) -> list[str]:
         row = models[name]
         return [row["seeds"], percent(row["accuracy"]), number(row["trials"], 2), number(row["tokens"], 1)]
@@ -63,10 +66,11 @@ def text(result: dict) -> str:
     def votes(name: str) -> list[str]:  # among the accepted and on the test split
         row = models[name]
         return [f"{100 * row['accepted_vote_share']:.1f}" if "accepted_vote_share" in row else "",
-                f"{100 * row['vote_share']:.1f}" if name != "adaptive-sc" else ""]
+                f"{100 * row['vote_share']:.1f}" if has(name, "vote_share") else ""]
 
     def near(name: str, cap: float) -> str:
-        return "" if name == "adaptive-sc" else "yes" if abs(100 * models[name]["vote_share"] - cap) <= 10 else "no"
+        share = 100 * models[name]["vote_share"]
+        return ("yes" if abs(share - cap) <= 10 else "no") if has(name, "vote_share") else ""
 
     def against_random(name: str) -> str:
         row, estimate = models.get(name.replace("ibpo", "random")), result["minus_random"][name]
@@ -90,13 +94,14 @@ def text(result: dict) -> str:
                      f"{row[kind]['trials']:.2f}", percent(row[kind]["gain"]), percent(row[kind]["share"])))]
                 for name, row in result["oracles"].items()]
     single = [[NAMES[name], *(" / ".join("–" if value is None else f"{scale * value:.{digits}f}"
-                                  for value in row["by_seed"][key])
-                       for key, scale, digits in (("accuracy", 100, 1), ("trials", 1, 2), ("vote_share", 100, 1)))]
+                                         for value in row["by_seed"][key]) if has(name, key) else ""
+                              for key, scale, digits in (("accuracy", 100, 1), ("trials", 1, 2),
+                                                         ("vote_share", 100, 1)))]
               for name, row in models.items()]
     adaptive_sc = [[NAMES[name], models[name]["seeds"], *map(percent, row.values())]
                    for name, row in sorted(result["minus_adaptive"].items())]
     by_level = [[NAMES[name], *(" / ".join(f"{100 * level[key][0]:.1f}" for level in row["levels"].values())
-                         for key in ("vote_share", "first_trial", "accuracy")),
+                                if has(name, key) else "" for key in ("vote_share", "first_trial", "accuracy")),
                  " / ".join(f"{level['trials_per_vote']:.2f}" if row["vote_share"] else ""
                             for level in row["levels"].values()).strip(" /")] for name, row in models.items()]
     after_first = [[NAMES[name], *(" / ".join("–" if level[key] is None else f"{100 * level[key]:.1f}"

@@ -52,8 +52,8 @@ class Settings:
     base_chapter_2: int = setting(600, "base: step at which chapter one, the times table, ends")
     base_chapter_3: int = setting(2500, "base: step from which there are exercises in counting votes, too")
     base_batch: int = setting(128, "base: textbook pages per step")
-    base_lr: float = setting(1.5e-3, "base: learning rate; 0.97 of it after the warm-up, 0.4 at chapter three, 0 at the "
-                                     "end")
+    base_lr: float = setting(1.5e-3, "base: learning rate; 0.97 of it after the warm-up, 0.4 at chapter three, 0 at "
+                                     "the end")
     # supervised fine-tuning on the base model's own solutions
     sft_problems: int = setting(5000, "SFT: problems the base model answers to make training data")
     sft_samples: int = setting(12, "SFT: answers to each")
@@ -81,7 +81,7 @@ class Settings:
     rl_top_p: float = setting(1.0, "IBPO: nucleus sampling of the responses to learn from; must be 1 with --kl-max")
     steps: int = setting(50, "IBPO: gradient steps")
     lr: float = setting(4.5e-5, "IBPO: highest learning rate")
-    kl_max: float = setting(None, "Eq. 7: accept only responses within this many nats of the ASV-SFT model")
+    kl_max: float = setting(None, "Eq. (7): accept only responses within this many nats of the ASV-SFT model")
     valid_every: int = setting(10, "IBPO: steps between looks at the validation problems; 0: never")
     valid_problems: int = setting(250, "IBPO: validation problems per look")
     keep_best: bool = setting(False, "IBPO: keep the checkpoint with the best validation accuracy, too, in best/ of "

@@ -16,7 +16,7 @@ Each writes a checkpoint directory under --out. A finished stage is skipped; an 
 goes on where it stopped when the same command is given again. log.jsonl has one line per step.
 
 This file is Algorithm 1. One step of it: `roll_out` samples m responses to each of n prompts from the current policy
-and judges them; `select` solves one budgeted program on all of them (Eq. 6-8, ibpo.py); learn.add_gradient adds the
+and judges them; `select` solves one budgeted program on all of them (Eq. (6)-(8), ibpo.py); learn.add_gradient adds the
 gradient of Eq. (5) on the accepted ones. Settings are in settings.py, the stages before IBPO in sft.py.
 """
 
