@@ -86,7 +86,7 @@ NOTATION = [(re.compile(pattern), new) for pattern, new in (
     (r"(?<!\d)(\d+)\.(\d*)\\overline ?\{(\d+)\}",                            # 0.1\overline{6} is (16 - 1)/90
      lambda m: f"(({m[1]}{m[2]}{m[3]}-{m[1]}{m[2]})/{'9' * len(m[3])}{'0' * len(m[2])})"),
     (r"\\mathbb ?\{?R\}?", r"(-\\infty,\\infty)"), (r"\\(?:emptyset|varnothing)(?![a-z])", r"\\{\\}"),
-    (r"(\\begin ?\{array\}) ?\{[^{}]*\}|\((\d+)\)(?= ?_)", r"\1\2"), (r" ?_ ?\{ ?(\w+) ?\}", r"_\1"))]
+    (r"(\\begin ?\{array\}) ?\{[^{}]*\}|\((\d+)\)(?= ?_)", r"\1\2"), (r" ?_ ?\{ ?(\w+) ?\}", r"_\1 "))]
 TOKEN = re.compile(r"‹[^‹›]*›|\\(?:begin|end)\{\w+\}|\\\\|\\(?!log)[A-Za-z]+_\w|\\[A-Za-z]+|\\.|\*\*|[<>!]="
                    r"|\d+_\d+|[A-Za-z]'*_(?:\d+|[a-z])|[A-Za-z]'+|[A-Za-z]+"
                    r"|(?<![\d,.])\d{1,3}(?:,\d{3})+(?!,?\d)(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+|\S", re.ASCII)
@@ -149,9 +149,9 @@ def factorial(n):
 
 @lru_cache(10_000)
 def variable(name):
-    """Six random integers of both signs, the same for the same name in gold and prediction."""
+    """Six random integers, even and odd, of both signs, the same for the same name in gold and prediction."""
     chance = random.Random(name)
-    return Values(Fraction(chance.randint(2, 60) * sign) for sign in (1, 1, -1, 1, 1, -1))
+    return Values(Fraction((2 * chance.randint(1, 29) + odd) * sign) for odd in (0, 1) for sign in (1, 1, -1))
 
 CONSTANTS = {r"\pi": Values([cmath.pi + 0j]), "e": Values([cmath.e + 0j]), "i": Values([1j])}
 ONE, MINUS, TWO, DEGREE = (Values([x]) for x in (Fraction(1), Fraction(-1), Fraction(2), cmath.pi / 180 + 0j))

@@ -107,6 +107,8 @@ x \in [3,8) | [3,8)
 324_6 | 324_{6}
 -25_7 | -25_{7}
 (1101)_2 | 1101_{2}
+\log_{10} 2 | \log_{10}2
+\log_2 3 | \log_{2}3
 \text{Alice} | Alice
 \text{Alice} | \textbf{alice}
 \text{two circles} | two circles
@@ -189,6 +191,9 @@ f'(x) | f(x)
 3 \pm \sqrt{6} | 3 + \sqrt{6}
 \pm 7 | 7
 7 | \pm 7
+\log_{2}3x | \log_{23}x
+(-1)^x | 1
+(-1)^x | -1
 324_6 | 324
 324_6 | 124
 324_6 | 324_5
