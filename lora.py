@@ -5,7 +5,7 @@
 This is no part of the paper: it is how Algorithm 1 fits a smaller card. Only A and B have gradients and AdamW moments;
 for an 8B model in bf16 at rank 16 that is 16 GB of weights and 0.7 GB of the rest instead of four times 16 GB. B starts
 at 0: at first the adapted model is the model. `merge` puts the corrections into the weights, so that what is saved is
-a plain checkpoint.
+a plain checkpoint. In bf16 they are rounded stochastically: most are less than half a unit in the last place.
 
     python train.py llama --lora-rank 16 --lora-alpha 32 --lr 1e-5 --model DIR ...
 """
@@ -15,6 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import llama
+
+
+def store(target: Tensor, value: Tensor, generator: torch.Generator) -> None:
+    """Copy fp32 values into a tensor; if that is bf16, rounded stochastically: right on average."""
+    if target.dtype == torch.bfloat16:  # the upper half of fp32: add random lower bits, then cut
+        bits = value.view(torch.int32)
+        noise = torch.randint(1 << 16, bits.shape, generator=generator, dtype=bits.dtype, device=bits.device)
+        value = ((bits + noise) & -65536).view(torch.float32)
+    target.copy_(value)
 
 
 class Adapter(nn.Module):
@@ -32,10 +41,10 @@ class Adapter(nn.Module):
         return self.linear(x) + correction.to(x.dtype)
 
     @torch.no_grad()
-    def merged(self) -> nn.Linear:
+    def merged(self, generator: torch.Generator) -> nn.Linear:
         """The linear layer with the correction in its weight, in the weight's own type."""
         weight = self.linear.weight
-        weight.copy_(weight.float() + self.scale * self.b @ self.a)
+        store(weight, weight.float() + self.scale * self.b @ self.a, generator)
         return self.linear
 
 
@@ -57,5 +66,6 @@ def add(model: llama.Llama, rank: int, alpha: float, seed: int = 0) -> llama.Lla
 
 def merge(model: llama.Llama) -> llama.Llama:
     """Undo `add`, keeping what was learned: plain layers again, with gradients; returns the model."""
-    replace(model, Adapter, Adapter.merged)
+    generator = torch.Generator(model.model.embed_tokens.weight.device).manual_seed(0)
+    replace(model, Adapter, lambda adapter: adapter.merged(generator))
     return model.requires_grad_(True)
