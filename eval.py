@@ -265,15 +265,16 @@ def respond(directories: list, source: str, problems: int, samples: dict[str, in
     """Write the records of checkpoints on the same problems to out/records; returns their names.
 
     A record that was made with the same settings before is not made again. samples: responses per problem, by the
-    prompt condition a model was trained for. dtype: of the weights; auto: sample.resolve_dtype, else fp32. called:
-    the name of a single checkpoint (None: that of its directory). cache_gib, options: of sample.generate.
+    prompt condition a model was trained for. dtype: of the weights; auto: sample.resolve_dtype, else fp32, on a GPU
+    bf16. called: the name of a single checkpoint (None: that of its directory). cache_gib, options: of sample.generate.
     """
     chosen = data.load(source, "test", problems, seed)
     names = []
     for directory in directories:
-        resolved = sample.resolve_dtype(dtype, "fp32", llama.read_config(directory), device)
-        model, tokenizer, notes = sample.open_checkpoint(directory, sample.DTYPES[resolved], device)
-        condition = notes.get("condition", "scot")
+        model = None  # the one before makes room
+        resolved = sample.resolve_dtype(dtype, "fp32" if device == "cpu" else "bf16", llama.read_config(directory),
+                                        device)
+        condition = sample.notes_of(directory).get("condition", "scot")
         kinds = [("", samples[condition], options["temperature"])]
         if condition == "scot":
             kinds.append(("-greedy", 1, 0.0))
@@ -288,6 +289,8 @@ def respond(directories: list, source: str, problems: int, samples: dict[str, in
                       "modified": weights.stat().st_mtime if weights.exists() else None}
             path = out / "records" / f"{name}.jsonl"
             if not (path.exists() and json.loads(path.open().readline() or "null") == header):
+                if model is None:
+                    model, tokenizer, _ = sample.open_checkpoint(directory, sample.DTYPES[resolved], device)
                 generate = {**options, "temperature": temperature, "cache_gib": cache_gib}
                 make_record(path, directory, chosen, header, m, model, tokenizer, seed=seed, **generate)
             if show:
@@ -339,7 +342,7 @@ def main(argv=None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of problems and responses (default 0)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to compute (default cpu)")
     parser.add_argument("--dtype", default="auto", choices=["auto", "fp32", "bf16"],
-                        help="of the weights; auto: bf16 on a CPU that has it, for wide models; else fp32")
+                        help="of the weights; auto: bf16 on a GPU, and on a CPU that has it for wide models; else fp32")
     args = parser.parse_args(argv)
     try:
         if args.redraw:

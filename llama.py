@@ -112,9 +112,11 @@ class Cache:
         shape = (config.num_hidden_layers, rows, config.num_key_value_heads, length, config.head_dim)
         self.k = torch.zeros(shape, dtype=dtype, device=device)  # [layers, rows, K, length, D]
         self.v = torch.zeros(shape, dtype=dtype, device=device)
-        # Query heads that share keys may go as so many queries of one head: keys are read once for all of them. On
-        # CPUs attention to a cache is 1.3 times as fast so in fp32, in bf16 1.4 times as slow.
-        self.G = config.num_attention_heads // config.num_key_value_heads if dtype == torch.float32 else 1
+        # Query heads that share keys may go as so many queries of one head: keys are read once for all of them, and
+        # on a GPU no fast kernel takes both shared keys and a mask. On a CPU attention to a cache is 1.3 times as
+        # fast so in fp32, in bf16 1.4 times as slow.
+        slower = dtype != torch.float32 and torch.device(device).type == "cpu"
+        self.G = 1 if slower else config.num_attention_heads // config.num_key_value_heads
 
     def locate(self, positions: Tensor) -> None:
         """Before a forward pass: the first B rows get new tokens at positions [B, T]. What may each of them see?"""

@@ -78,8 +78,8 @@ def resolve_dtype(wanted: str, otherwise: str, config: llama.Config, device: str
     return "bf16" if fast and device == "cpu" and config.hidden_size >= 512 else otherwise
 
 
-class CacheError(ValueError):
-    """Not one response fits into the memory for keys and values; the message is one line."""
+class LengthError(ValueError):
+    """Responses of this length do not fit: into the memory for keys and values, or the model's context. One line."""
 
 
 def slots_for(config: llama.Config, length: int, dtype: torch.dtype, slots: int, cache_gib: float) -> int:
@@ -91,7 +91,7 @@ def slots_for(config: llama.Config, length: int, dtype: torch.dtype, slots: int,
     row = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * length * dtype.itemsize  # bytes
     fit = int(cache_gib * 2**30 // row)
     if fit < 1:
-        raise CacheError(f"a response of {length:,} tokens needs {row / 2**30:.2g} GiB for its keys and values, and "
+        raise LengthError(f"a response of {length:,} tokens needs {row / 2**30:.2g} GiB for its keys and values, and "
                          f"cache_gib is {cache_gib:g}; raise it, or lower max_new_tokens")
     return min(slots, fit)
 
@@ -136,7 +136,7 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
 
     prompts: lists of token ids, none empty. temperature 0: greedy. slots: how many run at once, at most; fewer if their
     keys and values need more than cache_gib GiB. progress: called with the number of responses finished since the last
-    call. Raises ValueError for arguments out of range, CacheError if not one response fits.
+    call. Raises ValueError for arguments out of range, LengthError if a response may not fit.
     """
     if not temperature >= 0 or not 0 < top_p <= 1 or max_new_tokens < 1 or slots < 1:
         raise ValueError(f"need temperature >= 0, 0 < top_p <= 1, max_new_tokens >= 1, slots >= 1; got "
@@ -148,6 +148,10 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
     device = model.model.embed_tokens.weight.device
     stop = torch.tensor(sorted(set(stop_ids)), dtype=torch.long)
     length = max(map(len, prompts)) + max_new_tokens
+    if length > model.config.max_position_embeddings:
+        raise LengthError(f"a prompt of {length - max_new_tokens:,} tokens and {max_new_tokens:,} new ones do not fit "
+                          f"into the model's context, max_position_embeddings = "
+                          f"{model.config.max_position_embeddings:,}; lower max_new_tokens")
     slots = min(slots_for(model.config, length, model.model.embed_tokens.weight.dtype, slots, cache_gib), len(prompts))
     run = Slots(model, slots, length, max_new_tokens)
     waiting = list(range(len(prompts)))[::-1]  # the next one is at the end
@@ -171,7 +175,7 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
         texts = [tuple(prompts[i]) for i in owners]
         if new := [text for text in dict.fromkeys(texts) if text not in known]:
             read(new)
-        noise = [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(seed * 1_000_003 + i))
+        noise = [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed((seed * 1_000_003 + i) % 2**63))
                  for i in owners]
         rows = run.add(owner=torch.tensor(owners), position=torch.tensor([len(text) for text in texts]) - 1,
                        noise=torch.stack(noise))
@@ -242,10 +246,15 @@ def ask(model: llama.Llama, tokenizer, questions: list[str], condition: str, sam
     return [responses[i : i + samples] for i in range(0, len(responses), samples)]
 
 
+def notes_of(directory) -> dict:
+    """ibpo.json: the stage, and the prompt condition a model was trained for. {} for a checkpoint of other origin."""
+    path = Path(directory) / "ibpo.json"
+    return llama.read_json(path) if path.exists() else {}
+
+
 def open_checkpoint(directory, dtype: torch.dtype = None, device=None):
     """Model, tokenizer and notes of a checkpoint directory, as train.py writes it or as Hugging Face does.
 
-    The notes (ibpo.json, if there is one) tell the stage and the prompt condition the model was trained for.
     Raises llama.CheckpointError, in one line, if the directory cannot be used.
     """
     from transformers import AutoTokenizer
@@ -260,8 +269,10 @@ def open_checkpoint(directory, dtype: torch.dtype = None, device=None):
         raise llama.CheckpointError(f"{directory}: the tokenizer cannot be read ({reason})") from None
     if tokenizer.chat_template is None:
         raise llama.CheckpointError(f"{directory}: the tokenizer has no chat template; use an instruct model")
-    notes = Path(directory) / "ibpo.json"
-    return model, tokenizer, json.loads(notes.read_text()) if notes.exists() else {}
+    ids = stop_ids_of(directory, tokenizer)
+    if len(ids) > 1:  # some may be in generation_config.json alone, which `save` does not write
+        model.config.eos_token_id = list(ids)
+    return model, tokenizer, notes_of(directory)
 
 
 def main() -> None:

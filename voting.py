@@ -1,11 +1,12 @@
 """Sequential voting: prompts, response templates, Algorithm 3, and `parse` (paper Sec. 4, App. B and G).
 
 A *trial* is one [TRIAL] ... [/TRIAL] block that ends in a boxed answer; a *response* is all a model writes.
-    regular  (G0)   one trial, then a line that says it stopped because the problem is easy (or a plain solution)
+    regular  (G0)   one trial and a closing line (taught: one trial is enough), or a plain solution
     extended (G+)   trials one after another until an answer has occurred three times, eight at most, then the
                     consensus stated as the final answer; without one, the plurality (the first seen on ties)
     short           the same with two of at most three, and closing lines of its own; only where there are three modes
     malformed       everything else: it belongs to no group, is never accepted, and counts as wrong
+Closing lines may say what they like, if the answer they state is the one that the rule asks for.
 The rule is strict because the budget counts extended responses, not trials: a response that may go on voting after
 its consensus buys trials for free.
 
@@ -65,7 +66,8 @@ class PromptError(ValueError):
 
 def encode_prompt(tokenizer, question: str, condition: str) -> list[int]:
     """Prompt ids through the tokenizer's own chat template (which writes its own BOS: none is added here)."""
-    text = tokenizer.apply_chat_template(messages(question, condition), tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(messages(question, condition), tokenize=False, add_generation_prompt=True,
+                                         date_string="26 Jul 2024")  # Llama 3.2 would write today's: not repeatable
     ids = tokenizer(text, add_special_tokens=False).input_ids
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
         known = tokenizer.unk_token_id not in tokenizer(PROMPTS[condition], add_special_tokens=False).input_ids

@@ -1,7 +1,10 @@
 """Evaluation: intervals against theory, reference curves against brute force, records read back as written."""
 
+import gc
 import json
 import random
+import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +13,10 @@ from scipy.optimize import linprog
 import data
 import eval as evaluation
 import records
+import sample
 import voting
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_bootstrap_agrees_with_the_normal_interval():
@@ -146,6 +152,30 @@ def test_a_base_model_alone(tmp_path, capsys):
     write_record(tmp_path / "records" / "base.jsonl", rows, condition="scot")
     assert evaluation.report(tmp_path)["models"]["base"]["vote_share"] == 0
     assert "100.00" in capsys.readouterr().out and (tmp_path / "by_level.png").stat().st_size > 10_000
+
+
+def test_a_model_is_opened_only_to_answer(tmp_path, monkeypatch, capsys):
+    """What is on disk is not made again; one model at a time is in memory."""
+    opened, options = [], dict(problems=3, samples=dict.fromkeys(("scot", "sv", "asv"), 1), out=tmp_path, top_p=0.9,
+                               temperature=1.0, max_new_tokens=2, slots=8)
+    really, alive = sample.open_checkpoint, []
+
+    def noted(directory, *rest):
+        gc.collect()
+        opened.append((directory.name, sum(model() is not None for model in alive)))
+        found = really(directory, *rest)
+        alive.append(weakref.ref(found[0]))
+        return found
+
+    monkeypatch.setattr(sample, "open_checkpoint", noted)
+    directories = [ROOT / "checkpoints/base", ROOT / "checkpoints/ibpo"]
+    assert evaluation.respond(directories, "builtin", **options) == ["base", "base-greedy", "ibpo"]
+    assert opened == [("base", 0), ("ibpo", 0)]
+    assert evaluation.respond(directories, "builtin", **options) == ["base", "base-greedy", "ibpo"]
+    assert len(opened) == 2
+    (tmp_path / "records" / "ibpo.jsonl").unlink()
+    evaluation.respond(directories, "builtin", **options)
+    assert opened[2:] == [("ibpo", 0)]
 
 
 def test_broken_record_is_one_clear_line(tmp_path):

@@ -185,9 +185,24 @@ def test_a_small_cache_changes_no_response(model, passes):
     narrow = generate(model, PROMPTS, cache_gib=5.5 * row, **options)
     assert max(rows for rows, _ in passes) == 5
     assert [(r.ids, r.finished) for r in narrow] == [(r.ids, r.finished) for r in wide]
-    with pytest.raises(sample.CacheError, match="cache_gib") as error:
+    with pytest.raises(sample.LengthError, match="cache_gib") as error:
         generate(model, PROMPTS, cache_gib=0.9 * row, **options)
     assert "\n" not in str(error.value)
+
+
+def test_responses_beyond_the_context_are_refused(model):
+    """One line that says what to do; up to the last token of the context there is no objection."""
+    room = model.config.max_position_embeddings - max(map(len, PROMPTS))
+    assert len(generate(model, PROMPTS, room, stop_ids=range(V))) == len(PROMPTS)
+    with pytest.raises(sample.LengthError, match="max_position_embeddings.*max_new_tokens") as error:
+        generate(model, PROMPTS, room + 1)
+    assert "\n" not in str(error.value)
+
+
+def test_any_seed(model):
+    """Dates and the like are longer than what a generator takes."""
+    texts = {seed: [r.ids for r in generate(model, PROMPTS, 10, seed=seed)] for seed in (7, 20251125123000, -1)}
+    assert texts[7] != texts[20251125123000] != texts[-1]
 
 
 def test_global_random_state_is_neither_used_nor_touched(model):
@@ -438,6 +453,26 @@ def test_ask(tmp_path):
     assert sample.ask(again, its_tokenizer, questions, "asv", 40, **options) == rows and notes == {}
     (tmp_path / "ibpo.json").write_text('{"condition": "asv"}')
     assert sample.open_checkpoint(tmp_path)[2] == {"condition": "asv"}
+
+
+def test_stop_ids_survive_saving(tmp_path):
+    """Those of generation_config.json, too, which is not written again; config.json has them all then."""
+    tokenizer = data.build_tokenizer(data.world_pieces())
+    llama.save(build(vocab_size=len(tokenizer), eos_token_id=1), tmp_path / "a", tokenizer)
+    (tmp_path / "a" / "generation_config.json").write_text('{"eos_token_id": [1, 5]}')
+    assert sample.stop_ids_of(tmp_path / "a", tokenizer) == (1, 5)
+    model, tokenizer, _ = sample.open_checkpoint(tmp_path / "a")
+    llama.save(model, tmp_path / "b", tokenizer)
+    assert sample.stop_ids_of(tmp_path / "b", tokenizer) == (1, 5)
+
+
+def test_notes_that_cannot_be_read(tmp_path):
+    tokenizer = data.build_tokenizer(data.world_pieces())
+    llama.save(build(vocab_size=len(tokenizer)), tmp_path, tokenizer)
+    (tmp_path / "ibpo.json").write_text('{"condition": ')
+    with pytest.raises(llama.CheckpointError, match="ibpo.json") as error:
+        sample.open_checkpoint(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_checkpoint_without_a_chat_template(tmp_path):

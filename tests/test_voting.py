@@ -6,6 +6,7 @@ The reference below reads a response trial by trial with the rule of paper Sec. 
 numeric value; it shares nothing with voting.py but the extraction of an answer.
 """
 
+import copy
 import random
 import re
 from collections import Counter
@@ -496,6 +497,16 @@ def test_prompt_of_a_real_template():
     assert ids.count(0) == 1
     assert real.decode(ids).split() == ["<s>", "system:", *voting.PROMPTS["asv"].split(), "user:", "Compute", "7",
                                         "assistant:"]
+
+
+def test_a_template_that_writes_the_date_gives_the_same_prompt_every_day(tokenizer):
+    """As that of Llama 3.2 does, where no date is given."""
+    dated = copy.deepcopy(tokenizer)
+    dated.chat_template = ("{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}"
+                           "{% endif %}{{ raise_exception(date_string) if date_string != '26 Jul 2024' }}"
+                           + tokenizer.chat_template)
+    question = "Compute 7 * 12 modulo 61."
+    assert voting.encode_prompt(dated, question, "sv") == voting.encode_prompt(tokenizer, question, "sv")
 
 
 @pytest.mark.parametrize("question", ["Compute 7 * 612 modulo 61.", "Compute 61 * 7 modulo 61.",
