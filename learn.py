@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 import llama
@@ -90,10 +91,12 @@ class AdamW:
     """AdamW (Loshchilov & Hutter 2019). In fp32 it is torch.optim.AdamW.
 
     In bf16 the weights and both moments stay in bf16 (8 bytes per parameter with the gradient, so that an 8B model
-    fits on one 80 GB card) and are rounded stochastically: a change below half a unit in the last place, which is what
-    a learning rate of 5e-7 makes, would otherwise be rounded away every time. The random bits of a step depend on its
-    number alone, so that a run that continues repeats itself.
+    fits on one 80 GB card) and are rounded stochastically (lora.store): a change below half a unit in the last place,
+    which is what a learning rate of 5e-7 makes, would otherwise be rounded away every time. The random bits of a step
+    depend on its number alone, so that a run that continues repeats itself.
     """
+
+    PART = 1 << 24  # numbers that are updated at once
 
     def __init__(self, model: torch.nn.Module, beta1: float, beta2: float, weight_decay: float, eps: float = 1e-8):
         self.weights = [w for w in model.parameters() if w.requires_grad]
@@ -107,22 +110,18 @@ class AdamW:
     def step(self, lr: float) -> None:
         self.t += 1
         self.generator.manual_seed(self.t)
-        for w, m, v in zip(self.weights, self.m, self.v):
-            g = w.grad.float()
-            m32 = m.float().lerp(g, 1 - self.beta1)
-            v32 = v.float() * self.beta2 + (1 - self.beta2) * g * g
-            step = m32 / (1 - self.beta1**self.t) / ((v32 / (1 - self.beta2**self.t)).sqrt() + self.eps)
-            self.store(m, m32)
-            self.store(v, v32)
-            self.store(w, w.float() * (1 - lr * self.weight_decay) - lr * step)
-            w.grad = None
-
-    def store(self, target: torch.Tensor, value: torch.Tensor) -> None:
-        if target.dtype == torch.bfloat16:  # bf16 is the upper half of fp32: add random lower bits, then cut
-            bits = value.view(torch.int32)
-            noise = torch.randint(1 << 16, bits.shape, generator=self.generator, dtype=bits.dtype, device=bits.device)
-            value = ((bits + noise) & -65536).view(torch.float32)
-        target.copy_(value)
+        for weight, *moments in zip(self.weights, self.m, self.v):
+            # A few rows at a time: the fp32 intermediates of LLaMA-3.1's embedding would take 16 GiB.
+            rows = max(1, self.PART // weight[0].numel())
+            for w, m, v, g in zip(*(x.split(rows) for x in (weight, *moments, weight.grad))):
+                g = g.float()
+                m32 = m.float().lerp(g, 1 - self.beta1)
+                v32 = v.float() * self.beta2 + (1 - self.beta2) * g * g
+                step = m32 / (1 - self.beta1**self.t) / ((v32 / (1 - self.beta2**self.t)).sqrt() + self.eps)
+                lora.store(m, m32, self.generator)
+                lora.store(v, v32, self.generator)
+                lora.store(w, w.float() * (1 - lr * self.weight_decay) - lr * step, self.generator)
+            weight.grad = None
 
     def state(self) -> dict:
         return {"t": self.t, "m": self.m, "v": self.v}
@@ -187,9 +186,22 @@ def settings_of(settings: Settings, stage: str) -> dict:
 
 def save_checkpoint(settings: Settings, stage: str, model, tokenizer, directory: Path, **notes) -> None:
     """A Hugging Face checkpoint, with notes for the next reader. ibpo.json comes last: it says that all is there."""
+    (directory / "ibpo.json").unlink(missing_ok=True)
     llama.save(model, directory, tokenizer)
     notes = {"stage": stage, "condition": settings.condition(stage), "settings": settings_of(settings, stage), **notes}
-    (directory / "ibpo.json").write_text(json.dumps(notes, indent=2) + "\n")
+    with whole(directory / "ibpo.json") as temporary:
+        temporary.write_text(json.dumps(notes, indent=2) + "\n")
+
+
+@contextmanager
+def only_process(directory: Path):
+    """Refuse to train a stage that another process is training: both would write one log and one state."""
+    lock = FileLock(directory / ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"another process is training {directory}; wait for it, or choose another --out") from None
 
 
 def run_stage(settings: Settings, stage: str, name: str, model, tokenizer, steps: int, learning_rate, add_step,
@@ -214,48 +226,53 @@ def run_stage(settings: Settings, stage: str, name: str, model, tokenizer, steps
             torch.save({"done": done, "model": learned, "optimizer": optimizer.state(),
                         "settings": json.dumps(made_with)}, temporary)
 
-    lines = []
-    if state_file.exists():
-        state = torch.load(state_file, map_location=settings.device, weights_only=True)
-        if state["settings"] != json.dumps(made_with):
-            raise UserError(f"{directory} holds an unfinished stage made with other settings; delete it to start anew")
-        model.load_state_dict(state["model"], strict=False)  # with LoRA: the adapters, the rest is as it was
-        optimizer.restore(state["optimizer"])
-        done = state["done"]
-        lines = log_file.read_text().splitlines(keepends=True)[:done]
-        print(f"{name}: continues at step {done} of {steps}")
-    log_file.write_text("".join(lines))  # a step after the last saved state is done again
+    with only_process(directory):
+        lines = []
+        if state_file.exists():
+            # Mapped, not read, and copied tensor by tensor: an 8B model has no room for its state a second time.
+            state = torch.load(state_file, map_location="cpu", mmap=True, weights_only=True)
+            if state["settings"] != json.dumps(made_with):
+                raise UserError(f"{directory} holds an unfinished stage made with other settings; delete it to start "
+                                "anew")
+            model.load_state_dict(state["model"], strict=False)  # with LoRA: the adapters, the rest is as it was
+            optimizer.restore(state["optimizer"])
+            done = state["done"]
+            lines = log_file.read_text().splitlines(keepends=True)[:done]
+            print(f"{name}: continues at step {done} of {steps}")
+        log_file.write_text("".join(lines))  # a step after the last saved state is done again
 
-    saved = time.monotonic()
-    bar = tqdm(total=steps, initial=done, desc=name, unit="step", dynamic_ncols=True, mininterval=0.5)
-    try:
-        while done < steps:
-            model.train()
-            record = add_step(model, done)
-            with uninterrupted():
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
-                if not math.isfinite(norm):
-                    raise UserError(f"{name}: the gradient of step {done} is not finite; lower the learning rate")
-                if norm > 0:  # else nothing was accepted: no gradient, no step
-                    optimizer.step(learning_rate(done))
-                shown = record.pop("bar")
-                with log_file.open("a") as log:
-                    log.write(json.dumps({"step": done, **record, "grad_norm": norm}) + "\n")
-                done += 1
-                if time.monotonic() - saved > 20:
-                    save_state()
-                    saved = time.monotonic()
-            bar.set_postfix_str(shown, refresh=False)
-            bar.update()
-    except KeyboardInterrupt:
-        bar.close()
-        save_state()
-        raise SystemExit(f"\n{name}: stopped after step {done} of {steps}; the same command continues from here")
-    bar.close()
-    if at_end is not None:
-        at_end(model)
-    save_checkpoint(settings, stage, lora.merge(model), tokenizer, directory)
-    state_file.unlink(missing_ok=True)
+        saved, pause = time.monotonic(), 20.0
+        bar = tqdm(total=steps, initial=done, desc=name, unit="step", dynamic_ncols=True, mininterval=0.5)
+        try:
+            while done < steps:
+                model.train()
+                record = add_step(model, done)
+                with uninterrupted():
+                    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
+                    if not math.isfinite(norm):
+                        raise UserError(f"{name}: the gradient of step {done} is not finite; lower the learning rate")
+                    if norm > 0:  # else nothing was accepted: no gradient, no step
+                        optimizer.step(learning_rate(done))
+                    shown = record.pop("bar")
+                    with log_file.open("a") as log:
+                        log.write(json.dumps({"step": done, **record, "grad_norm": norm}) + "\n")
+                    done += 1
+                    if (begin := time.monotonic()) - saved > pause:
+                        save_state()
+                        saved = time.monotonic()
+                        pause = max(20.0, 20 * (saved - begin))  # 48 GB at 8B: a twentieth of the time at most
+                bar.set_postfix_str(shown, refresh=False)
+                bar.update()
+            bar.close()
+            if at_end is not None:
+                at_end(model)
+        except KeyboardInterrupt:
+            bar.close()
+            save_state()
+            raise SystemExit(f"\n{name}: stopped after step {done} of {steps}; the same command continues from here")
+        with uninterrupted():
+            save_checkpoint(settings, stage, lora.merge(model), tokenizer, directory)
+            state_file.unlink(missing_ok=True)
     return directory
 
 

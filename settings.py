@@ -33,7 +33,7 @@ class Settings:
     valid_data: str = setting("builtin", "validation problems: builtin, or a .jsonl file; never used for training")
     test_data: str = setting("builtin", "test problems for the evaluation at the end: builtin, or a .jsonl file")
     out: str = setting("runs/builtin", "directory of this run; one sub-directory per stage")
-    seed: int = setting(0, "makes the whole run repeatable")
+    seed: int = setting(0, "makes the whole run repeatable (on a CPU)")
     device: str = setting("cpu", "cpu or cuda")
     dtype: str = setting("fp32", "fp32, or bf16 (weights and moments in bf16, rounded stochastically)")
     sampling_dtype: str = setting("auto", "dtype of the copy of the model that samples: fp32, bf16, or auto: bf16 on a "
@@ -45,7 +45,7 @@ class Settings:
     micro_tokens: int = setting(1024, "tokens per micro-batch; changes speed and memory, never the gradient")
     checkpointing: bool = setting(False, "recompute activations in the backward pass instead of keeping them")
     max_new_tokens: int = setting(300, "longest response; a longer one is cut off and malformed")
-    temperature: float = setting(1.0, "sampling temperature")
+    temperature: float = setting(1.0, "sampling temperature; what is learned is always the policy at 1")
     top_p: float = setting(0.9, "nucleus sampling of SFT data and in the evaluation")
     # the base model of the built-in world
     base_steps: int = setting(7500, "base: gradient steps")
@@ -195,8 +195,8 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
     need(settings.method not in POLICY_GRADIENTS
          or settings.rl_top_p == settings.temperature == 1 and settings.kl_max is None,
          f"--method {settings.method} is a policy gradient: it needs --rl-top-p 1, --temperature 1 and no --kl-max")
-    need(0 <= settings.length_price < math.inf, "--length-price must be 0 or more")
-    need(0 < settings.length_unit < math.inf, "--length-unit must be above 0")
+    need(settings.length_price >= 0, "--length-price must be 0 or more")
+    need(settings.length_unit > 0, "--length-unit must be above 0")
     need(settings.method != "length-penalty" or settings.data == "builtin" or args["length_unit"] is not None,
          "--data is a file: give --length-unit, too (tokens of a one-trial response)")
     need(settings.method != "length-penalty" or settings.samples > 1,
@@ -212,6 +212,7 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
          "--kl-max needs --rl-top-p 1: it compares log-probabilities")
     for f in fields(Settings):
         value, flag = getattr(settings, f.name), f"--{f.name.replace('_', '-')}"
+        need(f.type is not float or value is None or math.isfinite(value), f"{flag} must be a finite number")
         if f.type is int and f.name not in ("seed", "valid_every", "lora_rank", "base_chapter_2", "base_chapter_3",
                                             "sft_short"):
             need(value >= 1, f"{flag} must be at least 1")
@@ -219,9 +220,13 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
             need(value > 0, f"{flag} must be above 0")
     need(args["stage"] != "base" or 10 * settings.warmup < settings.base_chapter_3 < settings.base_steps,
          "the learning rate of the base has ten times --warmup, --base-chapter-3 and --base-steps in this order")
-    need(0 <= settings.sft_alpha < math.inf, "--sft-alpha must be 0 or more")
+    need(settings.sft_alpha >= 0, "--sft-alpha must be 0 or more")
+    need(settings.weight_decay >= 0, "--weight-decay must be 0 or more")
+    need(0 <= settings.beta2 < 1, "--beta2 must be from 0 to below 1")
+    need(settings.max_grad_norm > 0, "--max-grad-norm must be above 0")
     need(settings.kl_max is None or settings.kl_max >= 0, "--kl-max must be a number of nats, 0 or more")
     need(settings.lora_rank >= 0, "--lora-rank must be at least 0")
+    need(not settings.lora_rank or args["stage"] != "base", "--lora-rank corrects a trained model: not --stage base")
     need(settings.lora_alpha > 0, "--lora-alpha must be above 0")
     need(settings.valid_every >= 0, "--valid-every must be at least 0")
     need(not settings.keep_best or settings.valid_every, "--keep-best needs looks at the validation problems")
@@ -254,9 +259,12 @@ def shuffled(size: int, step: int, batch: int, seed: int) -> list[int]:
 def whole(path: Path):
     """Where to write a file that is then there whole, or as it was before; never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    yield temporary
-    os.replace(temporary, path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two processes may write the same
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def derive(*names) -> int:

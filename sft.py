@@ -96,7 +96,7 @@ def train_base(settings: Settings) -> Path:
         vocab_size=len(tokenizer), hidden_size=96, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id)), settings.seed)
+        pad_token_id=tokenizer.pad_token_id)), settings.seed).to(settings.device, sample.DTYPES[settings.dtype])
 
     close = tokenizer.convert_tokens_to_ids(voting.CLOSE)
     tallies = {tokenizer.convert_tokens_to_ids(text) for text in filter(None, voting.TALLY.values())}

@@ -107,7 +107,7 @@ def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
     kl = None if reference is None else kl_estimate(rollout, reference, settings)  # float[n, m], nats
     allowed = ibpo.feasible_set(rollout.correct, rollout.valid, kl, settings.kl_max)  # bool[n, m], Eq. (7)
     rng = np.random.default_rng(seed)
-    masks = dict(valid=rollout.valid, feasible=None if kl is None else allowed)
+    masks = dict(valid=rollout.valid, feasible=None if kl is None else kl <= settings.kl_max)
     if settings.method == "ibpo" and (settings.sft_short or any("tokens" in name for name in settings.caps)):
         selection = select_by_caps(rollout, allowed, settings.caps, rng)
     elif settings.method in ibpo.METHODS:
@@ -197,7 +197,7 @@ def describe(rollout: Rollout, selection: ibpo.Selection) -> dict:
         "trials": float(rollout.trials.mean()),
         "trials_per_vote": float(rollout.trials[votes].mean()) if votes.any() else None,
         "tokens": float(rollout.tokens.mean()), "malformed": float(1 - rollout.valid.mean()),
-        "rule_kept": float((rollout.valid & several).sum() / max(several.sum(), 1)),
+        "rule_kept": float(rollout.valid[several].mean()) if several.any() else None,
         "dropped_no_correct": selection.dropped_no_correct, "dropped_over_cap": selection.dropped_over_cap}
 
 
@@ -315,7 +315,7 @@ def main(argv=None) -> None:
                 models.append(timed(stage_name(settings), train_rl, models[-1]))
             if stage == "all":
                 timed("evaluation", evaluate)
-    except (UserError, data.DataError, llama.CheckpointError, sample.CacheError, voting.PromptError) as error:
+    except (UserError, data.DataError, llama.CheckpointError, sample.LengthError, voting.PromptError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("\nstopped; what is finished is kept, and the same command continues from there")

@@ -7,6 +7,8 @@ rounding against its expectation, and stages that were stopped against stages th
 import json
 import random
 import signal
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +24,9 @@ import sample
 import sft
 import voting
 from learn import AdamW, Example, add_gradient, log_probabilities, micro_batches, run_stage
-from settings import Settings, UserError, derive, shuffled
+from settings import Settings, UserError, derive, shuffled, whole
+
+ROOT = Path(__file__).resolve().parent.parent
 
 V, EOS = 12, 0  # the end of a response has the id that batches are padded with
 
@@ -220,8 +224,9 @@ def test_encode():
 # AdamW
 
 
-@pytest.mark.parametrize("beta2, weight_decay", [(0.98, 0.01), (0.999, 0.0), (0.95, 0.3)])
-def test_adamw_equals_torch(beta2, weight_decay):
+@pytest.mark.parametrize("beta2, weight_decay, part", [(0.98, 0.01, 1 << 24), (0.999, 0.0, 100), (0.95, 0.3, 1)])
+def test_adamw_equals_torch(beta2, weight_decay, part, monkeypatch):
+    monkeypatch.setattr(AdamW, "PART", part)  # numbers at once: all, some rows, one row
     mine, other = build(tie_word_embeddings=True), build(tie_word_embeddings=True)
     start = [w.detach().clone() for w in mine.parameters()]
     adamw = AdamW(mine, 0.9, beta2, weight_decay)
@@ -251,10 +256,10 @@ class Vector(torch.nn.Module):
 def test_rounding_is_unbiased():
     """bf16 keeps one of the two neighbours, the nearer one more often: right on average, in either sign."""
     draws = 40_000
-    adamw = AdamW(Vector([0.0], torch.bfloat16), 0.9, 0.98, 0)
+    generator = torch.Generator().manual_seed(0)
     for value in (1.0 + 2**-7 / 4, 1.0 + 2**-9, -(1.0 + 2**-7 * 0.9), 3.3e-5, -1e-30, 777.7):
         target = torch.empty(draws, dtype=torch.bfloat16)
-        adamw.store(target, torch.full((draws,), value))
+        lora.store(target, torch.full((draws,), value), generator)
         found = target.double()
         gap = (found.max() - found.min()).item()
         exact = torch.tensor(value, dtype=torch.float32).double().item()
@@ -263,7 +268,7 @@ def test_rounding_is_unbiased():
         assert abs(found.mean().item() - exact) < 4 * gap / 2 / draws**0.5  # four standard errors
     exact = torch.tensor([0.0, 1.0, -2.5, 2.0**-20, 96.0]).repeat(100)
     target = torch.empty(500, dtype=torch.bfloat16)
-    adamw.store(target, exact)
+    lora.store(target, exact, generator)
     assert torch.equal(target.float(), exact)  # what bf16 holds stays
 
 
@@ -354,26 +359,38 @@ class PowerCut(Exception):
 
 @pytest.fixture
 def stage(tmp_path, tokenizer, monkeypatch):
-    """stage(name, stop={step: exception}) runs a stage of STEPS steps; returns its (weights, log lines)."""
+    """stage(name, stop={step: exception}) runs a stage of STEPS steps; returns its (weights, log lines).
 
-    def run(name, stop={}, dtype=torch.float32, steps=STEPS, clock=0.0, **changes):
+    clock: seconds that a step takes. slow: seconds that writing its state takes. at_end: of run_stage.
+    """
+    save = torch.save
+
+    def run(name, stop={}, dtype=torch.float32, steps=STEPS, clock=0.0, slow=0.0, at_end=None, **changes):
         name_of = {torch.float32: "fp32", torch.bfloat16: "bf16"}
         settings = Settings(out=str(tmp_path), micro_tokens=40, dtype=name_of[dtype], **changes)
-        time = iter(range(10**9))
-        monkeypatch.setattr(learn.time, "monotonic", lambda: clock * next(time))  # seconds that pass at each look
+        now = [0.0]
+        monkeypatch.setattr(learn.time, "monotonic", lambda: now[0])
+
+        def write(*arguments):
+            now[0] += slow
+            save(*arguments)
+
+        monkeypatch.setattr(learn.torch, "save", write)
         torch.manual_seed(random.randrange(2**32))  # a new process: nothing may hang on this
         model = build(len(tokenizer), dtype=dtype, tie_word_embeddings=True)
         seen = []
 
         def add_step(model, step):
             seen.append(step)
+            now[0] += clock
             assert all(w.grad is None for w in model.parameters()) or step == seen[0]
             loss = add_gradient(model, random_examples(4, seed=step), 4, settings)
             if step in stop:
                 raise stop[step]
             return {"loss": loss, "bar": ""}
 
-        directory = run_stage(settings, "base", name, model, tokenizer, steps, lambda step: 1e-2 / (step + 1), add_step)
+        directory = run_stage(settings, "base", name, model, tokenizer, steps, lambda step: 1e-2 / (step + 1), add_step,
+                              at_end)
         log = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
         assert [line["step"] for line in log] == list(range(steps))
         assert not (directory / "state.pt").exists()
@@ -410,20 +427,83 @@ def test_stopped_again_and_again(stage):
     assert_same_stage(stage("often"), whole)
 
 
-@pytest.mark.parametrize("clock", [3.0, 9.0, 30.0])
-def test_power_cut(stage, tmp_path, clock):
-    """The state is saved now and then; logged steps after it are done again, and logged once."""
+@pytest.mark.parametrize("clock, slow, kept", [(3.0, 0.0, 0), (9.0, 0.0, 3), (30.0, 0.0, 5), (30.0, 3.0, 4)])
+def test_power_cut(stage, tmp_path, clock, slow, kept):
+    """The state is saved every 20 seconds, or more rarely if that takes long; what is lost is done again, logged once."""
     whole = stage("whole")
     with pytest.raises(PowerCut):
-        stage("cut", {5: PowerCut()}, clock=clock)
+        stage("cut", {5: PowerCut()}, clock=clock, slow=slow)
     assert len((tmp_path / "cut" / "log.jsonl").read_text().splitlines()) == 5
     saved = tmp_path / "cut" / "state.pt"
     done = torch.load(saved)["done"] if saved.exists() else 0
-    assert done == {3.0: 0, 9.0: 3, 30.0: 5}[clock]
+    assert done == kept
     with (tmp_path / "cut" / "log.jsonl").open("a") as log:
         log.write('{"step": 5, "lo')  # half a line
-    (tmp_path / "cut" / "state.tmp").write_bytes(b"half a state")
+    (tmp_path / "cut" / "state.pt.1.tmp").write_bytes(b"half a state")
     assert_same_stage(stage("cut"), whole)
+
+
+@pytest.mark.parametrize("failure, error", [(KeyboardInterrupt(), SystemExit), (PowerCut(), PowerCut)])
+def test_stopped_after_the_last_step(stage, tmp_path, failure, error):
+    """Ctrl-C while the finished model is looked at loses no step, though none was saved before."""
+    whole, looks = stage("whole"), []
+
+    def at_end(model):
+        looks.append(model)
+        if len(looks) == 1:
+            raise failure
+
+    with pytest.raises(error):
+        stage("end", at_end=at_end)
+    assert (tmp_path / "end" / "state.pt").exists() == (error is SystemExit)
+    assert not (tmp_path / "end" / "ibpo.json").exists()
+    if error is SystemExit:  # all steps are done: there is nothing left to stop in
+        assert_same_stage(stage("end", dict.fromkeys(range(STEPS), PowerCut()), at_end=at_end), whole)
+        assert len(looks) == 2
+
+
+def test_two_processes_do_not_train_the_same_stage(stage, tmp_path):
+    whole, refused = stage("whole"), []
+
+    def at_end(model):
+        with pytest.raises(UserError, match="another process is training .*twice") as error:
+            stage("twice")
+        refused.append(str(error.value))
+
+    assert_same_stage(stage("twice", at_end=at_end), whole)
+    assert len(refused) == 1 and "\n" not in refused[0]
+
+
+def test_a_checkpoint_is_not_valid_while_it_is_written_over(tmp_path, tokenizer, monkeypatch):
+    directory = tmp_path / "best"
+    learn.save_checkpoint(Settings(), "ibpo", build(len(tokenizer)), tokenizer, directory)
+
+    def cut(*arguments, **options):
+        raise PowerCut
+
+    monkeypatch.setattr(llama, "save_file", cut)
+    with pytest.raises(PowerCut):
+        learn.save_checkpoint(Settings(), "ibpo", build(len(tokenizer)), tokenizer, directory)
+    assert not (directory / "ibpo.json").exists()
+
+
+def test_two_writers_of_one_file(tmp_path):
+    """The file is what either of them wrote, whole; nothing else is left, nor after a failure."""
+    path = tmp_path / "file.json"
+    with whole(path) as mine:
+        mine.write_text("mine")
+        assert not path.exists()
+    with pytest.raises(PowerCut), whole(path) as mine:
+        mine.write_text("half")
+        raise PowerCut
+    assert path.read_text() == "mine" and list(tmp_path.iterdir()) == [path]
+    other = f"import os, sys; os.getpid = lambda: 1; sys.path.insert(0, {str(ROOT)!r}); from settings import whole\n" \
+            f"with whole(__import__('pathlib').Path({str(path)!r})) as theirs: theirs.write_text('theirs')"
+    with whole(path) as mine:
+        mine.write_text("mine again")
+        subprocess.run([sys.executable, "-c", other], check=True)
+        assert path.read_text() == "theirs"
+    assert path.read_text() == "mine again" and list(tmp_path.iterdir()) == [path]
 
 
 def test_without_its_state_a_stage_starts_anew(stage, tmp_path):
@@ -551,7 +631,14 @@ def test_copy_for_sampling(rank):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# sft.py: the base model's own solutions
+# sft.py: the built-in base, and the base model's own solutions
+
+
+def test_base_is_built_in_the_type_that_is_asked_for(tmp_path, monkeypatch):
+    models = []
+    monkeypatch.setattr(sft, "run_stage", lambda settings, stage, name, model, *rest: models.append(model))
+    sft.train_base(Settings(out=str(tmp_path), dtype="bf16"))
+    assert {weight.dtype for weight in models[0].parameters()} == {torch.bfloat16}
 
 
 @pytest.fixture

@@ -172,6 +172,31 @@ def test_shared_ties_reach_the_gradient_weights():
     assert (drawn == selection.weights).all()
 
 
+@pytest.mark.parametrize("method", ["sft", "rft", "raft", "cgpo", "ibpo"])
+def test_kl_bound_filters_and_changes_no_method(method, monkeypatch):
+    """Eq. (7): what is too far is not accepted, and else all is as without the bound. SFT learns from wrong ones, too."""
+    rng = np.random.default_rng(0)
+    settings = dataclasses.replace(Settings(), method=method, kl_max=1.0, share_ties=False)
+    for _ in range(20):
+        rollout = made_up_rollout(rng, 12)
+        far = rng.random(rollout.correct.shape) < 0.3
+        for distance, near in (np.zeros(far.shape), np.ones_like(far)), (np.where(far, 2.0, 0.5), ~far):
+            monkeypatch.setattr(train, "kl_estimate", lambda *arguments: distance)
+            selection, _ = train.select(rollout, "a reference", settings, seed=1)
+            expected = ibpo.METHODS[method](rollout.correct, rollout.extended, 0.5, valid=rollout.valid, feasible=near,
+                                            rng=np.random.default_rng(1))
+            assert (selection.weights == expected.weights).all() and not selection.weights[~near].any()
+        if method == "sft":
+            assert (selection.weights * ~rollout.correct).any()
+
+
+def test_rule_kept_is_nothing_where_nobody_votes():
+    rollout = made_up_rollout(np.random.default_rng(0), 6)
+    rollout.trials[:] = 1
+    selection = ibpo.select_ibpo(rollout.correct, rollout.extended, 0.5, rollout.valid)
+    assert train.describe(rollout, selection)["rule_kept"] is None
+
+
 def test_caps_from_the_command_line():
     settings, _ = parse_args(["--budget", "tokens=90,vote=0.25"])
     assert settings.caps == {"tokens": 90, "vote": 0.25} and settings.cap == 0.25
@@ -290,6 +315,13 @@ def test_record_counts_positive_weights_as_accepted(method):
     ("--sft-short 9 --budget short=1.3", "--budget"),
     ("--sft-short 9 --budget short=0.3,short=0.3", "--budget"),
     ("--sft-short -1", "--sft-short"),
+    ("--max-grad-norm -1", "--max-grad-norm"),
+    ("--max-grad-norm 0", "--max-grad-norm"),
+    ("--beta2 1", "--beta2"),
+    ("--weight-decay -0.1", "--weight-decay"),
+    *((f"--{name} {value}", f"--{name} must be a finite number") for value in ("nan", "inf") for name in (
+        "lr", "beta2", "weight-decay", "max-grad-norm", "temperature", "lora-alpha", "cache-gib", "kl-max", "top-p")),
+    ("--stage base --lora-rank 4", "--lora-rank"),
     ("--sft-short 9 --method random", "two modes"),
     ("--sft-short 9 --method listing", "two modes"),
     ("--sft-short 9 --method margin", "two modes"),
