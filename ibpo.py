@@ -146,7 +146,7 @@ def _maximise(margin, correct, extended, cap, valid, feasible, rng):
 
 def _one_per_prompt(choices, rng):
     """bool[n, m]: one random marked response of each prompt that has any."""
-    ticket = choices * (1 - rng.random(choices.shape))                  # float[n, m], in (0, 1], or 0: not marked
+    ticket = choices - rng.random(choices.shape)                        # float[n, m], above 0 if it is marked
     drawn = ticket.argmax(axis=1, keepdims=True)                        # int[n, 1]
     return choices & (drawn == np.arange(choices.shape[1]))             # bool[n, m]; none where none was marked
 

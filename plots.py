@@ -78,7 +78,7 @@ def plot_budget(summary: dict, path: Path) -> None:
                               zorder=3, **{**style, "ls": ""})
             axis.set_xlabel(f"{unit} per response")
         axes[0].set_ylabel("accuracy on the test split, %")
-        save(figure, path, axes[1], columns=5)
+        save(figure, path, axes[1], columns=4)
 
 
 def plot_levels(summary: dict, path: Path) -> None:

@@ -44,8 +44,8 @@ def plot_training(logs: dict, result: dict, path: Path) -> None:
         save(figure, path, axes[0, len(logs) // 2], columns=4)
 
 
-RUNGS = {"rft": "#56b4e9", "cgpo": GREEN, "margin": ORANGE, "ibpo-50": CAPS[50][0], "random-50": GREY,
-         "grpo": PINK, "length-penalty-0.05": YELLOW}
+RUNGS = {"rft": "#f0e442", "cgpo": GREEN, "margin": ORANGE, "ibpo-50": CAPS[50][0], "random-50": GREY,
+         "listing-50": "black", "grpo": PINK, "length-penalty-0.1": YELLOW}
 
 
 def plot_ladder(logs: dict, result: dict, path: Path) -> None:
@@ -70,7 +70,7 @@ def plot_ladder(logs: dict, result: dict, path: Path) -> None:
         axes[2].annotate("efficiency boundary", ((3 * x + test[0][0]) / 4, (3 * y + test[0][1]) / 4), (6, -6), va="top",
                          textcoords="offset points", fontsize=9)
         for i, (name, runs) in enumerate(logs.items()):
-            look = dict(color=RUNGS[name], marker="o^sDvPX"[i], label=result["models"][name]["label"])
+            look = dict(color=RUNGS[name], marker="o^sDvX*P"[i], label=result["models"][name]["label"])
             axes[2].plot(*test[1 + i], ls="", ms=8, **look)
             for axis, key, scale in zip(axes, ("accuracy", "trials"), (100, 1)):
                 values = scale * np.mean([[row[key] for row in run] for run in runs], axis=0)  # [steps]
@@ -81,7 +81,8 @@ def plot_ladder(logs: dict, result: dict, path: Path) -> None:
         axes[1].set_title("trials per rollout")
         axes[2].set_title("test split (top-p 0.9): accuracy, %")
         axes[2].set_xlabel("trials per response")
-        save(figure, path, axes[0], columns=7)
+        axes[0].set_xlabel(f"step (all panels: seed {', '.join(str(result['seeds'][i]) for i in shared)})")
+        save(figure, path, axes[0], columns=8)
 
 
 def plot_voting(voting: dict | None, path: Path) -> None:

@@ -8,7 +8,7 @@ import plots
 
 CAPS = tuple(plots.CAPS)  # q+, %
 ALPHAS = (0.25, 0.5, 2)  # ASV-SFT-alpha, beside 1
-PRICES = (0.02, 0.05, 0.1)  # of length, in reward per one-trial response
+PRICES = (0.02, 0.05, 0.07, 0.1)  # of length, in reward per one-trial response
 ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES = ["base", "sv-sft", *(f"ibpo-{cap}" for cap in CAPS)], 400, 16
 
 TABLE_3 = {"base": "base", "base-greedy": "base, greedy", "sv-sft": "SV-SFT", "asv-sft": "ASV-SFT",

@@ -370,7 +370,7 @@ def test_names_agree():
     assert {*report_text.PAPER, *report_text.TABLE_3, *report_text.ORACLE_MODELS} <= set(reproduce.MODELS)
     assert set(report_text.NAMES) == {*reproduce.MODELS, "adaptive-sc"}
     assert len(set(report_text.NAMES.values())) == len(report_text.NAMES)
-    assert len(set(reproduce.MODELS)) == len(reproduce.MODELS) == 18 + 3 + 3  # other alphas, best checkpoints
+    assert len(set(reproduce.MODELS)) == len(reproduce.MODELS) == 19 + 3 + 3  # other alphas, best checkpoints
     assert [name for name, *_ in report_text.LADDER if name.startswith("length")] == [
         name for name in reproduce.MODELS if name.startswith("length")]
 
