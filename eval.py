@@ -336,7 +336,7 @@ def main(argv=None) -> None:
     parser.add_argument("--top-p", type=float, default=0.9,
                         help="nucleus sampling, as in Table 8; 1: off (default 0.9)")
     parser.add_argument("--max-new-tokens", type=int, default=300, help="cut a response off here (default 300)")
-    parser.add_argument("--slots", type=int, default=256, help="responses generated at once, at most (default 256)")
+    parser.add_argument("--slots", type=int, default=512, help="responses generated at once, at most (default 512)")
     parser.add_argument("--cache-gib", type=float, default=8.0,
                         help="GiB for their keys and values; limits how many run at once (default 8)")
     parser.add_argument("--seed", type=int, default=0, help="of problems and responses (default 0)")

@@ -130,7 +130,7 @@ class Slots:
 
 @torch.no_grad()
 def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, temperature: float = 1.0,
-             top_p: float = 1.0, stop_ids=(), seed: int = 0, slots: int = 256, cache_gib: float = 8.0,
+             top_p: float = 1.0, stop_ids=(), seed: int = 0, slots: int = 512, cache_gib: float = 8.0,
              progress=None) -> list[Response]:
     """One response per prompt, in the order of the prompts; repeat a prompt to sample it several times.
 

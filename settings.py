@@ -39,7 +39,7 @@ class Settings:
     sampling_dtype: str = setting("auto", "dtype of the copy of the model that samples: fp32, bf16, or auto: bf16 on a "
                                           "CPU that has it (AMX, AVX512-BF16) for models of width 512 or more, else "
                                           "--dtype, as always with --kl-max and policy gradients")
-    slots: int = setting(256, "responses generated at once, at most; fewer if they need more than --cache-gib")
+    slots: int = setting(512, "responses generated at once, at most; fewer if they need more than --cache-gib")
     cache_gib: float = setting(8.0, "GiB for their keys and values, beside weights and moments (and no gradient, while "
                                     "sampling): 8B in bf16 takes 45 of the 79 GiB of an 80 GB card, so there 24")
     micro_tokens: int = setting(1024, "tokens per micro-batch; changes speed and memory, never the gradient")

@@ -281,14 +281,14 @@ def main() -> None:
         return gradient_step(args.model, args.gradient, args.recompute)
     if args.pass_at_1:
         return compare_pass_at_1(args.model, args.pass_at_1)
-    batches = [16, 256] if args.quick else [1, 16, 64, 256]
+    batches = [16, 256] if args.quick else [1, 16, 64, 256, 512]
     if args.only in (None, "sampling"):
-        problems = data.load("builtin", "test", 128, seed=0)
+        problems = data.load("builtin", "test", 256, seed=0)
         compare_sampling("built-in model", args.model, problems, "asv", 300, batches, (16, 1 if args.quick else 4),
                          args.longest)
         if args.smollm2:
             problems = data.load(args.gsm8k, "test", 32, seed=0)
-            compare_sampling("SmolLM2-135M", args.smollm2, problems, "scot", 64, batches, (8, 1), args.longest)
+            compare_sampling("SmolLM2-135M", args.smollm2, problems, "scot", 64, batches[:4], (8, 1), args.longest)
     if args.only in (None, "selection"):
         compare_selection([16, 256] if args.quick else [16, 64, 256, 1024, 4096])
     if args.only in (None, "step"):

@@ -173,7 +173,7 @@ def test_slots_follow_from_the_memory_limit():
         assert sample.slots_for(config, 4400, dtype, 3, gib) == min(3, slots)
     builtin, large = (Settings(**PRESETS[preset]) for preset in ("builtin", "llama"))
     config = llama.read_config(ROOT / "checkpoints/base")
-    assert sample.slots_for(config, 30 + builtin.max_new_tokens, torch.float32, builtin.slots, builtin.cache_gib) == 256
+    assert sample.slots_for(config, 30 + builtin.max_new_tokens, torch.float32, builtin.slots, builtin.cache_gib) == 512
     assert sample.slots_for(EIGHT_B, 300 + large.max_new_tokens, torch.bfloat16, large.slots, large.cache_gib) == 44
 
 
