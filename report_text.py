@@ -149,7 +149,7 @@ positive weight, last ten steps. The last column is what a rung adds in accuracy
 trials, too, or at the height above the efficiency boundary.
 
 {table(["rung", "what it does", "seeds", "accuracy, %", "trials", "tokens", "votes accepted, %", "votes on test, %",
-        "within 10 points of 50 %", "minus efficiency boundary", "minus"], ladder)}
+        "within 10 points of 50 %", "− boundary in trials", "− the rung in brackets"], ladder)}
 ## Oracles
 
 The share of the attainable that is attained. A clairvoyant has no more trials than the IuB model, single trials of the
