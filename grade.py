@@ -83,8 +83,8 @@ NOTATION = [(re.compile(pattern), new) for pattern, new in (
     (rf"(?<=[\w)}}\]°]) ?{WORD}(?: ?[/*]? ?{WORD}|/[a-z]\b)*", ""),          # a unit, as in 5 ‹km›/h
     (r"(?<![\w.^\\])(\d+) ?\\[dt]?frac ?(?:(\d)|\{(\d+)\}) ?(?:(\d)|\{(\d+)\})", r"(\1+\2\3/\4\5)"),
     (r"(?<![\w.^\\])(\d+) (\d+)/(\d+)(?!\d)", r"(\1+\2/\3)"),
-    (r"(?<!\d)(\d+)\.(\d*)\\overline ?\{(\d+)\}",                            # 0.1\overline{6} is (16 - 1)/90
-     lambda m: f"(({m[1]}{m[2]}{m[3]}-{m[1]}{m[2]})/{'9' * len(m[3])}{'0' * len(m[2])})"),
+    (r"(\\log ?_ ?\d)(?=\d+(?! ?[\w\\(]))", r"\1 "), (r"(?<!\d)(\d+)\.(\d*)\\overline ?\{(\d+)\}",
+     lambda m: f"(({m[1]}{m[2]}{m[3]}-{m[1]}{m[2]})/{'9' * len(m[3])}{'0' * len(m[2])})"),  # (16-1)/90
     (r"\\mathbb ?\{?R\}?", r"(-\\infty,\\infty)"), (r"\\(?:emptyset|varnothing)(?![a-z])", r"\\{\\}"),
     (r"(\\begin ?\{array\}) ?\{[^{}]*\}|\((\d+)\)(?= ?_)", r"\1\2"), (r" ?_ ?\{ ?(\w+) ?\}", r"_\1 "))]
 TOKEN = re.compile(r"‹[^‹›]*›|\\(?:begin|end)\{\w+\}|\\\\|\\(?!log)[A-Za-z]+_\w|\\[A-Za-z]+|\\.|\*\*|[<>!]="
@@ -149,9 +149,9 @@ def factorial(n):
 
 @lru_cache(10_000)
 def variable(name):
-    """Six random integers, even and odd, of both signs, the same for the same name in gold and prediction."""
+    """Twelve random integers, the same for the same name: `(-1)^{x+y}` != `1`, `|x||y|` != `xy`."""
     chance = random.Random(name)
-    return Values(Fraction((2 * chance.randint(1, 29) + odd) * sign) for odd in (0, 1) for sign in (1, 1, -1))
+    return Values(Fraction(chance.choice((1, -1)) * chance.randint(2, 59)) for _ in range(12))
 
 CONSTANTS = {r"\pi": Values([cmath.pi + 0j]), "e": Values([cmath.e + 0j]), "i": Values([1j])}
 ONE, MINUS, TWO, DEGREE = (Values([x]) for x in (Fraction(1), Fraction(-1), Fraction(2), cmath.pi / 180 + 0j))

@@ -109,6 +109,8 @@ x \in [3,8) | [3,8)
 (1101)_2 | 1101_{2}
 \log_{10} 2 | \log_{10}2
 \log_2 3 | \log_{2}3
+\log_{2}5 | \log_25
+|x||y| | |xy|
 \text{Alice} | Alice
 \text{Alice} | \textbf{alice}
 \text{two circles} | two circles
@@ -194,6 +196,12 @@ f'(x) | f(x)
 \log_{2}3x | \log_{23}x
 (-1)^x | 1
 (-1)^x | -1
+(-1)^x | (-1)^y
+(-1)^{x+y} | 1
+(-1)^{a+b+c} | 1
+|x||y| | xy
+|xy| | xy
+\log_{25}x | \log_2 5x
 324_6 | 324
 324_6 | 124
 324_6 | 324_5
