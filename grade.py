@@ -55,7 +55,7 @@ FUNCTIONS = {"\\" + f: getattr(cmath, f.replace("arc", "a")) for f in
     r"\ln": cmath.log, r"\log": cmath.log10, r"\sec": lambda z: 1 / cmath.cos(z),
     r"\csc": lambda z: 1 / cmath.sin(z), r"\cot": lambda z: 1 / cmath.tan(z)}
 ALIASES = {alias: token for token, aliases in {
-    "": r"\left \right \big \Big \bigl \bigr \Bigl \Bigr \displaystyle \text \mathbf \boldsymbol \( \) \[ \] "
+    "": r"\left \right \big \Big \bigl \bigr \Bigl \Bigr \text \mathbf \boldsymbol \( \) \[ \] "
         r"\! % \% € £", "^": "**", r"\frac": r"\dfrac \tfrac \cfrac", r"\binom": r"\dbinom \tbinom",
     "*": r"\cdot \times · ×", "/": r"\div ÷", "-": "− –", r"\pm": "±", r"\cup": "∪", ",": r"; \lor &",
     "<=": r"\le \leq \leqslant ≤", ">=": r"\ge \geq \geqslant ≥", "<": r"\lt", ">": r"\gt", "!=": r"\ne \neq",
@@ -75,12 +75,12 @@ WORD = r"‹[^‹›]*›(?: ?\^ ?(?:\d|\{-?\d+\}))?"
 NOTATION = [(re.compile(pattern), new) for pattern, new in (
     (r"(?<=\d)(?:\{,\}|, ?\\! ?|\\[,;: ]|~| )(?=\d{3}(?!\d))", ""),          # 1{,}000  1,\!000  1\,000  1 000
     (r"(?: |(?<!\\)\\[,;:>$ ]|[~$]|\\q?quad(?![a-z]))+", " "), ("[‹›]", ""), ("²", "^2 "), ("³", "^3 "),
-    (r"\\[hv]?phantom ?(?:\{[^{}]*\}|.)", ""), (r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])", ","),
+    (r"\\[hv]?phantom ?(?:\{[^{}]*\}|.)|\\displaystyle", ""), (r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])", ","),
     (r"\\(?:text[a-z]*|mbox|mathrm|operatorname) ?\{([^{}]*)\}", quote),
-    (r"(?<![‹A-Za-z\\{])(cm|mm|km|kg|ft|lb|hr|mph|sec|min|per|sq|[a-z]{4,})(?![A-Za-z])", quote),
+    (r"(?<![‹A-Za-z\\{])(cm|mm|km|kg|ft|lb|hr|mph|sec|min|per|sq|[A-Za-z][a-z]{3,})(?![A-Za-z])", quote),
     (r"(?i)(?<![\\A-Za-z])‹?([ap])\.?m\.?›?(?![A-Za-z])", r":‹\1m›"),        # 8:34 a.m. is not 8:34 p.m.
     (r"(?:(?:\^|(?<=\d)) ?(?:\\circ(?![a-z])|\{ ?\\circ ?\})|\\degree|°)(?: ?[CF]\b)?", "°"),
-    (rf"(?<=[\w)}}\]°]) ?{WORD}(?: ?[/*]? ?{WORD}|/[a-z]\b)*", ""),          # a unit, as in 5 ‹km›/h
+    (rf"(?<=[\w)}}\]°]) ?{WORD}(?: ?[/*.]? ?{WORD}|/[a-z]\b)*", ""),         # a unit, as in 5 ‹km›/h
     (r"(?<![\w.^\\])(\d+) ?\\[dt]?frac ?(?:(\d)|\{(\d+)\}) ?(?:(\d)|\{(\d+)\})", r"(\1+\2\3/\4\5)"),
     (r"(?<![\w.^\\])(\d+) (\d+)/(\d+)(?!\d)", r"(\1+\2/\3)"),
     (r"(\\log ?_ ?\d)(?=\d+(?! ?[\w\\(]))", r"\1 "), (r"(?<!\d)(\d+)\.(\d*)\\overline ?\{(\d+)\}",

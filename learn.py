@@ -154,7 +154,7 @@ def finished(directory: Path, made_with: dict) -> bool:
     notes = directory / "ibpo.json"
     if not notes.exists():
         return False
-    before = json.loads(notes.read_text())["settings"]
+    before = llama.read_json(notes).get("settings", {})
     different = [key for key in {**made_with, **before} if before.get(key) != made_with.get(key)]
     if different:
         key = different[0]
@@ -227,6 +227,8 @@ def run_stage(settings: Settings, stage: str, name: str, model, tokenizer, steps
                         "settings": json.dumps(made_with)}, temporary)
 
     with only_process(directory):
+        for left_over in directory.glob("*.tmp"):  # of a process that was killed while it wrote
+            left_over.unlink()
         lines = []
         if state_file.exists():
             # Mapped, not read, and copied tensor by tensor: an 8B model has no room for its state a second time.
@@ -237,6 +239,7 @@ def run_stage(settings: Settings, stage: str, name: str, model, tokenizer, steps
             model.load_state_dict(state["model"], strict=False)  # with LoRA: the adapters, the rest is as it was
             optimizer.restore(state["optimizer"])
             done = state["done"]
+            del state
             lines = log_file.read_text().splitlines(keepends=True)[:done]
             print(f"{name}: continues at step {done} of {steps}")
         log_file.write_text("".join(lines))  # a step after the last saved state is done again
@@ -298,6 +301,14 @@ def for_sampling(model: llama.Llama, settings: Settings) -> llama.Llama:
     """The model, or a copy of it in another dtype if that samples faster (sample.resolve_dtype)."""
     dtype = sample.resolve_dtype(settings.sampling_dtype, settings.dtype, model.config, settings.device)
     return model if dtype == settings.dtype else lora.merge(copy.deepcopy(model)).to(sample.DTYPES[dtype])
+
+
+def must_fit(model: llama.Llama, tokenizer, problems: list, condition: str, settings: Settings) -> None:
+    """Refuse before a stage what would be refused in the middle of it: a response longer than the model's context."""
+    longest = max(len(voting.encode_prompt(tokenizer, problem.question, condition)) for problem in problems)
+    dtype = sample.resolve_dtype(settings.sampling_dtype, settings.dtype, model.config, settings.device)
+    sample.slots_for(model.config, longest + settings.max_new_tokens, sample.DTYPES[dtype], settings.slots,
+                     settings.cache_gib)
 
 
 def encode(tokenizer, question: str, condition: str, response: str, given: str = "") -> Example:

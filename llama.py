@@ -62,6 +62,12 @@ class Config:
             raise ValueError(f"hidden_size = {C}, num_attention_heads = {H}, num_key_value_heads = {K}: each "
                              f"has to be a multiple of the next, and head_dim = {self.head_dim} even")
 
+    @property
+    def context(self) -> int:
+        """Tokens that the model was made for. `linear` scaling stretches what the file says, `llama3` is in it."""
+        linear = self.rope_scaling is not None and self.rope_scaling["rope_type"] == "linear"
+        return int(self.max_position_embeddings * (self.rope_scaling["factor"] if linear else 1))
+
 
 # ------------------------------------------------------------------------------------------------------------
 # The model, in reading order

@@ -160,6 +160,9 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
     result = {"seeds": used, "missing": what_is_missing(kept, models, seeds), "models": {}, "comparisons": {},
               "minus_adaptive": {}, "oracles": {}}
     logs = {name: kept.logs(of, name) for name, of in seeds_of.items() if of}
+    result["training_hours"] = sum(
+        value for runs in logs.values() for log in runs for step in log
+        for key, value in step.items() if key.startswith("seconds")) / 3600
 
     summaries = {}  # by seeds: of the models that have just these, and what they are compared with
     for name, of in seeds_of.items():

@@ -12,7 +12,6 @@ responses whatever the number of slots.
 """
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass
 from itertools import groupby
@@ -86,13 +85,16 @@ def slots_for(config: llama.Config, length: int, dtype: torch.dtype, slots: int,
     """How many responses of `length` tokens, prompt included, may run at once: at most `slots`, and what fits.
 
     The cache holds a key and a value [K, D] per layer and token. LLaMA-3.1-8B in bf16: 128 KiB per token, 0.5 GiB per
-    row of 4,096. Every row is made for the longest response there can be.
+    row of 4,096. Every row is made for the longest response there can be. Raises LengthError if none fits.
     """
+    if length > config.context:
+        raise LengthError(f"a response may take {length:,} tokens, prompt included, and the model's context has "
+                          f"{config.context:,} (max_position_embeddings); lower max_new_tokens")
     row = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * length * dtype.itemsize  # bytes
     fit = int(cache_gib * 2**30 // row)
     if fit < 1:
         raise LengthError(f"a response of {length:,} tokens needs {row / 2**30:.2g} GiB for its keys and values, and "
-                         f"cache_gib is {cache_gib:g}; raise it, or lower max_new_tokens")
+                          f"cache_gib is {cache_gib:g}; raise it, or lower max_new_tokens")
     return min(slots, fit)
 
 
@@ -148,10 +150,6 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
     device = model.model.embed_tokens.weight.device
     stop = torch.tensor(sorted(set(stop_ids)), dtype=torch.long)
     length = max(map(len, prompts)) + max_new_tokens
-    if length > model.config.max_position_embeddings:
-        raise LengthError(f"a prompt of {length - max_new_tokens:,} tokens and {max_new_tokens:,} new ones do not fit "
-                          f"into the model's context, max_position_embeddings = "
-                          f"{model.config.max_position_embeddings:,}; lower max_new_tokens")
     slots = min(slots_for(model.config, length, model.model.embed_tokens.weight.dtype, slots, cache_gib), len(prompts))
     run = Slots(model, slots, length, max_new_tokens)
     waiting = list(range(len(prompts)))[::-1]  # the next one is at the end
@@ -231,7 +229,7 @@ def stop_ids_of(directory, tokenizer) -> tuple[int, ...]:
     for name in ("config.json", "generation_config.json"):
         path = Path(directory) / name
         if path.exists():
-            eos = json.loads(path.read_text()).get("eos_token_id")
+            eos = llama.read_json(path).get("eos_token_id")
             found.update(eos if isinstance(eos, list) else [eos])
     return tuple(sorted(found - {None}))
 

@@ -20,7 +20,6 @@ and judges them; `select` solves one budgeted program on all of them (Eq. (6)-(8
 gradient of Eq. (5) on the accepted ones. Settings are in settings.py, the stages before IBPO in sft.py.
 """
 
-import json
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -37,8 +36,8 @@ import ibpo
 import llama
 import sample
 import voting
-from learn import (Example, add_gradient, finished, for_sampling, log_probabilities, micro_batches, open_start,
-                   run_stage, save_checkpoint, schedule, settings_of)
+from learn import (Example, add_gradient, finished, for_sampling, log_probabilities, micro_batches, must_fit,
+                   open_start, run_stage, save_checkpoint, schedule, settings_of)
 from settings import CAPPED, POLICY_GRADIENTS, Settings, UserError, derive, parse_args, shuffled
 from sft import train_base, train_sft
 
@@ -219,6 +218,7 @@ def train_rl(settings: Settings, start: Path) -> Path:
     problems = data.load(settings.data, "train", settings.steps * n if settings.data == "builtin" else None,
                          derive(settings.seed, "rl"))
     validation = data.load(settings.valid_data, "validation", settings.valid_problems, derive(settings.seed, "valid"))
+    must_fit(model, tokenizer, problems + validation, settings.condition("ibpo"), settings)
 
     def look(model: llama.Llama, policy: llama.Llama, step: int) -> dict:
         """Validation before this step, for the curves. With --keep-best the best model so far is kept in best/.
@@ -236,9 +236,9 @@ def train_rl(settings: Settings, start: Path) -> Path:
             return min(cap + 0.05 - look["valid_vote_share"], 0), look["valid_accuracy"]
 
         if settings.keep_best:
-            notes = directory / "best" / "ibpo.json"
-            if not (step and notes.exists()) or worth(found) > worth(json.loads(notes.read_text())):
-                save_checkpoint(settings, "ibpo", model, tokenizer, notes.parent, steps=step, **found)
+            best = sample.notes_of(directory / "best") if step else {}
+            if not best or worth(found) > worth(best):
+                save_checkpoint(settings, "ibpo", model, tokenizer, directory / "best", steps=step, **found)
         return found
 
     def last_look(model: llama.Llama) -> None:

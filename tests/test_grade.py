@@ -110,6 +110,9 @@ x \in [3,8) | [3,8)
 \log_{10} 2 | \log_{10}2
 \log_2 3 | \log_{2}3
 \log_{2}5 | \log_25
+34 | 34 sq. units
+\text{B} | \displaystyle\text{B}
+\text{June 5} | June 5
 |x||y| | |xy|
 \text{Alice} | Alice
 \text{Alice} | \textbf{alice}
@@ -197,6 +200,8 @@ f'(x) | f(x)
 (-1)^x | 1
 (-1)^x | -1
 (-1)^x | (-1)^y
+October 30 | November 30
+October 30 | 30
 (-1)^{x+y} | 1
 (-1)^{a+b+c} | 1
 |x||y| | xy

@@ -160,12 +160,13 @@ def test_little_is_computed_in_vain(model, passes, slots):
 
 
 EIGHT_B = llama.Config(vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
-                       num_attention_heads=32, num_key_value_heads=8)  # LLaMA-3.1-8B
+                       num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=131072)  # LLaMA-3.1-8B
 
 
 def test_slots_follow_from_the_memory_limit():
     """Never more cache than the limit, and not one row less than fits; the presets have the slots they promise."""
-    for config, dtype, gib in (build().config, torch.float32, 0.01), (EIGHT_B, torch.bfloat16, 24.0):
+    small = build(max_position_embeddings=4400).config
+    for config, dtype, gib in (small, torch.float32, 0.01), (EIGHT_B, torch.bfloat16, 24.0):
         slots = sample.slots_for(config, 4400, dtype, 10**6, gib)
         with torch.device("meta"):
             used, more = (2 * llama.Cache(config, rows, 4400, dtype, "meta").k.nbytes for rows in (slots, slots + 1))
@@ -192,6 +193,8 @@ def test_a_small_cache_changes_no_response(model, passes):
 
 def test_responses_beyond_the_context_are_refused(model):
     """One line that says what to do; up to the last token of the context there is no objection."""
+    stretched = {"rope_type": "linear", "factor": 4.0}
+    assert build(rope_scaling=stretched).config.context == 4 * model.config.context
     room = model.config.max_position_embeddings - max(map(len, PROMPTS))
     assert len(generate(model, PROMPTS, room, stop_ids=range(V))) == len(PROMPTS)
     with pytest.raises(sample.LengthError, match="max_position_embeddings.*max_new_tokens") as error:
@@ -428,6 +431,9 @@ def test_stop_ids_of(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 0}))  # 0 is an id like any other
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 0]}))
     assert sample.stop_ids_of(tmp_path, tokenizer) == (0, 7, 128009)
+    (tmp_path / "generation_config.json").write_text("{")
+    with pytest.raises(llama.CheckpointError, match="generation_config.json"):
+        sample.stop_ids_of(tmp_path, tokenizer)
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": None}))
     (tmp_path / "generation_config.json").write_text("{}")
     assert sample.stop_ids_of(tmp_path, SimpleNamespace(eos_token_id=None)) == ()
