@@ -73,17 +73,16 @@ def quote(match):
 
 WORD = r"‹[^‹›]*›(?: ?\^ ?(?:\d|\{-?\d+\}))?"
 NOTATION = [(re.compile(pattern), new) for pattern, new in (
-    (r"(?<=\d)(?:\{,\}|, ?\\! ?|\\[,;: ]|~| )(?=\d{3}(?!\d))", ""),          # 1{,}000  1,\!000  1\,000  1 000
+    (r"(?<=\d)(?<!_\d)(?<!_\d\d)(?:\{,\}|, ?\\! ?|\\[,;: ]|~| )(?=\d{3}(?!\d))", ""),   # 1{,}000  1\,000
     (r"(?: |(?<!\\)\\[,;:>$ ]|[~$]|\\q?quad(?![a-z]))+", " "), ("[‹›]", ""), ("²", "^2 "), ("³", "^3 "),
     (r"\\[hv]?phantom ?(?:\{[^{}]*\}|.)|\\displaystyle", ""), (r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])", ","),
     (r"\\(?:text[a-z]*|mbox|mathrm|operatorname) ?\{([^{}]*)\}", quote),
-    (r"(?<![‹A-Za-z\\{])(cm|mm|km|kg|ft|lb|hr|mph|sec|min|per|sq|[A-Za-z][a-z]{3,})(?![A-Za-z])", quote),
+    (r"(?<![‹A-Za-z\\{])(cm|mm|km|kg|ft|lb|hr|mph|sec|min|per|sq|[a-z]{4,})(?![A-Za-z])", quote),
     (r"(?i)(?<![\\A-Za-z])‹?([ap])\.?m\.?›?(?![A-Za-z])", r":‹\1m›"),        # 8:34 a.m. is not 8:34 p.m.
     (r"(?:(?:\^|(?<=\d)) ?(?:\\circ(?![a-z])|\{ ?\\circ ?\})|\\degree|°)(?: ?[CF]\b)?", "°"),
     (rf"(?<=[\w)}}\]°]) ?{WORD}(?: ?[/*.]? ?{WORD}|/[a-z]\b)*", ""),         # a unit, as in 5 ‹km›/h
     (r"(?<![\w.^\\])(\d+) ?\\[dt]?frac ?(?:(\d)|\{(\d+)\}) ?(?:(\d)|\{(\d+)\})", r"(\1+\2\3/\4\5)"),
-    (r"(?<![\w.^\\])(\d+) (\d+)/(\d+)(?!\d)", r"(\1+\2/\3)"),
-    (r"(\\log ?_ ?\d)(?=\d+(?! ?[\w\\(]))", r"\1 "), (r"(?<!\d)(\d+)\.(\d*)\\overline ?\{(\d+)\}",
+    (r"(?<![\w.^\\])(\d+) (\d+)/(\d+)(?!\d)", r"(\1+\2/\3)"), (r"(?<!\d)(\d+)\.(\d*)\\overline ?\{(\d+)\}",
      lambda m: f"(({m[1]}{m[2]}{m[3]}-{m[1]}{m[2]})/{'9' * len(m[3])}{'0' * len(m[2])})"),  # (16-1)/90
     (r"\\mathbb ?\{?R\}?", r"(-\\infty,\\infty)"), (r"\\(?:emptyset|varnothing)(?![a-z])", r"\\{\\}"),
     (r"(\\begin ?\{array\}) ?\{[^{}]*\}|\((\d+)\)(?= ?_)", r"\1\2"), (r" ?_ ?\{ ?(\w+) ?\}", r"_\1 "))]
@@ -149,9 +148,9 @@ def factorial(n):
 
 @lru_cache(10_000)
 def variable(name):
-    """Twelve random integers, the same for the same name: `(-1)^{x+y}` != `1`, `|x||y|` != `xy`."""
-    chance = random.Random(name)
-    return Values(Fraction(chance.choice((1, -1)) * chance.randint(2, 59)) for _ in range(12))
+    r"""20 random integers, the same for the same name; the first 4 above 0: `\ln x + \ln y` = `\ln(xy)`."""
+    chance, signs = random.Random(name), [1] * 4 + [-1] * 16
+    return Values(Fraction(chance.randint(2, 59) * chance.choice((1, sign))) for sign in signs)
 
 CONSTANTS = {r"\pi": Values([cmath.pi + 0j]), "e": Values([cmath.e + 0j]), "i": Values([1j])}
 ONE, MINUS, TWO, DEGREE = (Values([x]) for x in (Fraction(1), Fraction(-1), Fraction(2), cmath.pi / 180 + 0j))
@@ -244,6 +243,7 @@ class Parser:
     def call(self, name):
         r"""A function of a bracket, or of the factors that follow: `2\sin 5x\cos x` = `2\cos(x)\sin(5x)`."""
         base = self.atom() if name == r"\log" and self.eat("_") else None
+        if base and self.next in ENDS | BINDING.keys() - {"^"}: self.at -= 1; base = self.atom(True) # \log_25
         exponent = self.expression(5) if self.eat("^") else ONE
         bracketed, angle, self.angle = self.next in CLOSERS, self.angle, True
         argument = self.atom() if bracketed else self.expression(5)

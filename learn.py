@@ -303,14 +303,6 @@ def for_sampling(model: llama.Llama, settings: Settings) -> llama.Llama:
     return model if dtype == settings.dtype else lora.merge(copy.deepcopy(model)).to(sample.DTYPES[dtype])
 
 
-def must_fit(model: llama.Llama, tokenizer, problems: list, condition: str, settings: Settings) -> None:
-    """Refuse before a stage what would be refused in the middle of it: a response longer than the model's context."""
-    longest = max(len(voting.encode_prompt(tokenizer, problem.question, condition)) for problem in problems)
-    dtype = sample.resolve_dtype(settings.sampling_dtype, settings.dtype, model.config, settings.device)
-    sample.slots_for(model.config, longest + settings.max_new_tokens, sample.DTYPES[dtype], settings.slots,
-                     settings.cache_gib)
-
-
 def encode(tokenizer, question: str, condition: str, response: str, given: str = "") -> Example:
     """A training example from texts. given: a part of the response that is only read, not learned."""
     coded = tokenizer(response, add_special_tokens=False, return_offsets_mapping=True)

@@ -64,7 +64,7 @@ class Config:
 
     @property
     def context(self) -> int:
-        """Tokens that the model was made for. `linear` scaling stretches what the file says, `llama3` is in it."""
+        """Tokens that the model can read. As in transformers, `linear` scaling stretches what the file says."""
         linear = self.rope_scaling is not None and self.rope_scaling["rope_type"] == "linear"
         return int(self.max_position_embeddings * (self.rope_scaling["factor"] if linear else 1))
 

@@ -115,7 +115,7 @@ Made by `python reproduce.py --report` from `records/`, on {result['problems'] /
 with the last checkpoints. A row is the mean over those of the {seeds} seeds that have its model (column "seeds"), a
 difference over those that have both. In brackets are 95 % intervals over seeds and problems: a bootstrap that draws
 seeds, and for every draw problems of that seed (of one seed: over problems alone); differences are paired. How, and
-what they leave out: `report.py`. The logs add up to {result['training_hours']:.1f} hours of training, of one process.
+what they leave out: `report.py`. The steps of training alone took {result['training_hours']:.1f} hours of one process, by the logs.
 {missing}
 ## Table 3
 

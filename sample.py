@@ -31,7 +31,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 class Response:
     ids: list[int]  # what was generated, with the stop id
     logprob: float  # sum over ids of log pi(id | before) at the sampling temperature (greedy: at 1), before top-p
-    finished: bool  # ended by a stop id; False: cut off at max_new_tokens
+    finished: bool  # ended by a stop id; False: cut off at max_new_tokens, or where the model's context ends
     text: str = None  # ids without the stop id, decoded; for parsing only: what is scored or learned is always the ids
 
 
@@ -78,18 +78,15 @@ def resolve_dtype(wanted: str, otherwise: str, config: llama.Config, device: str
 
 
 class LengthError(ValueError):
-    """Responses of this length do not fit: into the memory for keys and values, or the model's context. One line."""
+    """A prompt does not fit into the model's context, or a response into the memory for keys and values. One line."""
 
 
 def slots_for(config: llama.Config, length: int, dtype: torch.dtype, slots: int, cache_gib: float) -> int:
     """How many responses of `length` tokens, prompt included, may run at once: at most `slots`, and what fits.
 
     The cache holds a key and a value [K, D] per layer and token. LLaMA-3.1-8B in bf16: 128 KiB per token, 0.5 GiB per
-    row of 4,096. Every row is made for the longest response there can be. Raises LengthError if none fits.
+    row of 4,096. Every row is made for the longest response there can be. LengthError: none fits.
     """
-    if length > config.context:
-        raise LengthError(f"a response may take {length:,} tokens, prompt included, and the model's context has "
-                          f"{config.context:,} (max_position_embeddings); lower max_new_tokens")
     row = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * length * dtype.itemsize  # bytes
     fit = int(cache_gib * 2**30 // row)
     if fit < 1:
@@ -138,7 +135,8 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
 
     prompts: lists of token ids, none empty. temperature 0: greedy. slots: how many run at once, at most; fewer if their
     keys and values need more than cache_gib GiB. progress: called with the number of responses finished since the last
-    call. Raises ValueError for arguments out of range, LengthError if a response may not fit.
+    call. A response that reaches the end of the model's context is cut off there. Raises ValueError for arguments out
+    of range, LengthError for a prompt that fills the context, or if the cache holds no response.
     """
     if not temperature >= 0 or not 0 < top_p <= 1 or max_new_tokens < 1 or slots < 1:
         raise ValueError(f"need temperature >= 0, 0 < top_p <= 1, max_new_tokens >= 1, slots >= 1; got "
@@ -149,7 +147,11 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
         return []
     device = model.model.embed_tokens.weight.device
     stop = torch.tensor(sorted(set(stop_ids)), dtype=torch.long)
-    length = max(map(len, prompts)) + max_new_tokens
+    context, longest = model.config.context, max(map(len, prompts))
+    if longest >= context:
+        raise LengthError(f"a prompt of {longest:,} tokens leaves no room for a response: the model's context "
+                          f"(max_position_embeddings) is {context:,}")
+    length = min(longest + max_new_tokens, context)
     slots = min(slots_for(model.config, length, model.model.embed_tokens.weight.dtype, slots, cache_gib), len(prompts))
     run = Slots(model, slots, length, max_new_tokens)
     waiting = list(range(len(prompts)))[::-1]  # the next one is at the end
@@ -198,7 +200,7 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
         run.position[rows] += 1
         run.made[rows] += 1
         stopped = torch.isin(token, stop)
-        done = stopped | (run.made[rows] == max_new_tokens)
+        done = stopped | (run.made[rows] == max_new_tokens) | (run.position[rows] == context - 1)
         for row, finished in zip(rows[done].tolist(), stopped[done].tolist()):
             ids = run.ids[row, : run.made[row]].tolist()
             responses[run.owner[row]] = Response(ids, run.logprob[row].item(), finished)

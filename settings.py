@@ -44,7 +44,8 @@ class Settings:
                                     "sampling): 8B in bf16 takes 45 of the 79 GiB of an 80 GB card, so there 24")
     micro_tokens: int = setting(1024, "tokens per micro-batch; changes speed and memory, never the gradient")
     checkpointing: bool = setting(False, "recompute activations in the backward pass instead of keeping them")
-    max_new_tokens: int = setting(300, "longest response; a longer one is cut off and malformed")
+    max_new_tokens: int = setting(300, "longest response; a longer one, or one that reaches the end of the model's "
+                                        "context, is cut off and malformed")
     temperature: float = setting(1.0, "sampling temperature; what is learned is always the policy at 1")
     top_p: float = setting(0.9, "nucleus sampling of SFT data and in the evaluation")
     # the base model of the built-in world

@@ -23,8 +23,7 @@ import data
 import llama
 import sample
 import voting
-from learn import (Example, encode, finished, for_sampling, must_fit, open_start, run_stage, schedule, settings_of,
-                   supervised)
+from learn import Example, encode, finished, for_sampling, open_start, run_stage, schedule, settings_of, supervised
 from settings import Settings, UserError, derive, shuffled, whole
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -145,7 +144,6 @@ def sampled_solutions(settings: Settings) -> list[dict]:
     if len(rows) == len(problems):
         return rows
     model, tokenizer = open_start(settings, settings.model)
-    must_fit(model, tokenizer, problems, "scot", settings)
     model = for_sampling(model, settings)
     with tqdm(total=len(problems) * settings.sft_samples, initial=len(rows) * settings.sft_samples,
               desc="sampling the base", unit="response", dynamic_ncols=True) as bar:

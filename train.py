@@ -36,8 +36,8 @@ import ibpo
 import llama
 import sample
 import voting
-from learn import (Example, add_gradient, finished, for_sampling, log_probabilities, micro_batches, must_fit,
-                   open_start, run_stage, save_checkpoint, schedule, settings_of)
+from learn import (Example, add_gradient, finished, for_sampling, log_probabilities, micro_batches, open_start,
+                   run_stage, save_checkpoint, schedule, settings_of)
 from settings import CAPPED, POLICY_GRADIENTS, Settings, UserError, derive, parse_args, shuffled
 from sft import train_base, train_sft
 
@@ -218,7 +218,6 @@ def train_rl(settings: Settings, start: Path) -> Path:
     problems = data.load(settings.data, "train", settings.steps * n if settings.data == "builtin" else None,
                          derive(settings.seed, "rl"))
     validation = data.load(settings.valid_data, "validation", settings.valid_problems, derive(settings.seed, "valid"))
-    must_fit(model, tokenizer, problems + validation, settings.condition("ibpo"), settings)
 
     def look(model: llama.Llama, policy: llama.Llama, step: int) -> dict:
         """Validation before this step, for the curves. With --keep-best the best model so far is kept in best/.

@@ -6,9 +6,11 @@ r"""grade.py against tables of pairs, random spellings, real problems, Math-Veri
 The files are looked for in ../shared/data if IBPO_DATA is not set; without them their tests are skipped.
 The full comparison with Math-Verify is a script: tests/bench_grade.py.
 """
+import itertools
 import json
 import random
 import re
+import string
 import subprocess
 import sys
 import threading
@@ -112,7 +114,17 @@ x \in [3,8) | [3,8)
 \log_{2}5 | \log_25
 34 | 34 sq. units
 \text{B} | \displaystyle\text{B}
-\text{June 5} | June 5
+(0,\log_{2}5) | \left(0,\log_25\right)
+2\log_{2}5 | \log_25 \times 2
+\{\log_{2}5\} | \{\log_25\}
+\log_{2}5 | log_25
+2 | \log_10 100
+7 | log_2 128
+\log_{10}|x| | \log_10|x|
+\log_{10}^2 x | \log_10^2 x
+\binom{N}{k} | \frac{N!}{k!(N-k)!}
+\binom{m}{j}\binom{n}{k} | \binom{n}{k}\binom{m}{j}
+\frac{x!}{y!z!} | \frac{x!}{z!y!}
 |x||y| | |xy|
 \text{Alice} | Alice
 \text{Alice} | \textbf{alice}
@@ -201,7 +213,8 @@ f'(x) | f(x)
 (-1)^x | -1
 (-1)^x | (-1)^y
 October 30 | November 30
-October 30 | 30
+30 October | 30 November
+6 | 2Sqrt(3)
 (-1)^{x+y} | 1
 (-1)^{a+b+c} | 1
 |x||y| | xy
@@ -256,6 +269,16 @@ def table(text):
 @pytest.mark.parametrize("truth, text", [(True, EQUAL), (False, OTHER)])
 def test_tables_of_pairs(truth, text):
     assert [pair for pair in table(text) if grade.decide(*pair)[0] != truth] == []
+
+
+def test_names_are_independent():
+    """Of any two names: signs and parities differ somewhere, and both are above 0 often enough for \\ln and \\binom."""
+    for a, b in itertools.combinations([*string.ascii_lowercase, *"ANPX", r"\alpha", r"\theta", "x_1", "x_2"], 2):
+        for gold, wrong in (rf"(-1)^{{{a}+{b}}}", "1"), (rf"(-1)^{{{a}+{b}}}", "-1"), (rf"|{a} {b}|", rf"{a} {b}"):
+            assert not grade.equal(gold, wrong), (gold, wrong)
+        if "i" not in a + b and "e" not in a + b:
+            for gold, same in (rf"\ln {a}+\ln {b}", rf"\ln({a} {b})"), (rf"\binom{{{a}}}{{1}} {b}!", rf"{a}\cdot {b}!"):
+                assert grade.equal(gold, same), (gold, same)
 
 
 def test_every_worked_example_in_the_source():

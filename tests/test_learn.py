@@ -661,7 +661,6 @@ def sampling(tmp_path, monkeypatch):
                 for question in questions]
 
     monkeypatch.setattr(sft, "open_start", lambda *_: (None, None))
-    monkeypatch.setattr(sft, "must_fit", lambda *_: None)
     monkeypatch.setattr(sft, "for_sampling", lambda *_: None)
     monkeypatch.setattr(sft.sample, "stop_ids_of", lambda *_: ())
     monkeypatch.setattr(sft.sample, "ask", ask)

@@ -191,14 +191,19 @@ def test_a_small_cache_changes_no_response(model, passes):
     assert "\n" not in str(error.value)
 
 
-def test_responses_beyond_the_context_are_refused(model):
-    """One line that says what to do; up to the last token of the context there is no objection."""
-    stretched = {"rope_type": "linear", "factor": 4.0}
-    assert build(rope_scaling=stretched).config.context == 4 * model.config.context
-    room = model.config.max_position_embeddings - max(map(len, PROMPTS))
-    assert len(generate(model, PROMPTS, room, stop_ids=range(V))) == len(PROMPTS)
-    with pytest.raises(sample.LengthError, match="max_position_embeddings.*max_new_tokens") as error:
-        generate(model, PROMPTS, room + 1)
+def test_a_response_ends_with_the_context(model):
+    """It is the beginning of the response that a longer context allows."""
+    small, stretched = build(max_position_embeddings=8), {"rope_type": "linear", "factor": 2.0}
+    assert small.config.context == 8 and build(max_position_embeddings=4, rope_scaling=stretched).config.context == 8
+    options = dict(stop_ids=[3], seed=5, slots=3)
+    prompts = [[1, 2], [4] * 7, [5, 6, 7, 8, 9]] * 4
+    found, free = (generate(either, prompts, 20, **options) for either in (small, model))  # of the same weights
+    for prompt, mine, whole in zip(prompts, found, free):
+        room = 8 - len(prompt)
+        assert mine.ids == whole.ids[:room] and mine.finished == (whole.finished and len(whole.ids) <= room)
+    assert {response.finished for response in found} == {True, False}
+    with pytest.raises(sample.LengthError, match="8 tokens leaves no room") as error:
+        generate(small, [[1] * 8], 1)
     assert "\n" not in str(error.value)
 
 

@@ -5,7 +5,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -255,7 +254,6 @@ def test_gradient_of_a_step_is_the_weighted_sum_over_responses(method, tmp_path,
                          for row in rollout.tokens]
     steps = []
     monkeypatch.setattr(train, "open_start", lambda *arguments: (model, tokenizer))
-    monkeypatch.setattr(train, "must_fit", lambda *arguments: None)
     monkeypatch.setattr(train.sample, "stop_ids_of", lambda *arguments: (0,))
     monkeypatch.setattr(train, "roll_out", lambda *arguments: rollout)
     monkeypatch.setattr(train, "run_stage", lambda *arguments, at_end: steps.append(arguments[-1](model, 0)))
@@ -364,21 +362,11 @@ def test_dtype_of_the_sampling_policy(kl_max, dtype, tmp_path, monkeypatch):
                                      num_attention_heads=4))
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     monkeypatch.setattr(train, "open_start", lambda *arguments: (model, None))
-    monkeypatch.setattr(train, "must_fit", lambda *arguments: None)
     monkeypatch.setattr(train.sample, "stop_ids_of", lambda *arguments: (0,))
     monkeypatch.setattr(train, "roll_out", roll_out)
     monkeypatch.setattr(train, "run_stage", lambda *arguments, at_end: arguments[-1](model, 0))
     with pytest.raises(Asked):
         train.train_rl(Settings(out=str(tmp_path), kl_max=kl_max), tmp_path)
-
-
-@pytest.mark.parametrize("run", [train.train_rl, lambda settings, start: train.train_sft(settings, "asv-sft")])
-def test_responses_beyond_the_context_are_refused_before_training(run, tmp_path, monkeypatch):
-    """Not when the longest prompt turns up in the middle of it."""
-    base = Path(__file__).parents[1] / "checkpoints" / "base"
-    monkeypatch.setattr(sample, "generate", None)
-    with pytest.raises(sample.LengthError, match="context has 1,024 .*lower max_new_tokens"):
-        run(Settings(model=str(base), out=str(tmp_path), max_new_tokens=1020), base)
 
 
 def test_a_finished_run_has_no_best_checkpoint_to_keep(tmp_path):
@@ -396,7 +384,6 @@ def test_a_finished_run_is_known_again(options, tmp_path, monkeypatch):
     """What the notes say it was made with is what the next call looks for."""
     settings = Settings(out=str(tmp_path), valid_every=0, **options)
     monkeypatch.setattr(train, "open_start", lambda *arguments: (None, None))
-    monkeypatch.setattr(train, "must_fit", lambda *arguments: None)
     monkeypatch.setattr(train.sample, "stop_ids_of", lambda *arguments: (0,))
     monkeypatch.setattr(learn.llama, "save", lambda model, directory, tokenizer: directory.mkdir())
 
