@@ -169,7 +169,7 @@ def summarise(records: list[Record], runs: int = 1) -> dict:
         if r.condition not in ADAPTIVE:
             continue
         rows = {}
-        if base is not None and sv is not None:
+        if base is not None and sv is not None and sv.trials.mean() > 1:
             rows["efficiency boundary"] = over_line(bootstrap, r, base, sv, "trials")
             rows["efficiency boundary in tokens"] = over_line(bootstrap, r, base, sv, "tokens")
         if summary["self_consistency"] is not None:
@@ -178,9 +178,11 @@ def summarise(records: list[Record], runs: int = 1) -> dict:
                 if spent.mean() / each.mean() <= base.consistent.shape[1]:
                     rows[f"self-consistency at equal {unit}"] = bootstrap(
                         lambda a, t, c, u: a - at_trials(c, t / u), mean(r.correct), spent, base.consistent, each)
-                    rows[f"factor at equal {unit}"] = bootstrap(
-                        lambda a, t, c, u, b: (a - b) / np.maximum(at_trials(c, t / u) - c[0], 1e-9),
-                        mean(r.correct), spent, base.consistent, each, mean(base.correct))
+                    gain = bootstrap(lambda t, c, u: at_trials(c, t / u) - c[0], spent, base.consistent, each)
+                    if gain[1] > 0:  # times nothing means nothing
+                        rows[f"factor at equal {unit}"] = bootstrap(
+                            lambda a, t, c, u, b: (a - b) / np.maximum(at_trials(c, t / u) - c[0], 1e-9),
+                            mean(r.correct), spent, base.consistent, each, mean(base.correct))
         for other in records:
             if other.condition in ADAPTIVE and other is not r:
                 rows[f"{other.name} ({other.trials.mean():.2f} trials)"] = over_model(bootstrap, r, other)
@@ -331,11 +333,12 @@ def main(argv=None) -> None:
                         help="responses per problem of a single-trial model (default 8)")
     parser.add_argument("--show", type=int, default=0, metavar="N", help="print the first N responses of each model")
     parser.add_argument("--out", default="runs/eval", help="where records, summary and plots go (default runs/eval)")
-    parser.add_argument("--redraw", metavar="DIR", help="do not generate: table and plots from the records in DIR")
+    parser.add_argument("--redraw", metavar="DIR", help="do not generate: table and plots from all records in DIR")
     parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature (default 1)")
     parser.add_argument("--top-p", type=float, default=0.9,
                         help="nucleus sampling, as in Table 8; 1: off (default 0.9)")
-    parser.add_argument("--max-new-tokens", type=int, default=300, help="cut a response off here (default 300)")
+    parser.add_argument("--max-new-tokens", type=int,
+                        help="cut a response off here (default: the most that one of the models was trained with; 300)")
     parser.add_argument("--slots", type=int, default=512, help="responses generated at once, at most (default 512)")
     parser.add_argument("--cache-gib", type=float, default=8.0,
                         help="GiB for their keys and values; limits how many run at once (default 8)")
@@ -350,10 +353,13 @@ def main(argv=None) -> None:
             return
         if args.problems < 1 or args.samples < 1:
             raise data.DataError("--problems and --samples must be at least 1")
-        evaluate(args.directories or ["checkpoints/base", "checkpoints/ibpo"], args.data, args.problems, args.samples,
-                 Path(args.out), seed=args.seed, device=args.device, dtype=args.dtype, show=args.show, slots=args.slots,
-                 cache_gib=args.cache_gib, max_new_tokens=args.max_new_tokens, temperature=args.temperature,
-                 top_p=args.top_p)
+        if args.temperature <= 0:
+            raise data.DataError("--temperature must be above 0: separate samples are compared; greedy has its own row")
+        directories = args.directories or ["checkpoints/base", "checkpoints/ibpo"]
+        evaluate(directories, args.data, args.problems, args.samples, Path(args.out), seed=args.seed,
+                 device=args.device, dtype=args.dtype, show=args.show, slots=args.slots, cache_gib=args.cache_gib,
+                 max_new_tokens=sample.usual_length(directories) if args.max_new_tokens is None else args.max_new_tokens,
+                 temperature=args.temperature, top_p=args.top_p)
     except ValueError as error:  # DataError and CheckpointError are
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -41,8 +41,8 @@ ROUNDING = 1e-9     # responses; 0.29 * 100 is 28.999999999999996 and means 29
 
 class Selection(NamedTuple):
     """What a method accepted. Printing it gives a one-line report."""
-    weights: np.ndarray         # float[n, m]: 1 = learn from this response, 0 = do not
-    accepted: int               # number of responses with weight 1
+    weights: np.ndarray         # float[n, m]: 1 = learn from this response, 0 = do not (baselines.py: any numbers)
+    accepted: int               # number of responses with weight 1 (any above 0)
     extended: int               # number of extended ones among them
     dropped_no_correct: int     # prompts without a single response that may be accepted (D5)
     dropped_over_cap: int       # prompts that only an extended response could serve, beyond the cap (D6)
@@ -132,7 +132,7 @@ def _maximise(margin, correct, extended, cap, valid, feasible, rng):
     n_stay, n_forced = np.count_nonzero(can_stay), np.count_nonzero(forced)         # |U|, |F|
 
     # Eq. (8), the cap, as in D3:  f + u <= cap (|U| + f).  First the largest f (D6), then the largest u.
-    f = n_forced if cap == 1 else min(n_forced, math.floor((cap * n_stay + ROUNDING) / (1 - cap)))
+    f = n_forced if cap == 1 else min(n_forced, math.floor(cap * n_stay / (1 - cap) + ROUNDING))
     u = max(math.floor(cap * (n_stay + f) + ROUNDING) - f, 0)                       # -1 by rounding, rarely
     order = rng.permutation(len(margin))                                            # int[n]: ties at random
     order = order[(-margin[order]).argsort(kind="stable")]                          # int[n]: largest Δ first

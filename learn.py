@@ -58,7 +58,7 @@ def micro_batches(examples: list[Example], micro_tokens: int):
 
 def log_probabilities(model: llama.Llama, group: list[Example], checkpoint: bool = False,
                       temperature: float = 1.0) -> torch.Tensor:
-    """log pi(response | prompt) of each example, summed over its tokens, stop id included: [B], fp32."""
+    """log pi(response | prompt) of each example, summed over the tokens it learns, stop id included: [B], fp32."""
     B, T = len(group), max(map(len, group))
     ids = torch.zeros(B, T, dtype=torch.long)  # [B, T], padded on the right; masks come from lengths, not from pad ids
     at = torch.zeros(B, T, dtype=torch.bool)  # [B, T], the places whose *next* token is part of the response

@@ -1,8 +1,9 @@
 """
 The most that any allocation of votes could attain: two clairvoyants with the same budget as IBPO.
 
-IBPO (Yu et al., ICML 2025, arXiv 2501.17974) learns from a prompt who should vote; its budget is the average number of
-trials per response (Table 3). A clairvoyant knows more than any prompt tells:
+IBPO (Yu et al., ICML 2025, arXiv 2501.17974) learns from a prompt who should vote. Its cap is on the share of votes;
+what a model spends is measured in trials per response (Table 3), and a clairvoyant gets as many. It knows more than any
+prompt tells:
     blind     each problem's pass rate and trials, with one trial and with a vote. Nothing of the response at hand.
     seeing    that, and whether the first trial of the response at hand is right, before it decides to go on. (An ASV
               model can try to judge that, too: its vote begins with the trial that it may stop after.)

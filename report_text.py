@@ -8,7 +8,7 @@ import plots
 
 CAPS = tuple(plots.CAPS)  # q+, %
 ALPHAS = (0.25, 0.5, 2)  # ASV-SFT-alpha, beside 1
-PRICES = (0.02, 0.05, 0.07, 0.1)  # of length, in reward per one-trial response
+PRICES = (0.02, 0.05, 0.07, 0.1)  # of length, in reward per 27 tokens (a one-trial response takes 29)
 ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES = ["base", "sv-sft", *(f"ibpo-{cap}" for cap in CAPS)], 400, 16
 
 TABLE_3 = {"base": "base", "base-greedy": "base, greedy", "sv-sft": "SV-SFT", "asv-sft": "ASV-SFT",
@@ -28,7 +28,7 @@ LADDER = [  # name, the rung it is compared with, what is different from that
     ("ibpo-50", "margin", "at most half of the accepted responses vote"),
     ("random-50", "ibpo-50", "the same cap, but random prompts vote"),
     ("listing-50", "ibpo-50", "the paper's SciPy listing as it behaves (D1-D5)"),
-    *((f"length-penalty-{price}", "ibpo-50", f"policy gradient; length costs {price} per trial") for price in PRICES),
+    *((f"length-penalty-{price}", "ibpo-50", f"policy gradient; 27 tokens cost {price}") for price in PRICES),
     ("grpo", "ibpo-50", "policy gradient, group-normalised; length is free"),
     ("adaptive-sc", "ibpo-50", "no training: separate base samples until three agree, at most eight")]
 

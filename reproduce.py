@@ -165,7 +165,7 @@ def run_all(todo: list[tuple[int, str]], jobs: int, runs: Path, options: list[st
 
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="how many: 0, 1, ... (default 3)")
+    parser.add_argument("--seeds", type=int, default=3, help="how many (default 3: seeds 0, 1 and 2)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1,
                         help="models at a time (default: one per core, fastest); 1: in this process, on all cores")
     parser.add_argument("--only", choices=list(JOBS), metavar="NAME",

@@ -252,6 +252,11 @@ def notes_of(directory) -> dict:
     return llama.read_json(path) if path.exists() else {}
 
 
+def usual_length(directories: list) -> int:
+    """max_new_tokens for these checkpoints: the largest that one of them was trained with, 300 if none says."""
+    return max([notes_of(directory).get("settings", {}).get("max_new_tokens", 300) for directory in directories])
+
+
 def open_checkpoint(directory, dtype: torch.dtype = None, device=None):
     """Model, tokenizer and notes of a checkpoint directory, as train.py writes it or as Hugging Face does.
 
@@ -277,7 +282,9 @@ def open_checkpoint(directory, dtype: torch.dtype = None, device=None):
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Ask a checkpoint one problem and see how it spends its budget.",
+        description="Ask a checkpoint one problem and see how it spends its budget. After each response comes what it "
+                    "is: regular (one trial), extended (a vote), short, or malformed and why; its trials, its tokens, "
+                    "and the answer it states.",
         epilog='example: python sample.py checkpoints/ibpo "Compute 40 * 7 * 33 * 12 modulo 61." --samples 3')
     parser.add_argument("directory", help="a checkpoint directory, e.g. checkpoints/ibpo")
     parser.add_argument("problem", help="the problem, in quotes")
@@ -288,7 +295,8 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
     parser.add_argument("--top-p", type=float, default=0.9,
                         help="sample from the likeliest tokens that make up this sum; 1: from all (default 0.9)")
-    parser.add_argument("--max-new-tokens", type=int, default=512, help="cut a response off here (default 512)")
+    parser.add_argument("--max-new-tokens", type=int,
+                        help="cut a response off here (default: as in the checkpoint's training, else 300)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same responses (default 0)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to compute (default cpu)")
     args = parser.parse_args()
@@ -299,8 +307,9 @@ def main() -> None:
     try:
         model, tokenizer, notes = open_checkpoint(args.directory, device=args.device)
         condition = args.condition or notes.get("condition", "scot")
+        limit = usual_length([args.directory]) if args.max_new_tokens is None else args.max_new_tokens
         (responses,) = ask(model, tokenizer, [args.problem], condition, args.samples,
-                           max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p,
+                           max_new_tokens=limit, temperature=args.temperature, top_p=args.top_p,
                            stop_ids=stop_ids_of(args.directory, tokenizer), seed=args.seed)
     except ValueError as error:  # CheckpointError is one
         sys.exit(f"error: {error}")

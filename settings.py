@@ -40,8 +40,8 @@ class Settings:
                                           "CPU that has it (AMX, AVX512-BF16) for models of width 512 or more, else "
                                           "--dtype, as always with --kl-max and policy gradients")
     slots: int = setting(512, "responses generated at once, at most; fewer if they need more than --cache-gib")
-    cache_gib: float = setting(8.0, "GiB for their keys and values, beside weights and moments (and no gradient, while "
-                                    "sampling): 8B in bf16 takes 45 of the 79 GiB of an 80 GB card, so there 24")
+    cache_gib: float = setting(8.0, "GiB for their keys and values. Weights and moments of 8B in bf16 take 45 of the 79 "
+                                    "GiB of an 80 GB card, and sampling needs no gradient: there 24")
     micro_tokens: int = setting(1024, "tokens per micro-batch; changes speed and memory, never the gradient")
     checkpointing: bool = setting(False, "recompute activations in the backward pass instead of keeping them")
     max_new_tokens: int = setting(300, "longest response; a longer one, or one that reaches the end of the model's "
@@ -73,8 +73,8 @@ class Settings:
                                       "short=q (with --sft-short: the share of short votes), or several: "
                                       "vote=0.5,tokens=90")
     length_price: float = setting(0.05, "length-penalty: cost of a --length-unit of response; a right answer earns 1")
-    length_unit: float = setting(27.0, "length-penalty: tokens of a one-trial response; in the built-in world "
-                                       "about 27, measure it for other data")
+    length_unit: float = setting(27.0, "length-penalty: tokens that cost one --length-price; about a one-trial "
+                                       "response (29 in the built-in world); measure it for other data")
     prompts: int = setting(16, "IBPO: n, prompts per sampled batch")
     accumulate: int = setting(4, "IBPO: k_b, sampled batches per gradient step")
     samples: int = setting(32, "IBPO: m, responses per prompt; margins are estimated on these")
@@ -82,11 +82,13 @@ class Settings:
     rl_top_p: float = setting(1.0, "IBPO: nucleus sampling of the responses to learn from; must be 1 with --kl-max")
     steps: int = setting(50, "IBPO: gradient steps")
     lr: float = setting(4.5e-5, "IBPO: highest learning rate")
-    kl_max: float = setting(None, "Eq. (7): accept only responses within this many nats of the ASV-SFT model")
+    kl_max: float = setting(None, "Eq. (7): accept only responses whose log-probability is at most this many nats "
+                                     "above what the ASV-SFT model gives them")
     valid_every: int = setting(10, "IBPO: steps between looks at the validation problems; 0: never")
     valid_problems: int = setting(250, "IBPO: validation problems per look")
-    keep_best: bool = setting(False, "IBPO: keep the checkpoint with the best validation accuracy, too, in best/ of "
-                                     "the run; the evaluation still takes the last one")
+    keep_best: bool = setting(False, "IBPO: keep the best checkpoint, too, in best/ of the run: the highest "
+                                     "validation accuracy among those that vote at most 5 points more than the cap. "
+                                     "The evaluation still takes the last one")
     eval_problems: int = setting(8000, "evaluation: test problems")
     eval_samples: int = setting(8, "evaluation: base samples per problem, for self-consistency")
     # optimiser
@@ -129,8 +131,10 @@ PRESETS = {
                   sft_batch=16, sft_lr=1e-3, prompts=10, accumulate=2, samples=8, steps=3, valid_every=2,
                   valid_problems=20, eval_problems=100,
                   base_steps=60, base_chapter_2=20, base_chapter_3=40, base_batch=16, warmup=3),
-    # Table 8; batch sizes are the totals over the paper's nodes. Not the paper's: 8 samples per problem for SFT data,
-    # not 32, at temperature 1, not 1.2; SV-SFT takes as many steps and examples as ASV-SFT (the paper: 1024 of 32).
+    # Table 8; batch sizes are the totals over the paper's nodes, accumulation included. Not the paper's: 8 samples per
+    # problem for SFT data, not 32, at temperature 1, not 1.2; SV-SFT takes as many steps and examples as ASV-SFT (the
+    # paper: 1024 of 32); IBPO's prompts are all of --data, not the 10,795 of D_ASV2; 10 steps of warm-up; no maximum
+    # length but that of the response. Where Table 8 says nothing (weight decay, clipping, beta2), we decide.
     "llama": dict(out="runs/llama", dtype="bf16", checkpointing=True, cache_gib=24.0, micro_tokens=4096,
                   max_new_tokens=4096, sft_problems=12000, sft_samples=8, sft_votes=500, sft_regular=10795,
                   sft_steps=2048, sft_batch=64, sft_lr=1e-6, prompts=32, accumulate=4, samples=8, steps=240, lr=5e-7,
@@ -147,6 +151,8 @@ class UserError(Exception):
 def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
     """Settings and the stage to run from the command line; a wrong value gives one clear line."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     epilog="Defaults are those of the preset builtin; what smoke and llama set instead "
+                                            "is in PRESETS of settings.py.",
                                      usage="python train.py [preset] [--stage STAGE] [--setting VALUE ...]; --help")
     parser.add_argument("preset", nargs="?", default="builtin", help=f"a set of defaults: {', '.join(PRESETS)}")
     parser.add_argument("--smoke", action="store_true", help="the same as the preset smoke")
@@ -200,8 +206,8 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
     need(settings.length_unit > 0, "--length-unit must be above 0")
     need(settings.method != "length-penalty" or settings.data == "builtin" or args["length_unit"] is not None,
          "--data is a file: give --length-unit, too (tokens of a one-trial response)")
-    need(settings.method != "length-penalty" or settings.samples > 1,
-         "--method length-penalty compares the responses to a prompt: --samples must be at least 2")
+    need(settings.method not in (*POLICY_GRADIENTS, "ibpo", "margin", "listing") or settings.samples > 1,
+         f"--method {settings.method} compares the responses to a prompt: --samples must be at least 2")
     need(settings.dtype in ("fp32", "bf16"), f"--dtype is {settings.dtype!r}; expected fp32 or bf16")
     need(settings.sampling_dtype in ("auto", "fp32", "bf16"),
          f"--sampling-dtype is {settings.sampling_dtype!r}; expected auto, fp32 or bf16")

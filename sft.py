@@ -162,15 +162,16 @@ def sampled_solutions(settings: Settings) -> list[dict]:
 
 
 def evenly(by_level: dict[int, list], count: int, what: str) -> list:
-    """`count` items, as many from each level as there can be of all levels alike."""
+    """`count` items, as many from each level; what a small level lacks, the others make up for."""
     levels = [level for level in sorted(by_level) if by_level[level]]
     if not levels:
         raise UserError(f"no {what} could be made: the base model answered none of its problems right")
-    share = -(-count // len(levels))
+    sizes = [len(by_level[level]) for level in levels]
+    share = next((s for s in range(max(sizes)) if sum(min(size, s) for size in sizes) >= count), max(sizes))
     chosen = [item for level in levels for item in by_level[level][:share]][:count]
-    if len(chosen) < count:
-        print(f"note: {len(chosen)} {what} instead of {count}: "
-              + ", ".join(f"level {level} has {len(by_level[level])}" for level in levels))
+    if len(chosen) < count or min(sizes) < share:
+        print(f"note: {len(chosen)} {what} of {count}, at most {share} from each level: "
+              + ", ".join(f"level {level} has {size}" for level, size in zip(levels, sizes)))
     return chosen
 
 
@@ -178,7 +179,8 @@ def sft_examples(settings: Settings, stage: str, tokenizer) -> list[Example]:
     """SV-SFT: D_SV and golden SCoT solutions. ASV-SFT-alpha: D_ASV1 (votes) and alpha times D_ASV2 (one trial).
 
     A golden solution is only read; learned is the format around it. The key knows what the textbook misprints, and a
-    model that learns the key here is, a few IBPO steps later, right without voting.
+    model that learns the key here is, a few IBPO steps later, right without voting. A problem file brings no solutions:
+    golden are then the model's own that are right, and learned.
     """
     rng, condition = random.Random(f"{stage} {settings.seed}"), settings.condition(stage)
     votes, shorts, regular = defaultdict(list), defaultdict(list), defaultdict(list)
@@ -190,12 +192,12 @@ def sft_examples(settings: Settings, stage: str, tokenizer) -> list[Example]:
             vote = voting.build_vote(row["samples"], row["answer"], rng, voting.SHORT)
             if vote is not None:
                 shorts[row["level"]].append((row["question"], vote))
-        golden = row["solution"]
+        golden = given = row["solution"]
         if golden is None:  # no golden solution: one of the model's own that is right
             right = [text for text in row["samples"] if voting.judge(row["answer"], voting.render_regular(text))[1]]
-            golden = rng.choice(right) if right else None
+            golden, given = rng.choice(right) if right else None, ""
         if golden is not None:
-            regular[row["level"]].append((row["question"], golden))
+            regular[row["level"]].append((row["question"], golden, given))
     examples = []
     for question, text in evenly(votes, settings.sft_votes, "voting examples"):
         examples.append(encode(tokenizer, question, condition, text))
@@ -203,11 +205,11 @@ def sft_examples(settings: Settings, stage: str, tokenizer) -> list[Example]:
         for question, text in evenly(shorts, settings.sft_short, "short votes"):
             examples.append(encode(tokenizer, question, condition, text))
     alpha = settings.sft_alpha if stage == "asv-sft" else 1
-    for question, text in evenly(regular, round(alpha * settings.sft_regular), "one-trial examples"):
+    for question, text, given in evenly(regular, round(alpha * settings.sft_regular), "one-trial examples"):
         if stage == "sv-sft":
-            examples.append(encode(tokenizer, question, "scot", text, given=text))
+            examples.append(encode(tokenizer, question, "scot", text, given))
         else:
-            examples.append(encode(tokenizer, question, condition, voting.render_regular(text), given=text))
+            examples.append(encode(tokenizer, question, condition, voting.render_regular(text), given))
     return examples
 
 

@@ -1,7 +1,7 @@
 """Sequential voting: prompts, response templates, Algorithm 3, and `parse` (paper Sec. 4, App. B and G).
 
 A *trial* is one [TRIAL] ... [/TRIAL] block that ends in a boxed answer; a *response* is all a model writes.
-    regular  (G0)   one trial and a closing line (taught: one trial is enough), or a plain solution
+    regular  (G0)   one trial and a closing line (taught: one trial is enough); under the base's prompt a plain solution
     extended (G+)   trials one after another until an answer has occurred three times, eight at most, then the
                     consensus stated as the final answer; without one, the plurality (the first seen on ties)
     short           the same with two of at most three, and closing lines of its own; only where there are three modes
@@ -24,8 +24,8 @@ CONSENSUS = 3
 MODES = ("regular", "short", "extended")  # the groups, cheapest first
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Prompts. Each is a system message. The built-in tokenizer knows each of these texts as a single token; to a real
-# LLaMA they are instructions to be read.
+# Prompts. Each is a system message. The built-in tokenizer knows each of these texts as a single token (that of three
+# modes once sft.teach_to_spell has added it); to a real LLaMA they are instructions to be read.
 
 _SCOT = (
     "Solve the maths problem. If two steps or fewer are enough, answer with a concise solution. Otherwise write "
@@ -250,12 +250,15 @@ def judge(gold: str, text: str, finished: bool = True, condition: str = "asv") -
     """The parsed response and r_match: whether its final answer is right. One that was cut off is malformed.
 
     condition: the prompt it answers. Where that offers two modes, a short vote is malformed: no cap would count it.
+    Where it asks for trials, so is a plain solution: what it tries inside would be for free.
     """
     parsed = parse(text)
     if not finished:
         parsed = Parsed("malformed", parsed.trials, parsed.answers, None, "cut off")
     elif parsed.group == "short" and condition != "modes":
         parsed = Parsed("malformed", parsed.trials, parsed.answers, None, "a short vote, but there are two modes")
+    elif "[TRIAL]" not in text and parsed.group != "malformed" and condition != "scot":
+        parsed = Parsed("malformed", parsed.trials, parsed.answers, None, "no trial is marked as one")
     return parsed, parsed.final is not None and grade.equal(gold, parsed.final)
 
 

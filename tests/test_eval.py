@@ -154,6 +154,29 @@ def test_a_base_model_alone(tmp_path, capsys):
     assert "100.00" in capsys.readouterr().out and (tmp_path / "by_level.png").stat().st_size > 10_000
 
 
+def test_no_reference_without_a_vote(tmp_path, capsys):
+    """Where nobody spends more than one trial there is no line to be above, and nothing to be a multiple of."""
+    (tmp_path / "records").mkdir()
+    one = [voting.render_regular("\\boxed{%d}" % answer) for answer in (2, 3)]
+    for name, condition, texts in (("base", "scot", ["\\boxed{2}", "\\boxed{3}"]), ("sv", "sv", one), ("asv", "asv", one)):
+        rows = [{"question": f"q{i}", "answer": "2", "level": 1, "responses": [
+            {"text": texts[(i + j) % 2], "tokens": 3, "finished": True} for j in range(4 if name == "base" else 1)]}
+            for i in range(20)]
+        write_record(tmp_path / "records" / f"{name}.jsonl", rows, condition=condition)
+    rows = evaluation.report(tmp_path)["comparisons"]["asv"]
+    assert list(rows) == ["self-consistency at equal trials", "self-consistency at equal tokens"]
+    assert "nan" not in capsys.readouterr().out and "NaN" not in (tmp_path / "summary.json").read_text()
+
+
+def test_usual_length(tmp_path):
+    """As long as the model that was trained with the longest responses may write."""
+    for name, notes in (("a", {"settings": {"max_new_tokens": 4096}}), ("b", {"settings": {}}), ("c", {})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "ibpo.json").write_text(json.dumps(notes))
+    assert sample.usual_length([tmp_path / name for name in "abc"]) == 4096
+    assert sample.usual_length([tmp_path / "b", tmp_path / "nowhere"]) == 300
+
+
 def test_a_model_is_opened_only_to_answer(tmp_path, monkeypatch, capsys):
     """What is on disk is not made again; one model at a time is in memory."""
     opened, options = [], dict(problems=3, samples=dict.fromkeys(("scot", "sv", "asv"), 1), out=tmp_path, top_p=0.9,

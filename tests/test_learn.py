@@ -705,7 +705,9 @@ def test_solutions_sampled_with_other_settings_are_refused(sampling, change):
 def test_evenly():
     levels = {1: list("abcde"), 2: list("fg"), 3: [], 5: list("hijkl")}
     assert sft.evenly(levels, 6, "letters") == list("abfghi")
-    assert sft.evenly(levels, 9, "letters") == list("abcfghij")  # level 2 has no more
+    assert sft.evenly(levels, 9, "letters") == list("abcdfghij")  # level 2 has no more
+    assert sft.evenly(levels, 12, "letters") == sft.evenly(levels, 99, "letters") == list("abcdefghijkl")
+    assert sft.evenly(levels, 0, "letters") == []
     with pytest.raises(UserError, match="no letters"):
         sft.evenly({1: [], 2: []}, 4, "letters")
 
@@ -730,12 +732,14 @@ def test_sft_examples(stage, golden, monkeypatch):
         instruction, question = tokenizer.decode(example.prompt[1:-1]).split("<|problem|>")
         (condition,) = [name for name, prompt in voting.PROMPTS.items() if prompt == instruction]
         text = tokenizer.decode(example.response[:-1])
-        parsed, right = voting.judge(answers[question], text)
+        parsed, right = voting.judge(answers[question], text, condition=condition)
         assert right and example.response[-1] == tokenizer.eos_token_id
         kinds[condition, parsed.group, "[TRIAL]" in text] += 1
-        if parsed.group == "regular":  # the solution is read, and only what stands around it is learned
+        if parsed.group == "regular" and golden:  # the solution is read, and only what stands around it is learned
             learned = "".join(tokenizer.decode([i]) for i, m in zip(example.response, example.learned) if m)
             assert learned == text.replace(next(r for r in solutions[question] if r in text), "") + "<|end|>"
+        else:  # the model's own
+            assert example.learned is None
         votes[next(r["level"] for r in rows if r["question"] == question)] += parsed.group == "extended"
     one_trial = ("scot", "regular", False) if stage == "sv-sft" else ("asv", "regular", True)
     assert kinds == {(stage.removesuffix("-sft"), "extended", True): 15, one_trial: 50}

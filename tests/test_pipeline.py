@@ -146,6 +146,8 @@ def test_sample_answers_one_problem(runs):
     (["train.py", "--data", "nowhere.jsonl"], "--valid-data"),
     (["eval.py", "/nowhere"], "/nowhere"),
     (["eval.py", "--redraw", "/nowhere"], "/nowhere"),
+    (["eval.py", "--temperature", "0"], "--temperature"),
+    (["eval.py", "--max-new-tokens", "0"], "max_new_tokens"),
     (["sample.py", "checkpoints/base", "What is 2 + 2?"], "tokenizer"),
     (["sample.py", "checkpoints/base", "Compute 3 * 612 modulo 61."], "tokenizer"),
 ])

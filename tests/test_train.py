@@ -313,6 +313,7 @@ def test_record_counts_positive_weights_as_accepted(method):
     ("--method length-penalty --length-price nan", "--length-price"),
     ("--method length-penalty --length-unit 0", "--length-unit"),
     ("--method length-penalty --samples 1", "--samples"),
+    ("--method grpo --samples 1", "--samples"), ("--samples 1", "--samples"),
     ("--method length-penalty --data a.jsonl --valid-data b.jsonl --test-data c.jsonl", "--length-unit"),
     ("--method reinforce", "length-penalty"),
     ("--method cgpo --budget vote=0.3", "no budget"),

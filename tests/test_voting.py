@@ -94,6 +94,11 @@ def test_one_trial_round_trip(answer):
 def test_plain_solution():
     parsed = parse(solution(23))
     assert (parsed.group, parsed.trials, parsed.answers, parsed.final) == ("regular", 1, ("23",), "23")
+    assert voting.judge("23", solution(23), condition="scot") == (parsed, True)
+    for condition in ("sv", "asv", "modes"):  # a vote without its marks would cost nothing
+        unmarked = "\n".join(["5", "5", "6", "5"]) + "\nThree agree: \\boxed{5}"
+        parsed, right = voting.judge("5", unmarked, condition=condition)
+        assert (parsed.group, right) == ("malformed", False) and "no trial" in parsed.reason
 
 
 def test_every_vote_round_trip():
@@ -277,7 +282,7 @@ def test_judge():
     assert voting.judge("1/2", vote("0.5", "2/4", "1/2"))[1]
     assert not voting.judge("1/3", vote("0.5", "2/4", "1/2"))[1]
     assert voting.judge("23", render_regular(solution(23)))[1]
-    assert not voting.judge("22", solution(23))[1]
+    assert not voting.judge("22", solution(23), condition="scot")[1]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
