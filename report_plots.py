@@ -81,7 +81,8 @@ def plot_ladder(logs: dict, result: dict, path: Path) -> None:
         axes[1].set_title("trials per rollout")
         axes[2].set_title("test split (top-p 0.9): accuracy, %")
         axes[2].set_xlabel("trials per response")
-        axes[0].set_xlabel(f"step (all panels: seed{'s' * (len(shared) > 1)} {', '.join(str(result['seeds'][i]) for i in shared)})")
+        seeds = ", ".join(str(result["seeds"][i]) for i in shared)
+        axes[0].set_xlabel(f"step (all panels: seed{'s' * (len(shared) > 1)} {seeds})")
         save(figure, path, axes[0], columns=8)
 
 
