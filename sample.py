@@ -305,7 +305,9 @@ def main() -> None:
     if args.samples < 1:
         parser.error("--samples must be at least 1")
     try:
-        model, tokenizer, notes = open_checkpoint(args.directory, device=args.device)
+        dtype = resolve_dtype("auto", "fp32" if args.device == "cpu" else "bf16", llama.read_config(args.directory),
+                              args.device)  # as eval.py has it
+        model, tokenizer, notes = open_checkpoint(args.directory, DTYPES[dtype], args.device)
         condition = args.condition or notes.get("condition", "scot")
         limit = usual_length([args.directory]) if args.max_new_tokens is None else args.max_new_tokens
         (responses,) = ask(model, tokenizer, [args.problem], condition, args.samples,
