@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 
 import data
-import llama
 import plots
 import sample
 import voting
@@ -267,15 +266,14 @@ def respond(directories: list, source: str, problems: int, samples: dict[str, in
     """Write the records of checkpoints on the same problems to out/records; returns their names.
 
     A record that was made with the same settings before is not made again. samples: responses per problem, by the
-    prompt condition a model was trained for. dtype: of the weights; auto: sample.resolve_dtype, else fp32, on a GPU
-    bf16. called: the name of a single checkpoint (None: that of its directory). cache_gib, options: of sample.generate.
+    prompt condition a model was trained for. dtype: of the weights, as in sample.usual_dtype. called: the name of a
+    single checkpoint (None: that of its directory). cache_gib, options: of sample.generate.
     """
     chosen = data.load(source, "test", problems, seed)
     names = []
     for directory in directories:
         model = None  # the one before makes room
-        resolved = sample.resolve_dtype(dtype, "fp32" if device == "cpu" else "bf16", llama.read_config(directory),
-                                        device)
+        resolved = sample.usual_dtype(directory, dtype, device)
         condition = sample.notes_of(directory).get("condition", "scot")
         kinds = [("", samples[condition], options["temperature"])]
         if condition == "scot":
@@ -356,10 +354,10 @@ def main(argv=None) -> None:
         if args.temperature <= 0:
             raise data.DataError("--temperature must be above 0: separate samples are compared; greedy has its own row")
         directories = args.directories or ["checkpoints/base", "checkpoints/ibpo"]
+        limit = sample.usual_length(directories) if args.max_new_tokens is None else args.max_new_tokens
         evaluate(directories, args.data, args.problems, args.samples, Path(args.out), seed=args.seed,
                  device=args.device, dtype=args.dtype, show=args.show, slots=args.slots, cache_gib=args.cache_gib,
-                 max_new_tokens=sample.usual_length(directories) if args.max_new_tokens is None else args.max_new_tokens,
-                 temperature=args.temperature, top_p=args.top_p)
+                 max_new_tokens=limit, temperature=args.temperature, top_p=args.top_p)
     except ValueError as error:  # DataError and CheckpointError are
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

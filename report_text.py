@@ -115,7 +115,8 @@ Made by `python reproduce.py --report` from `records/`, on {result['problems'] /
 with the last checkpoints. A row is the mean over those of the {seeds} seeds that have its model (column "seeds"), a
 difference over those that have both. In brackets are 95 % intervals over seeds and problems: a bootstrap that draws
 seeds, and for every draw problems of that seed (of one seed: over problems alone); differences are paired. How, and
-what they leave out: `report.py`. The steps of training alone took {result['training_hours']:.1f} hours of one process, by the logs.
+what they leave out: `report.py`. By the logs, the steps of training alone took {result['training_hours']:.1f}
+hours of one process.
 {missing}
 ## Table 3
 

@@ -257,6 +257,11 @@ def usual_length(directories: list) -> int:
     return max([notes_of(directory).get("settings", {}).get("max_new_tokens", 300) for directory in directories])
 
 
+def usual_dtype(directory, wanted: str, device: str) -> str:
+    """fp32 or bf16, for a checkpoint that only answers. auto: resolve_dtype, else fp32, on a GPU bf16."""
+    return resolve_dtype(wanted, "fp32" if device == "cpu" else "bf16", llama.read_config(directory), device)
+
+
 def open_checkpoint(directory, dtype: torch.dtype = None, device=None):
     """Model, tokenizer and notes of a checkpoint directory, as train.py writes it or as Hugging Face does.
 
@@ -305,9 +310,8 @@ def main() -> None:
     if args.samples < 1:
         parser.error("--samples must be at least 1")
     try:
-        dtype = resolve_dtype("auto", "fp32" if args.device == "cpu" else "bf16", llama.read_config(args.directory),
-                              args.device)  # as eval.py has it
-        model, tokenizer, notes = open_checkpoint(args.directory, DTYPES[dtype], args.device)
+        dtype = DTYPES[usual_dtype(args.directory, "auto", args.device)]
+        model, tokenizer, notes = open_checkpoint(args.directory, dtype, args.device)
         condition = args.condition or notes.get("condition", "scot")
         limit = usual_length([args.directory]) if args.max_new_tokens is None else args.max_new_tokens
         (responses,) = ask(model, tokenizer, [args.problem], condition, args.samples,

@@ -40,8 +40,8 @@ class Settings:
                                           "CPU that has it (AMX, AVX512-BF16) for models of width 512 or more, else "
                                           "--dtype, as always with --kl-max and policy gradients")
     slots: int = setting(512, "responses generated at once, at most; fewer if they need more than --cache-gib")
-    cache_gib: float = setting(8.0, "GiB for their keys and values. Weights and moments of 8B in bf16 take 45 of the 79 "
-                                    "GiB of an 80 GB card, and sampling needs no gradient: there 24")
+    cache_gib: float = setting(8.0, "GiB for their keys and values. Weights and moments of 8B in bf16 take 45 of the "
+                                    "79 GiB of an 80 GB card, and sampling needs no gradient: there 24")
     micro_tokens: int = setting(1024, "tokens per micro-batch; changes speed and memory, never the gradient")
     checkpointing: bool = setting(False, "recompute activations in the backward pass instead of keeping them")
     max_new_tokens: int = setting(300, "longest response; a longer one, or one that reaches the end of the model's "
@@ -151,8 +151,8 @@ class UserError(Exception):
 def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
     """Settings and the stage to run from the command line; a wrong value gives one clear line."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     epilog="Defaults are those of the preset builtin; what smoke and llama set instead "
-                                            "is in PRESETS of settings.py.",
+                                     epilog="Defaults are those of the preset builtin; what smoke and llama set "
+                                            "instead is in PRESETS of settings.py.",
                                      usage="python train.py [preset] [--stage STAGE] [--setting VALUE ...]; --help")
     parser.add_argument("preset", nargs="?", default="builtin", help=f"a set of defaults: {', '.join(PRESETS)}")
     parser.add_argument("--smoke", action="store_true", help="the same as the preset smoke")

@@ -252,13 +252,15 @@ def judge(gold: str, text: str, finished: bool = True, condition: str = "asv") -
     condition: the prompt it answers. Where that offers two modes, a short vote is malformed: no cap would count it.
     Where it asks for trials, so is a plain solution: what it tries inside would be for free.
     """
-    parsed = parse(text)
+    parsed, reason = parse(text), ""
     if not finished:
-        parsed = Parsed("malformed", parsed.trials, parsed.answers, None, "cut off")
+        reason = "cut off"
     elif parsed.group == "short" and condition != "modes":
-        parsed = Parsed("malformed", parsed.trials, parsed.answers, None, "a short vote, but there are two modes")
-    elif "[TRIAL]" not in text and parsed.group != "malformed" and condition != "scot":
-        parsed = Parsed("malformed", parsed.trials, parsed.answers, None, "no trial is marked as one")
+        reason = "a short vote, but there are two modes"
+    elif parsed.group == "regular" and "[TRIAL]" not in text and condition != "scot":
+        reason = "no trial is marked as one"
+    if reason:
+        parsed = Parsed("malformed", parsed.trials, parsed.answers, None, reason)
     return parsed, parsed.final is not None and grade.equal(gold, parsed.final)
 
 
