@@ -125,23 +125,22 @@ def _maximise(margin, correct, extended, cap, valid, feasible, rng):
         raise ValueError(f"cap must be a number from 0 to 1, not {cap!r}")
     cap, rng = float(cap), np.random.default_rng(rng)
     allowed, extended = _allowed(correct, extended, valid, feasible)                # bool[n, m]: Ξ and G₊
-    can_stay = (allowed & ~extended).any(axis=1)                                    # bool[n], U
-    can_vote = (allowed & extended).any(axis=1)                                     # bool[n]
+    regular, vote = allowed & ~extended, allowed & extended                         # bool[n, m]
+    can_stay, can_vote = regular.any(axis=1), vote.any(axis=1)                      # bool[n], U; bool[n]
     forced = can_vote & ~can_stay                                                   # bool[n], F
     upgradable = can_vote & can_stay & (margin > 0)                                 # bool[n]
-    n_stay, n_forced = np.count_nonzero(can_stay), np.count_nonzero(forced)         # |U|, |F|
+    n_stay, n_forced = int(np.count_nonzero(can_stay)), int(np.count_nonzero(forced))   # |U|, |F|
 
     # Eq. (8), the cap, as in D3:  f + u <= cap (|U| + f).  First the largest f (D6), then the largest u.
     f = n_forced if cap == 1 else min(n_forced, math.floor(cap * n_stay / (1 - cap) + ROUNDING))
     u = max(math.floor(cap * (n_stay + f) + ROUNDING) - f, 0)                       # -1 by rounding, rarely
-    order = rng.permutation(len(margin))                                            # int[n]: ties at random
-    order = order[(-margin[order]).argsort(kind="stable")]                          # int[n]: largest Δ first
+    order = np.lexsort((rng.random(len(margin)), -margin))                          # largest Δ first, ties at random
     votes = np.zeros(len(margin), bool)                                             # bool[n]
     votes[order[forced[order]][:f]] = True
     votes[order[upgradable[order]][:u]] = True                                      # Eq. (8), the maximum
     # D2: who does not vote gets a regular response. A forced prompt beyond the cap has none: dropped (D6).
-    choices = allowed & (extended == votes[:, None])                                # bool[n, m]
-    return _selection(_one_per_prompt(choices, rng), allowed, extended, dropped_over_cap=n_forced - f)
+    accepted = _one_per_prompt(np.where(votes[:, None], vote, regular), rng)        # bool[n, m]
+    return _selection(accepted, extended, can_stay | can_vote, dropped_over_cap=n_forced - f)
 
 
 def _one_per_prompt(choices, rng):
@@ -176,19 +175,19 @@ def select_cgpo(correct, extended=None, valid=None, feasible=None, rng=None):
     Arguments, errors and Selection as in select_ibpo. extended is for the count only; None: all are regular.
     """
     allowed, extended = _allowed(correct, extended, valid, feasible)
-    return _selection(_one_per_prompt(allowed, np.random.default_rng(rng)), allowed, extended)
+    return _selection(_one_per_prompt(allowed, np.random.default_rng(rng)), extended, allowed.any(axis=1))
 
 
 def select_sft(correct, extended=None, valid=None, feasible=None, rng=None):
     """SFT, Table 1: every valid response, right or wrong; for rows of dataset responses. As select_cgpo."""
     given, extended = _allowed(np.ones_like(correct), extended, valid, feasible)
-    return _selection(given, given, extended)
+    return _selection(given, extended, given.any(axis=1))
 
 
 def select_rft(correct, extended=None, valid=None, feasible=None, rng=None):
     """RFT, Table 1: all of Ξ, so that an easy prompt weighs more than a hard one. As select_cgpo."""
     allowed, extended = _allowed(correct, extended, valid, feasible)
-    return _selection(allowed, allowed, extended)
+    return _selection(allowed, extended, allowed.any(axis=1))
 
 
 def select_raft(correct, extended=None, valid=None, feasible=None, rng=None):
@@ -199,7 +198,7 @@ def select_raft(correct, extended=None, valid=None, feasible=None, rng=None):
     right, extended = _allowed(correct, extended, valid, feasible)
     given, _ = _allowed(np.ones_like(correct), extended, valid, feasible)
     best = np.where(right.any(axis=1, keepdims=True), right, given)                 # bool[n, m]
-    return _selection(_one_per_prompt(best, np.random.default_rng(rng)), given, extended)
+    return _selection(_one_per_prompt(best, np.random.default_rng(rng)), extended, given.any(axis=1))
 
 
 # ---- Controls, and all methods by name ----
@@ -252,10 +251,10 @@ def _allowed(correct, extended, valid, feasible):
     return (allowed if feasible is None else allowed & _mask("feasible", feasible, allowed.shape)), extended
 
 
-def _selection(accepted, allowed, extended, dropped_over_cap=0):
-    """The record of these accepted responses, bool[n, m]."""
+def _selection(accepted, extended, can_serve, dropped_over_cap=0):
+    """The record of these accepted responses, bool[n, m]. can_serve: bool[n], prompts with any that may be."""
     counts = [np.count_nonzero(accepted), np.count_nonzero(accepted & extended),
-              len(allowed) - np.count_nonzero(allowed.any(axis=1)), dropped_over_cap]
+              len(can_serve) - np.count_nonzero(can_serve), dropped_over_cap]
     return Selection(accepted.astype(float), *map(int, counts))
 
 
