@@ -3,9 +3,9 @@
 Everything downstream sees `Problem` records only, so the built-in world and MATH run through the same code.
 
 The built-in world: products on a clock of 61 hours
-    Compute 40 * 7 * 33 * 12 modulo 61.          solution:   7
-                                                             * 33 = 48
-                                                             * 40 = 29 ...
+    Compute 11 * 27 * 34 * 6 * 28 modulo 61.     solution:   6
+                                                             * 27 = 40
+                                                             * 11 = 13 ...
 One multiplication per line, in any order. A language model that has read a textbook of such solutions could be right
 every time, and voting would be pointless: its most likely answer would simply be the right one. A real LLaMA is not
 like that: harder problems go wrong more often, and different routes to the answer go wrong differently. The textbook

@@ -30,7 +30,7 @@ import oracles
 import plots
 import report_plots
 from records import Record
-from report_text import CAPS, FIGURES, LADDER, NAMES, ORACLE_MODELS, text
+from report_text import CAPS, FIGURES, LADDER, LEARN_WHEN, NAMES, ORACLE_MODELS, text
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Records of all seeds
@@ -130,6 +130,23 @@ def attained(records: dict[str, Record], name: str, seeds: int) -> dict:
     return row
 
 
+def within_levels(record: Record, base: Record, seeds: int) -> tuple[float, float, float]:
+    """How much more often it votes on problems that the base fails on more often than on the others of their level.
+
+    A problem is one of the former if its share of right base samples is below its level's mean. From each vote the
+    share of its level is subtracted; malformed responses are left out.
+    """
+    formed, vote = ~record.malformed[:, 0], record.extended[:, 0].astype(float)  # [n] each
+    rate, harder = base.correct.mean(axis=1), np.zeros_like(formed)  # [n] each
+    for level in np.unique(record.levels):
+        at = record.levels == level  # bool[n]
+        harder[at] = rate[at] < rate[at].mean()
+        vote[at] -= vote[at & formed].mean()
+    hard, easy = (1.0 * (formed & half) for half in (harder, ~harder))  # float[n] each
+    return evaluation.Bootstrap(len(rate), runs=seeds)(
+        lambda v, h, w, e: v / np.maximum(h, 1e-9) - w / np.maximum(e, 1e-9), vote * hard, hard, vote * easy, easy)
+
+
 def voting_curves(records: dict[str, Record], seeds: int) -> dict:
     """Fig. 5: accuracy of the plurality of k = 1..16 responses, of the base and of SV-SFT, and tokens per response."""
     bootstrap = evaluation.Bootstrap(len(records["base"].levels), runs=seeds)
@@ -158,7 +175,7 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
         raise data.DataError(f"results/records holds no seed with {', '.join(references)}")
     seeds_of["adaptive-sc"] = used
     result = {"seeds": used, "missing": what_is_missing(kept, models, seeds), "models": {}, "comparisons": {},
-              "minus_adaptive": {}, "oracles": {}}
+              "minus_adaptive": {}, "within_levels": {}, "oracles": {}}
     logs = {name: kept.logs(of, name) for name, of in seeds_of.items() if of}
     result["training_hours"] = sum(
         value for runs in logs.values() for log in runs for step in log
@@ -176,6 +193,8 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
             result["models"][name] = {"label": NAMES[name], **summary["models"][name],
                                       **seed_by_seed(records[name], logs[name], of, used)}
             result["comparisons"][name] = summary["comparisons"].get(name)
+            if name in LEARN_WHEN:
+                result["within_levels"][name] = within_levels(records[name], records["base"], len(of))
             if name in ORACLE_MODELS[2:]:
                 bootstrap = kept.bootstrap(summary["problems"], len(of))
                 result["minus_adaptive"][name] = {unit: evaluation.over_line(

@@ -10,6 +10,7 @@ CAPS = tuple(plots.CAPS)  # q+, %
 ALPHAS = (0.25, 0.5, 2)  # ASV-SFT-alpha, beside 1
 PRICES = (0.02, 0.05, 0.07, 0.1)  # of length, in reward per 27 tokens (a one-trial response takes 29)
 ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES = ["base", "sv-sft", *(f"ibpo-{cap}" for cap in CAPS)], 400, 16
+LEARN_WHEN = ["asv-sft", *(f"ibpo-{cap}" for cap in CAPS)]  # the start, and what has learned when to vote
 
 TABLE_3 = {"base": "base", "base-greedy": "base, greedy", "sv-sft": "SV-SFT", "asv-sft": "ASV-SFT",
            **{f"asv-sft-{alpha:g}": f"ASV-SFT-{alpha:g}" for alpha in ALPHAS},
@@ -106,8 +107,8 @@ def text(result: dict) -> str:
                             for level in row["levels"].values()).strip(" /")] for name, row in models.items()]
     after_first = [[NAMES[name], *(" / ".join("–" if level[key] is None else f"{100 * level[key]:.1f}"
                                               for level in models[name]["levels"].values())
-                                   for key in ("votes_after_right", "votes_after_wrong"))]
-                   for name in ("asv-sft", *ORACLE_MODELS[2:]) if name in models]
+                                   for key in ("votes_after_right", "votes_after_wrong")),
+                    percent(result["within_levels"][name])] for name in LEARN_WHEN if name in models]
     missing = "".join(["\n**Missing**\n\n"] * bool(result["missing"]) + [f"* {line}\n" for line in result["missing"]])
     return f"""# Results
 
@@ -167,12 +168,14 @@ choose better, and the shares would be lower.
 From level 1 to level 5.
 
 {table(["model", "votes, %", "first trial right, %", "accuracy, %", "trials per vote"], by_level)}
-## Does it see its own mistakes?
+## What does it see?
 
 The choice to vote is written after the first trial. The share of votes among well-formed responses, from level 1 to 5,
-where the first trial is right and where it is wrong:
+where the first trial is right and where it is wrong. And what is left within a level: votes on problems that the base
+fails on more often than on the mean of their level, less those on the others, in points:
 
-{table(["model", "votes after a right first trial, %", "votes after a wrong one, %"], after_first)}
+{table(["model", "votes after a right first trial, %", "votes after a wrong one, %", "harder problems of a level"],
+       after_first)}
 ## Seed by seed
 
 {table(["model", "accuracy, %", "trials", "votes on test, %"], single)}"""

@@ -7,8 +7,8 @@ prompt that is sampled m times is read once.
 Every response has its own random numbers, made from (seed, its index) alone: in fp32 the same seed gives the same
 responses whatever the number of slots.
 
-    python sample.py checkpoints/ibpo "Compute 40 * 7 * 33 * 12 modulo 61."
-    python sample.py checkpoints/base "Compute 40 * 7 * 33 * 12 modulo 61." --condition scot --samples 4
+    python sample.py checkpoints/ibpo "Compute 11 * 27 * 34 * 6 * 28 modulo 61."
+    python sample.py checkpoints/base "Compute 11 * 27 * 34 * 6 * 28 modulo 61." --condition scot --samples 4
 """
 
 import argparse
@@ -290,7 +290,7 @@ def main() -> None:
         description="Ask a checkpoint one problem and see how it spends its budget. After each response comes what it "
                     "is: regular (one trial), extended (a vote), short, or malformed and why; its trials, its tokens, "
                     "and the answer it states.",
-        epilog='example: python sample.py checkpoints/ibpo "Compute 40 * 7 * 33 * 12 modulo 61." --samples 3')
+        epilog='example: python sample.py checkpoints/ibpo "Compute 11 * 27 * 34 * 6 * 28 modulo 61." --samples 3')
     parser.add_argument("directory", help="a checkpoint directory, e.g. checkpoints/ibpo")
     parser.add_argument("problem", help="the problem, in quotes")
     parser.add_argument("--condition", choices=list(voting.PROMPTS),

@@ -265,10 +265,17 @@ def test_tables_say_what_the_numbers_are(made):
                       for seed in range(SEEDS) for row in truth["eval", seed, "ibpo-50"]])
     formed = np.array([len(given) == 1 or outcome(given)[2] for seed in range(SEEDS)
                        for (given,) in truth["eval", seed, "ibpo-50"]])
-    after = rows_of((made[0] / "results/results.md").read_text(), "Does it see its own mistakes?")["IuB-50 %"]
+    after = rows_of((made[0] / "results/results.md").read_text(), "What does it see?")["IuB-50 %"]
     for cell, value in zip(after, (1, 0)):
         chosen = [(levels == level) & (first == value) & formed for level in range(1, 6)]
         assert cell == " / ".join(f"{100 * votes[at].mean():.1f}" if at.any() else "–" for at in chosen)
+    rate, halves = counted(truth, "base")[:, 0], {True: [], False: []}
+    for level in range(1, 6):
+        at = (levels == level) & formed
+        for i in np.flatnonzero(at):
+            halves[bool(rate[i] < rate[levels == level].mean())].append(votes[i] - votes[at].mean())
+    value = 100 * (np.mean(halves[True]) - np.mean(halves[False]))
+    assert after[2].startswith(f"{value:.1f} [")
     per_vote = [trials[(levels == level) & (votes > 0)] for level in range(1, 6)]
     assert rows_of(markdown, "Level by level")["IuB-50 %"][3] == " / ".join(
         f"{column.mean() if len(column) else 0:.2f}" for column in per_vote)
