@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from filelock import FileLock, Timeout
+from torch.utils.checkpoint import checkpoint as recompute
 from tqdm import tqdm
 
 import llama
@@ -56,6 +57,9 @@ def micro_batches(examples: list[Example], micro_tokens: int):
         yield group
 
 
+SLICE = 512  # tokens whose logits are in memory at once, with checkpointing
+
+
 def log_probabilities(model: llama.Llama, group: list[Example], checkpoint: bool = False,
                       temperature: float = 1.0) -> torch.Tensor:
     """log pi(response | prompt) of each example, summed over the tokens it learns, stop id included: [B], fp32."""
@@ -67,8 +71,16 @@ def log_probabilities(model: llama.Llama, group: list[Example], checkpoint: bool
         at[row, len(example.prompt) - 1 : len(example) - 1] = torch.tensor(example.learned or True)
     ids, at = ids.to(model.lm_head.weight.device), at.to(model.lm_head.weight.device)
     target = ids.roll(-1, dims=1)[at]  # [N]
-    logits = model(ids, at=at, checkpoint=checkpoint)  # [N, V]
-    logp = -F.cross_entropy(logits.float() / temperature, target, reduction="none")  # [N], fp32
+    states = model.states(ids, at=at, checkpoint=checkpoint)  # [N, C]
+
+    def score(states: torch.Tensor, target: torch.Tensor) -> torch.Tensor:  # [N, C], [N] -> [N], fp32
+        return -F.cross_entropy(model.lm_head(states).float() / temperature, target, reduction="none")
+
+    if checkpoint:  # LLaMA-3.1 has 128,256 logits: of 4,096 tokens they and their gradients would take 6 GiB
+        parts = zip(states.split(SLICE), target.split(SLICE))
+        logp = torch.cat([recompute(score, *part, use_reentrant=False) for part in parts])  # [N]
+    else:
+        logp = score(states, target)  # [N]
     row = at.nonzero()[:, 0]  # [N]
     return torch.zeros(B, device=logp.device).index_add(0, row, logp)
 
@@ -293,6 +305,7 @@ def schedule(settings: Settings, highest: float, steps: int):
 
 def open_start(settings: Settings, directory):
     """The model a stage starts from, and its tokenizer."""
+    torch.cuda.empty_cache()  # the sampler's cache of the stage before lies in pieces in which no new one has room
     model, tokenizer, _ = sample.open_checkpoint(directory, sample.DTYPES[settings.dtype], settings.device)
     return model, tokenizer
 

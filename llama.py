@@ -25,6 +25,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
+# On recent GPUs cuDNN would take over attention, and build a plan for each new length: in sampling, for every token.
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 
 @dataclass
 class Config:
@@ -220,7 +223,12 @@ class Llama(nn.Module):
 
     def forward(self, ids: Tensor, positions: Tensor = None, cache: Cache = None, at: Tensor = None,
                 checkpoint: bool = False) -> Tensor:
-        """Logits of the next token, [B, T, V], or [N, V] for N places in `at`.
+        """Logits of the next token, [B, T, V], or [N, V] for N places in `at`."""
+        return self.lm_head(self.states(ids, positions, cache, at, checkpoint))
+
+    def states(self, ids: Tensor, positions: Tensor = None, cache: Cache = None, at: Tensor = None,
+               checkpoint: bool = False) -> Tensor:
+        """What the last layer turns into logits: [B, T, C], or [N, C] for N places in `at`.
 
         ids: int[B, T]. positions: int[B, T], of each token in its row (None: 0..T-1). cache: keys and values
         of the tokens before; takes the new ones. at: bool[B, T], where logits are wanted, in row order (their
@@ -238,7 +246,7 @@ class Llama(nn.Module):
             context = (cos, sin, cache)
             x = recompute(block, x, *context, use_reentrant=False) if checkpoint else block(x, *context)
         x = x if at is None else x[at]  # [B, T, C] or [N, C]
-        return self.lm_head(self.model.norm(x))  # [B, T, V] or [N, V]
+        return self.model.norm(x)  # [B, T, C] or [N, C]
 
 
 def initialise(model: Llama, seed: int) -> Llama:

@@ -24,6 +24,7 @@ import llama
 import voting
 
 
+READ = 4096  # tokens of prompts that are read at once: their activations and keys are in memory beside the cache
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -173,8 +174,10 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
         """Start `count` waiting responses; return their rows [count] and the logits after the prompts [count, V]."""
         owners = [waiting.pop() for _ in range(count)]
         texts = [tuple(prompts[i]) for i in owners]
-        if new := [text for text in dict.fromkeys(texts) if text not in known]:
-            read(new)
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        few = max(1, READ // max(map(len, texts)))
+        for i in range(0, len(new), few):
+            read(new[i : i + few])
         noise = [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed((seed * 1_000_003 + i) % 2**63))
                  for i in owners]
         rows = run.add(owner=torch.tensor(owners), position=torch.tensor([len(text) for text in texts]) - 1,

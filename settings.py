@@ -83,7 +83,8 @@ class Settings:
     steps: int = setting(50, "IBPO: gradient steps")
     lr: float = setting(4.5e-5, "IBPO: highest learning rate")
     kl_max: float = setting(None, "Eq. (7): accept only responses whose log-probability is at most this many nats "
-                                     "above what the ASV-SFT model gives them")
+                                     "above what the ASV-SFT model gives them; that model is then in memory, too "
+                                     "(8B on one 80 GB card: only with --lora-rank)")
     valid_every: int = setting(10, "IBPO: steps between looks at the validation problems; 0: never")
     valid_problems: int = setting(250, "IBPO: validation problems per look")
     keep_best: bool = setting(False, "IBPO: keep the best checkpoint, too, in best/ of the run: the highest "

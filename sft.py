@@ -232,6 +232,7 @@ def train_sft(settings: Settings, stage: str) -> Path:
     directory = Path(settings.out) / name
     if finished(directory, settings_of(settings, stage)):
         return directory
+    sampled_solutions(settings)  # first, by a model of its own: a small card has no room for two
     model, tokenizer = open_start(settings, settings.model)
     if teach_to_spell(model, tokenizer, voting.pieces(settings.condition(stage))) and settings.lora_rank:
         raise UserError(f"{stage} needs new tokens, which --lora-rank, with its frozen embedding, could not learn")

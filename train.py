@@ -91,7 +91,7 @@ def kl_estimate(rollout: Rollout, reference: llama.Llama, settings: Settings) ->
     index = {id(example): i for i, example in enumerate(examples)}
     under_reference = np.zeros(len(examples))
     for group in micro_batches(examples, settings.micro_tokens):
-        logp = log_probabilities(reference, group, temperature=settings.temperature)  # [B]
+        logp = log_probabilities(reference, group, settings.checkpointing, settings.temperature)  # [B]
         under_reference[[index[id(example)] for example in group]] = logp.double().cpu().numpy()
     under_policy = np.array([[r.logprob for r in row] for row in rollout.responses])  # float[n, m]
     return under_policy - under_reference.reshape(under_policy.shape)

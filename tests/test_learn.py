@@ -171,12 +171,17 @@ def test_only_some_tokens_are_learned():
         assert found[0].item() == pytest.approx(sum(t for t, on in zip(terms, learned) if on), rel=1e-5)
 
 
-def test_checkpointing_gives_the_same_gradient():
-    model = build()
+@pytest.mark.parametrize("at_once", [1, 7, 512])
+def test_checkpointing_gives_the_same_gradient(at_once, monkeypatch):
+    monkeypatch.setattr(learn, "SLICE", at_once)
+    model, computed = build(), []
+    model.lm_head.register_forward_hook(lambda layer, given, logits: computed.append(logits.shape[0]))
     loss = add_gradient(model, EXAMPLES, 7, SETTINGS)
     plain = gradients(model)
+    computed.clear()
     assert add_gradient(model, EXAMPLES, 7, replace(SETTINGS, checkpointing=True)) == pytest.approx(loss, rel=1e-5)
     assert_same(gradients(model), plain)
+    assert max(computed) <= at_once and sum(computed) == 2 * sum(len(e.response) for e in EXAMPLES)
 
 
 def test_checkpointing_is_used():

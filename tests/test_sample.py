@@ -141,6 +141,18 @@ def passes(model):
     handle.remove()
 
 
+@pytest.mark.parametrize("at_once", [1, 40])
+def test_prompts_are_read_in_parts_that_fit(model, at_once, monkeypatch):
+    whole = generate(model, PROMPTS * 2, 12, seed=5)
+    monkeypatch.setattr(sample, "READ", at_once)
+    read = []
+    handle = model.register_forward_pre_hook(lambda model, given, named: read.append(given[0].shape), with_kwargs=True)
+    parts = generate(model, PROMPTS * 2, 12, seed=5)
+    handle.remove()
+    assert [response.ids for response in parts] == [response.ids for response in whole]
+    assert all(rows == 1 or rows * length <= at_once for rows, length in read if length > 1)
+
+
 @pytest.mark.parametrize("slots", [1, 3, 7, 64])
 def test_a_prompt_is_read_once_for_all_its_samples(model, passes, slots):
     """Also if they do not start together."""

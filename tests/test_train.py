@@ -16,6 +16,7 @@ import ibpo
 import learn
 import llama
 import sample
+import sft
 import train
 from settings import Settings, UserError, parse_args
 
@@ -418,3 +419,17 @@ def test_price_and_unit_decide_the_result_of_a_length_penalty_only():
         one = dataclasses.replace(Settings(), method=method)
         for other in (dataclasses.replace(one, length_price=0.1), dataclasses.replace(one, length_unit=20.0)):
             assert (learn.settings_of(one, "ibpo") != learn.settings_of(other, "ibpo")) == decides
+
+
+def test_sft_samples_before_it_loads_the_model_to_train(tmp_path, monkeypatch):
+    """A small card has no room for the base twice."""
+    held = []
+    monkeypatch.setattr(sft, "open_start", lambda settings, directory: held.append(directory))
+
+    def sampled(settings):
+        assert not held
+        raise UserError("sampled")
+
+    monkeypatch.setattr(sft, "sampled_solutions", sampled)
+    with pytest.raises(UserError, match="sampled"):
+        sft.train_sft(Settings(out=str(tmp_path)), "sv-sft")
