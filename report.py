@@ -130,7 +130,7 @@ def attained(records: dict[str, Record], name: str, seeds: int) -> dict:
     return row
 
 
-def within_levels(record: Record, base: Record, seeds: int) -> tuple[float, float, float]:
+def within_levels(bootstrap: evaluation.Bootstrap, record: Record, base: Record) -> tuple[float, float, float]:
     """How much more often it votes on problems that the base fails on more often than on the others of their level.
 
     A problem is one of the former if its share of right base samples is below its level's mean. From each vote the
@@ -143,7 +143,7 @@ def within_levels(record: Record, base: Record, seeds: int) -> tuple[float, floa
         harder[at] = rate[at] < rate[at].mean()
         vote[at] -= vote[at & formed].mean()
     hard, easy = (1.0 * (formed & half) for half in (harder, ~harder))  # float[n] each
-    return evaluation.Bootstrap(len(rate), runs=seeds)(
+    return bootstrap(
         lambda v, h, w, e: v / np.maximum(h, 1e-9) - w / np.maximum(e, 1e-9), vote * hard, hard, vote * easy, easy)
 
 
@@ -193,10 +193,10 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
             result["models"][name] = {"label": NAMES[name], **summary["models"][name],
                                       **seed_by_seed(records[name], logs[name], of, used)}
             result["comparisons"][name] = summary["comparisons"].get(name)
+            bootstrap = kept.bootstrap(summary["problems"], len(of))
             if name in LEARN_WHEN:
-                result["within_levels"][name] = within_levels(records[name], records["base"], len(of))
+                result["within_levels"][name] = within_levels(bootstrap, records[name], records["base"])
             if name in ORACLE_MODELS[2:]:
-                bootstrap = kept.bootstrap(summary["problems"], len(of))
                 result["minus_adaptive"][name] = {unit: evaluation.over_line(
                     bootstrap, records[name], records["base"], records["adaptive-sc"], unit)
                     for unit in ("trials", "tokens")}

@@ -175,8 +175,10 @@ def evenly(by_level: dict[int, list], count: int, what: str) -> list:
     return chosen
 
 
-def sft_examples(settings: Settings, stage: str, tokenizer) -> list[Example]:
-    """SV-SFT: D_SV and golden SCoT solutions. ASV-SFT-alpha: D_ASV1 (votes) and alpha times D_ASV2 (one trial).
+def sft_examples(settings: Settings, stage: str, tokenizer, rows: list[dict]) -> list[Example]:
+    """Training examples from the rows of sampled_solutions.
+
+    SV-SFT: D_SV and golden SCoT solutions. ASV-SFT-alpha: D_ASV1 (votes) and alpha times D_ASV2 (one trial).
 
     A golden solution is only read; learned is the format around it. The key knows what the textbook misprints, and a
     model that learns the key here is, a few IBPO steps later, right without voting. A problem file brings no solutions:
@@ -184,7 +186,7 @@ def sft_examples(settings: Settings, stage: str, tokenizer) -> list[Example]:
     """
     rng, condition = random.Random(f"{stage} {settings.seed}"), settings.condition(stage)
     votes, shorts, regular = defaultdict(list), defaultdict(list), defaultdict(list)
-    for row in sampled_solutions(settings):
+    for row in rows:
         vote = voting.build_vote(row["samples"], row["answer"], rng)  # Algorithm 3
         if vote is not None:
             votes[row["level"]].append((row["question"], vote))
@@ -232,11 +234,11 @@ def train_sft(settings: Settings, stage: str) -> Path:
     directory = Path(settings.out) / name
     if finished(directory, settings_of(settings, stage)):
         return directory
-    sampled_solutions(settings)  # first, by a model of its own: a small card has no room for two
+    rows = sampled_solutions(settings)  # first, by a model of its own: a small card has no room for two
     model, tokenizer = open_start(settings, settings.model)
     if teach_to_spell(model, tokenizer, voting.pieces(settings.condition(stage))) and settings.lora_rank:
         raise UserError(f"{stage} needs new tokens, which --lora-rank, with its frozen embedding, could not learn")
-    examples = sft_examples(settings, stage, tokenizer)
+    examples = sft_examples(settings, stage, tokenizer, rows)
 
     def make_batch(step: int) -> list[Example]:
         return [examples[i] for i in shuffled(len(examples), step, settings.sft_batch, derive(settings.seed, stage))]

@@ -719,7 +719,7 @@ def test_evenly():
 
 @pytest.mark.parametrize("stage", ["sv-sft", "asv-sft"])
 @pytest.mark.parametrize("golden", [True, False])
-def test_sft_examples(stage, golden, monkeypatch):
+def test_sft_examples(stage, golden):
     """Right votes that keep the rule, right single solutions, under the prompts of their stage; the same amounts."""
     tokenizer, rng, rows = data.build_tokenizer(data.world_pieces() + voting.pieces()), random.Random(0), []
     for problem in data.load("builtin", "train", 200):
@@ -728,8 +728,7 @@ def test_sft_examples(stage, golden, monkeypatch):
         samples += [voting.render_extended(samples[:1] * 3, [problem.answer] * 3), voting.render_regular(samples[0])]
         rows.append({"question": problem.question, "answer": problem.answer, "level": problem.level,
                      "solution": problem.solution if golden else None, "samples": samples})
-    monkeypatch.setattr(sft, "sampled_solutions", lambda settings: rows)
-    examples = sft.sft_examples(Settings(sft_votes=15, sft_regular=50), stage, tokenizer)
+    examples = sft.sft_examples(Settings(sft_votes=15, sft_regular=50), stage, tokenizer, rows)
     answers = {row["question"]: row["answer"] for row in rows}
     solutions = {row["question"]: [row["solution"]] if golden else row["samples"][:12] for row in rows}
     kinds, votes = Counter(), Counter()
@@ -751,16 +750,15 @@ def test_sft_examples(stage, golden, monkeypatch):
     assert votes == dict.fromkeys(data.LEVELS, 3)  # evenly: voting does not know difficulty yet
 
 
-def test_three_modes_in_the_examples_of_asv_sft(monkeypatch):
+def test_three_modes_in_the_examples_of_asv_sft():
     """The same amounts of each mode at every level, all of them right, under the prompt that offers them."""
     tokenizer, rng, rows = data.build_tokenizer(data.world_pieces() + voting.pieces("modes")), random.Random(0), []
     for problem in data.load("builtin", "train", 200):
         factors = [int(f) for f in problem.question[8:-11].split(" * ")]
         rows.append({"question": problem.question, "answer": problem.answer, "level": problem.level,
                      "solution": problem.solution, "samples": [data.textbook_route(factors, rng)[0] for _ in range(12)]})
-    monkeypatch.setattr(sft, "sampled_solutions", lambda settings: rows)
     settings = Settings(sft_votes=15, sft_short=25, sft_regular=50)
-    examples = sft.sft_examples(settings, "asv-sft", tokenizer)
+    examples = sft.sft_examples(settings, "asv-sft", tokenizer, rows)
     known, kinds = {row["question"]: row for row in rows}, Counter()
     for example in examples:
         instruction, question = tokenizer.decode(example.prompt[1:-1]).split("<|problem|>")
@@ -771,8 +769,8 @@ def test_three_modes_in_the_examples_of_asv_sft(monkeypatch):
         kinds[parsed.group, known[question]["level"]] += 1
     amounts = {"extended": 3, "short": 5, "regular": 10}
     assert kinds == {(group, level): amount for group, amount in amounts.items() for level in data.LEVELS}
-    two = [vars(example) for example in sft.sft_examples(replace(settings, sft_short=0), "sv-sft", tokenizer)]
-    assert two == [vars(example) for example in sft.sft_examples(settings, "sv-sft", tokenizer)]
+    two = [vars(example) for example in sft.sft_examples(replace(settings, sft_short=0), "sv-sft", tokenizer, rows)]
+    assert two == [vars(example) for example in sft.sft_examples(settings, "sv-sft", tokenizer, rows)]
 
 
 def test_words_that_the_tokenizer_lacks_are_added(tmp_path):
