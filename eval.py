@@ -1,7 +1,7 @@
 """Accuracy against measured budget: Table 3 and Fig. 2 of the paper, with confidence intervals.
 
     python eval.py                                         # the committed checkpoints on the built-in test split
-    python eval.py DIR DIR ... --data math500.jsonl        # other models, other problems
+    python eval.py DIR DIR ... --data math500.jsonl --max-new-tokens 4096      # other models, other problems
     python eval.py --redraw runs/builtin/eval              # table and plots again, from the saved records
 
 Every model answers the same problems, once, but a single-trial model --samples times (its row is their mean), so that
@@ -26,7 +26,7 @@ import data
 import plots
 import sample
 import voting
-from records import Record, make_record, read_record
+from records import Record, is_record_of, make_record, read_record
 
 RESAMPLES = 2000
 ADAPTIVE = ("asv", "modes")  # the prompts that let a model decide how much to spend
@@ -202,7 +202,7 @@ def print_summary(summary: dict) -> None:
         print(f"{name:14s} {percent(row['accuracy']):>22s} {gain:>22s} {number(row['trials']):>11s} "
               f"{number(row['tokens']):>13s} " + (f"{row['shares']['short']:6.1%} " if three_modes else "")
               + f"{row['vote_share']:6.1%} {row['malformed']:9.2%} "
-              + (f"{row['rule_kept']:9.1%}" if row["vote_share"] else f"{'-':>9s}"))
+              + (f"{'-':>9s}" if row["rule_kept"] is None else f"{row['rule_kept']:9.1%}"))
     if summary["self_consistency"]:
         values = "  ".join(f"{k}: {100 * row[0]:.1f}" for k, row in enumerate(summary["self_consistency"], 1))
         print(f"\nself-consistency, % by samples   {values}")
@@ -260,6 +260,15 @@ def report(out: Path, names: list[str] = None) -> dict:
     return summary
 
 
+def different_names(directories: list) -> list[str]:
+    """What the models are called: the names of their directories. DataError if two have the same."""
+    names = [Path(directory).resolve().name for directory in directories]
+    for name in names:
+        if names.count(name) > 1:
+            raise data.DataError(f"two models are called {name}, and would have one record; rename a directory")
+    return names
+
+
 def respond(directories: list, source: str, problems: int, samples: dict[str, int], out: Path, seed: int = 0,
             device: str = "cpu", dtype: str = "auto", show: int = 0, called: str = None, cache_gib: float = 8.0,
             **options) -> list[str]:
@@ -271,7 +280,7 @@ def respond(directories: list, source: str, problems: int, samples: dict[str, in
     """
     chosen = data.load(source, "test", problems, seed)
     names = []
-    for directory in directories:
+    for directory, own in zip(directories, [called] if called else different_names(directories)):
         model = None  # the one before makes room
         resolved = sample.usual_dtype(directory, dtype, device)
         condition = sample.notes_of(directory).get("condition", "scot")
@@ -279,16 +288,14 @@ def respond(directories: list, source: str, problems: int, samples: dict[str, in
         if condition == "scot":
             kinds.append(("-greedy", 1, 0.0))
         for suffix, m, temperature in kinds:
-            name = (called or Path(directory).resolve().name) + suffix
-            if name in names:
-                raise data.DataError(f"two models are called {name}; give the directories different names")
+            name = own + suffix
             names.append(name)
             weights = Path(directory) / "model.safetensors"
             header = {"model": str(directory), "condition": condition, "data": source, "problems": len(chosen),
                       "samples": m, "seed": seed, "dtype": resolved, **options, "temperature": temperature,
                       "modified": weights.stat().st_mtime if weights.exists() else None}
             path = out / "records" / f"{name}.jsonl"
-            if not (path.exists() and json.loads(path.open().readline() or "null") == header):
+            if not is_record_of(path, header, chosen):
                 if model is None:
                     model, tokenizer, _ = sample.open_checkpoint(directory, sample.DTYPES[resolved], device)
                 generate = {**options, "temperature": temperature, "cache_gib": cache_gib}
@@ -336,7 +343,8 @@ def main(argv=None) -> None:
     parser.add_argument("--top-p", type=float, default=0.9,
                         help="nucleus sampling, as in Table 8; 1: off (default 0.9)")
     parser.add_argument("--max-new-tokens", type=int,
-                        help="cut a response off here (default: the most that one of the models was trained with; 300)")
+                        help="cut a response off here (default: where training did, the largest if models differ, and "
+                             "300 for a model that train.py did not make: too few for MATH)")
     parser.add_argument("--slots", type=int, default=512, help="responses generated at once, at most (default 512)")
     parser.add_argument("--cache-gib", type=float, default=8.0,
                         help="GiB for their keys and values; limits how many run at once (default 8)")
@@ -347,10 +355,14 @@ def main(argv=None) -> None:
     args = parser.parse_args(argv)
     try:
         if args.redraw:
+            if args.directories:
+                raise data.DataError("--redraw takes all records there are: no checkpoint directories with it")
             report(Path(args.redraw))
             return
-        if args.problems < 1 or args.samples < 1:
-            raise data.DataError("--problems and --samples must be at least 1")
+        if args.problems < 1 or args.samples < 1 or args.slots < 1:
+            raise data.DataError("--problems, --samples and --slots must be at least 1")
+        if args.show < 0 or not args.cache_gib > 0:
+            raise data.DataError("--show must be 0 or more, and --cache-gib above 0")
         if args.temperature <= 0:
             raise data.DataError("--temperature must be above 0: separate samples are compared; greedy has its own row")
         directories = args.directories or ["checkpoints/base", "checkpoints/ibpo"]
@@ -358,7 +370,7 @@ def main(argv=None) -> None:
         evaluate(directories, args.data, args.problems, args.samples, Path(args.out), seed=args.seed,
                  device=args.device, dtype=args.dtype, show=args.show, slots=args.slots, cache_gib=args.cache_gib,
                  max_new_tokens=limit, temperature=args.temperature, top_p=args.top_p)
-    except ValueError as error:  # DataError and CheckpointError are
+    except (OSError, ValueError) as error:  # DataError and CheckpointError are
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("\nstopped; models that have answered all are kept, and the same command goes on with the others")

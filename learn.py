@@ -14,7 +14,7 @@ import json
 import math
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -28,7 +28,7 @@ import llama
 import lora
 import sample
 import voting
-from settings import CAPPED, Settings, UserError, whole
+from settings import CAPPED, Settings, UserError, flush, whole
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The gradient of -sum_ij weight_ij log pi(y_ij | x_i), Eq. (5)
@@ -164,15 +164,17 @@ def uninterrupted():
 def finished(directory: Path, made_with: dict) -> bool:
     """Whether the stage is done. Raises UserError if it was done with other settings."""
     notes = directory / "ibpo.json"
-    if not notes.exists():
-        return False
-    before = llama.read_json(notes).get("settings", {})
-    different = [key for key in {**made_with, **before} if before.get(key) != made_with.get(key)]
-    if different:
-        key = different[0]
-        raise UserError(f"{directory} was made with {key} = {before.get(key)!r}, not {made_with.get(key)!r}; "
-                        f"choose another --out, or delete that directory")
-    return True
+    if notes.exists():
+        require_same(directory, llama.read_json(notes).get("settings", {}), made_with)
+    return notes.exists()
+
+
+def require_same(directory: Path, before: dict, now: dict) -> None:
+    """Raises UserError, which names a setting that differs, if the stage in this directory was made with others."""
+    for key in {**now, **before}:
+        if before.get(key) != now.get(key):
+            raise UserError(f"{directory} was made with {key} = {before.get(key)!r}, not {now.get(key)!r}; "
+                            f"choose another --out, or delete that directory")
 
 
 def settings_of(settings: Settings, stage: str) -> dict:
@@ -200,6 +202,8 @@ def save_checkpoint(settings: Settings, stage: str, model, tokenizer, directory:
     """A Hugging Face checkpoint, with notes for the next reader. ibpo.json comes last: it says that all is there."""
     (directory / "ibpo.json").unlink(missing_ok=True)
     llama.save(model, directory, tokenizer)
+    for file in filter(Path.is_file, directory.iterdir()):
+        flush(file)
     notes = {"stage": stage, "condition": settings.condition(stage), "settings": settings_of(settings, stage), **notes}
     with whole(directory / "ibpo.json") as temporary:
         temporary.write_text(json.dumps(notes, indent=2) + "\n")
@@ -234,6 +238,7 @@ def run_stage(settings: Settings, stage: str, name: str, model, tokenizer, steps
     done = 0
 
     def save_state() -> None:
+        flush(log_file)
         with whole(state_file) as temporary:
             torch.save({"done": done, "model": learned, "optimizer": optimizer.state(),
                         "settings": json.dumps(made_with)}, temporary)
@@ -244,10 +249,11 @@ def run_stage(settings: Settings, stage: str, name: str, model, tokenizer, steps
         lines = []
         if state_file.exists():
             # Mapped, not read, and copied tensor by tensor: an 8B model has no room for its state a second time.
-            state = torch.load(state_file, map_location="cpu", mmap=True, weights_only=True)
-            if state["settings"] != json.dumps(made_with):
-                raise UserError(f"{directory} holds an unfinished stage made with other settings; delete it to start "
-                                "anew")
+            try:
+                state = torch.load(state_file, map_location="cpu", mmap=True, weights_only=True)
+            except RuntimeError:
+                raise UserError(f"{state_file} is damaged; delete {directory} to start this stage anew") from None
+            require_same(directory, json.loads(state["settings"]), made_with)
             model.load_state_dict(state["model"], strict=False)  # with LoRA: the adapters, the rest is as it was
             optimizer.restore(state["optimizer"])
             done = state["done"]
@@ -283,7 +289,9 @@ def run_stage(settings: Settings, stage: str, name: str, model, tokenizer, steps
                 at_end(model)
         except KeyboardInterrupt:
             bar.close()
-            save_state()
+            print(f"{name}: saving step {done}", flush=True)  # at 8B this takes minutes
+            with suppress(KeyboardInterrupt), uninterrupted():  # a second Ctrl-C has to wait, too
+                save_state()
             raise SystemExit(f"\n{name}: stopped after step {done} of {steps}; the same command continues from here")
         with uninterrupted():
             save_checkpoint(settings, stage, lora.merge(model), tokenizer, directory)

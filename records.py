@@ -26,6 +26,9 @@ def make_record(path: Path, directory, problems: list, header: dict, samples: in
     with tqdm(total=len(problems) * samples, desc=path.stem, unit="response", dynamic_ncols=True) as bar:
         rows = sample.ask(model, tokenizer, [problem.question for problem in problems], header["condition"], samples,
                           stop_ids=sample.stop_ids_of(directory, tokenizer), progress=bar.update, **options)
+    cut = sum(not r.finished for row in rows for r in row) / (len(problems) * samples)
+    if cut > 0.05:
+        print(f"note: {cut:.0%} of the responses of {path.stem} were cut off (max_new_tokens), and count as wrong")
     lines = [json.dumps(header)]
     for problem, row in zip(problems, rows):
         responses = [{"text": r.text, "tokens": len(r.ids), "finished": r.finished} for r in row]
@@ -33,6 +36,19 @@ def make_record(path: Path, directory, problems: list, header: dict, samples: in
                                  "responses": responses}))
     with whole(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n")
+
+
+def is_record_of(path: Path, header: dict, problems: list) -> bool:
+    """Whether there is such a record: made with these settings, of these questions, answers and levels."""
+    if not path.exists():
+        return False
+    try:
+        before, *rows = map(json.loads, path.read_text().splitlines())
+    except ValueError:  # half a file, or none
+        return False
+    keys = "question", "answer", "level"
+    return before == header and [[row[key] for key in keys] for row in rows] == [
+        [getattr(problem, key) for key in keys] for problem in problems]
 
 
 @dataclass

@@ -39,14 +39,14 @@ from records import read_record
 from report_text import ALPHAS, CAPS, ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES, PRICES
 from settings import PRESETS, Settings, UserError, whole
 from sft import train_sft
-from train import stage_name, train_rl
+from train import train_rl
 
 VALIDATION_PROBLEMS = 1000  # choose the best checkpoint of each cap of Table 3; the other runs have a last one only
 RUNS = [*(dict(method="ibpo", budget=f"vote={cap / 100}", keep_best=True) for cap in CAPS),
         *(dict(method="random", budget=f"vote={cap / 100}", valid_every=0) for cap in CAPS),
         *(dict(method=method, valid_every=0) for method in ("rft", "cgpo", "margin", "listing", "grpo")),
         *(dict(method="length-penalty", length_price=price, valid_every=0) for price in PRICES)]
-JOBS = {"asv-sft": {}, "sv-sft": {}, "base": {}, **{stage_name(replace(Settings(), **run)): run for run in RUNS},
+JOBS = {"asv-sft": {}, "sv-sft": {}, "base": {}, **{replace(Settings(), **run).name("ibpo"): run for run in RUNS},
         **{f"asv-sft-{alpha:g}": dict(sft_alpha=alpha) for alpha in ALPHAS}}  # name -> settings; the first one first
 BEST = [f"{name}-best" for name, run in JOBS.items() if run.get("keep_best")]
 FIRST = ["base", "base-greedy", "sv-sft", "asv-sft"]

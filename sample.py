@@ -34,6 +34,7 @@ class Response:
     logprob: float  # sum over ids of log pi(id | before) at the sampling temperature (greedy: at 1), before top-p
     finished: bool  # ended by a stop id; False: cut off at max_new_tokens, or where the model's context ends
     text: str = None  # ids without the stop id, decoded; for parsing only: what is scored or learned is always the ids
+    prompt: list[int] = None  # the ids it answers; this and the text come from `ask`
 
 
 def choose(logits: Tensor, noise: Tensor, temperature: float, top_p: float,
@@ -241,10 +242,13 @@ def stop_ids_of(directory, tokenizer) -> tuple[int, ...]:
 
 def ask(model: llama.Llama, tokenizer, questions: list[str], condition: str, samples: int,
         **options) -> list[list[Response]]:
-    """`samples` responses to each question under a prompt of voting.PROMPTS, with their texts. options: of generate."""
-    prompts = [voting.encode_prompt(tokenizer, question, condition) for question in questions]
-    responses = generate(model, [prompt for prompt in prompts for _ in range(samples)], **options)
-    for response in responses:
+    """`samples` responses, with text and prompt, to each question under a prompt of PROMPTS. options: of generate."""
+    prompts = []
+    for question in questions:
+        prompts += [voting.encode_prompt(tokenizer, question, condition)] * samples
+    responses = generate(model, prompts, **options)
+    for response, prompt in zip(responses, prompts):
+        response.prompt = prompt
         response.text = tokenizer.decode(response.ids[:-1] if response.finished else response.ids)
     return [responses[i : i + samples] for i in range(0, len(responses), samples)]
 
@@ -277,7 +281,7 @@ def open_checkpoint(directory, dtype: torch.dtype = None, device=None):
     model = llama.load(directory, dtype, device).eval()
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # the tokenizers library raises nothing more special
         reason = str(error).strip().splitlines()[0]
         raise llama.CheckpointError(f"{directory}: the tokenizer cannot be read ({reason})") from None
     if tokenizer.chat_template is None:

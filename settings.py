@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 import ibpo
+import voting
 
 POLICY_GRADIENTS = ("grpo", "length-penalty")  # baselines.py: every response has a weight, of either sign
 METHODS = (*ibpo.METHODS, "listing", *POLICY_GRADIENTS)
@@ -125,6 +126,20 @@ class Settings:
         """The prompt (voting.PROMPTS) that a stage trains for."""
         return "modes" if self.sft_short and CONDITION[stage] == "asv" else CONDITION[stage]
 
+    def name(self, stage: str) -> str:
+        """A stage's directory in `out`. For ibpo: ibpo-50 at 50 %, ibpo-tokens-90; cgpo, which knows no cap."""
+        if stage == "asv-sft" and self.sft_alpha != 1:
+            return f"asv-sft-{self.sft_alpha:g}"
+        if stage != "ibpo":
+            return stage
+        if self.method == "length-penalty":
+            return f"length-penalty-{self.length_price:g}"
+        if self.method not in CAPPED:
+            return self.method
+        caps = [("" if name == "vote" else f"{name}-") + f"{cap if 'tokens' in name else 100 * cap:g}"
+                for name, cap in sorted(self.caps.items(), reverse=True)]
+        return "-".join([self.method, *caps])
+
 
 PRESETS = {
     "builtin": {},
@@ -188,7 +203,10 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
         caps_are_right = False
     need(caps_are_right, f"--budget is {settings.budget!r}; expected vote=q or short=q with q from 0 to 1, tokens=N or "
                          "expected-tokens=N with N above 0, or several, such as vote=0.5 or vote=0.5,tokens=90")
+    need(settings.method in METHODS, f"--method is {settings.method!r}; one of {', '.join(METHODS)}")
     need(settings.sft_short >= 0, "--sft-short must be at least 0")
+    need(settings.sft_samples >= voting.MAX_TRIALS,
+         f"--sft-samples must be at least {voting.MAX_TRIALS}: a vote without consensus is made of so many")
     need("short" not in caps or settings.sft_short > 0,
          "--budget short=q needs --sft-short N: without it nobody learns short votes")
     need(not settings.sft_short or settings.method not in ("margin", "random", "listing"),
@@ -199,7 +217,6 @@ def parse_args(argv=None, description: str = __doc__) -> tuple[Settings, str]:
          f"--method {settings.method} heeds no budget: leave --budget out; {', '.join(CAPPED)} do")
     need(settings.start is None or args["stage"] in ("all", "ibpo"),
          f"--start is where the stage ibpo starts; --stage {args['stage']} does not get that far")
-    need(settings.method in METHODS, f"--method is {settings.method!r}; one of {', '.join(METHODS)}")
     need(settings.method not in POLICY_GRADIENTS
          or settings.rl_top_p == settings.temperature == 1 and settings.kl_max is None,
          f"--method {settings.method} is a policy gradient: it needs --rl-top-p 1, --temperature 1 and no --kl-max")
@@ -263,13 +280,20 @@ def shuffled(size: int, step: int, batch: int, seed: int) -> list[int]:
     return [orders[i // size][i % size] for i in range(first, first + batch)]
 
 
+def flush(path: Path) -> None:
+    """Return when the file is on the disk: a power cut soon after writing would else leave it empty."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def whole(path: Path):
-    """Where to write a file that is then there whole, or as it was before; never half of it."""
+    """Where to write a file that is then there whole, or as it was before; never half of it, nor after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two processes may write the same
     try:
         yield temporary
+        flush(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

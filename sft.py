@@ -88,7 +88,7 @@ def count_only(example: Example, close: int, tallies: set[int]) -> Example:
 
 
 def train_base(settings: Settings) -> Path:
-    directory = Path(settings.out) / "base"
+    directory = Path(settings.out) / settings.name("base")
     if finished(directory, settings_of(settings, "base")):
         return directory
     tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces())
@@ -138,8 +138,11 @@ def sampled_solutions(settings: Settings) -> list[dict]:
     made_with = {name: getattr(settings, name) for name in (
         "model", "data", "seed", "dtype", "sampling_dtype", "max_new_tokens", "temperature", "top_p", "sft_problems",
         "sft_samples")}
-    before, *rows = map(json.loads, path.read_text().splitlines()) if path.exists() else [made_with]
-    if before != made_with or any(row["question"] != problem.question for row, problem in zip(rows, problems)):
+    try:
+        before, *rows = map(json.loads, path.read_text().splitlines()) if path.exists() else [made_with]
+    except ValueError:
+        raise UserError(f"{path} is damaged; delete it") from None
+    if before != made_with or any(not asdict(problem).items() <= row.items() for row, problem in zip(rows, problems)):
         raise UserError(f"{path} was made with other settings or problems; choose another --out, or delete it")
     if len(rows) == len(problems):
         return rows
@@ -178,7 +181,9 @@ def evenly(by_level: dict[int, list], count: int, what: str) -> list:
 def sft_examples(settings: Settings, stage: str, tokenizer, rows: list[dict]) -> list[Example]:
     """Training examples from the rows of sampled_solutions.
 
-    SV-SFT: D_SV and golden SCoT solutions. ASV-SFT-alpha: D_ASV1 (votes) and alpha times D_ASV2 (one trial).
+    In the paper's names: D_SV are votes under the prompt "sv", D_ASV1 the same under "asv", D_ASV2 single trials in the
+    format of "asv". SV-SFT learns D_SV and golden solutions under the base's prompt, ASV-SFT D_ASV1 and alpha times as
+    many of D_ASV2.
 
     A golden solution is only read; learned is the format around it. The key knows what the textbook misprints, and a
     model that learns the key here is, a few IBPO steps later, right without voting. A problem file brings no solutions:
@@ -229,8 +234,7 @@ def teach_to_spell(model: llama.Llama, tokenizer, pieces: list[str]) -> int:
 
 
 def train_sft(settings: Settings, stage: str) -> Path:
-    alpha = f"-{settings.sft_alpha:g}" if stage == "asv-sft" and settings.sft_alpha != 1 else ""
-    name = stage + alpha
+    name = settings.name(stage)
     directory = Path(settings.out) / name
     if finished(directory, settings_of(settings, stage)):
         return directory

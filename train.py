@@ -76,7 +76,7 @@ def roll_out(model, tokenizer, problems: list, samples: int, settings: Settings,
         return np.array([[value(parsed, right) for parsed, right in row] for row in judged])
 
     return Rollout(np.array([problem.level for problem in problems]),
-                   [voting.encode_prompt(tokenizer, problem.question, condition) for problem in problems], rows,
+                   [row[0].prompt for row in rows], rows,
                    correct=array(lambda parsed, right: right),
                    mode=array(lambda parsed, right: numbers[parsed.group]),
                    valid=array(lambda parsed, right: parsed.group != "malformed"),
@@ -202,7 +202,7 @@ def describe(rollout: Rollout, selection: ibpo.Selection) -> dict:
 
 def train_rl(settings: Settings, start: Path) -> Path:
     """Algorithm 1 from the ASV-SFT model; returns the checkpoint directory."""
-    name = stage_name(settings)
+    name = settings.name("ibpo")
     if settings.compares_logprobs:
         settings = replace(settings, sampling_dtype=settings.dtype)
     made_with = settings_of(settings, "ibpo")
@@ -269,15 +269,25 @@ def train_rl(settings: Settings, start: Path) -> Path:
                      at_end=last_look if settings.keep_best else None)
 
 
-def stage_name(settings: Settings) -> str:
-    """Directory of an Algorithm 1 run: ibpo-50 at 50 %, ibpo-tokens-90, ibpo-30-short-30; cgpo, which knows no cap."""
-    if settings.method == "length-penalty":
-        return f"length-penalty-{settings.length_price:g}"
-    if settings.method not in CAPPED:
-        return settings.method
-    caps = [("" if name == "vote" else f"{name}-") + f"{cap if 'tokens' in name else 100 * cap:g}"
-            for name, cap in sorted(settings.caps.items(), reverse=True)]
-    return "-".join([settings.method, *caps])
+def check(settings: Settings, stage: str) -> None:
+    """What else would end a run only after hours: raises UserError, DataError or CheckpointError."""
+    llama.read_config(settings.model)
+    if settings.start is not None:
+        llama.read_config(settings.start)
+        trained, wanted = sample.notes_of(settings.start).get("condition"), settings.condition("ibpo")
+        if trained not in (None, wanted):
+            raise UserError(f"{settings.start} was trained for the prompt {trained!r}, and this run is for {wanted!r}"
+                            + "; --sft-short N makes the difference" * ({trained, wanted} == {"asv", "modes"}))
+    files = {settings.data: "train"}
+    if stage in ("all", "ibpo") and settings.valid_every:
+        files[settings.valid_data] = "validation"
+    if stage == "all":
+        files[settings.test_data] = "test"
+        start = settings.start or settings.name("asv-sft")
+        evaluation.different_names([settings.model, "sv-sft", start, settings.name("ibpo")])
+    for path, split in files.items():
+        if path != "builtin":
+            data.load(path, split)
 
 
 def main(argv=None) -> None:
@@ -303,6 +313,7 @@ def main(argv=None) -> None:
             directory = timed("base", train_base)
             print(f"the base model is in {directory}; train from it with --model {directory}")
         else:
+            check(settings, stage)
             models = [Path(settings.model)]
             if stage in ("all", "sv-sft"):
                 models.append(timed("SV-SFT", train_sft, "sv-sft"))
@@ -311,10 +322,10 @@ def main(argv=None) -> None:
             elif stage in ("all", "asv-sft", "ibpo"):
                 models.append(timed("ASV-SFT", train_sft, "asv-sft"))
             if stage in ("all", "ibpo"):
-                models.append(timed(stage_name(settings), train_rl, models[-1]))
+                models.append(timed(settings.name("ibpo"), train_rl, models[-1]))
             if stage == "all":
                 timed("evaluation", evaluate)
-    except (UserError, data.DataError, llama.CheckpointError, sample.LengthError, voting.PromptError) as error:
+    except (OSError, UserError, data.DataError, llama.CheckpointError, sample.LengthError, voting.PromptError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("\nstopped; what is finished is kept, and the same command continues from there")

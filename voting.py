@@ -25,7 +25,8 @@ MODES = ("regular", "short", "extended")  # the groups, cheapest first
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Prompts. Each is a system message. The built-in tokenizer knows each of these texts as a single token (that of three
-# modes once sft.teach_to_spell has added it); to a real LLaMA they are instructions to be read.
+# modes once sft.teach_to_spell has added it); to a real LLaMA they are instructions to be read. SCoT is the paper's
+# name for the base's own format: one chain of thought, in headed steps where there are many.
 
 _SCOT = (
     "Solve the maths problem. If two steps or fewer are enough, answer with a concise solution. Otherwise write "
@@ -168,9 +169,10 @@ def trials_needed(answers: list[str | None], rule: Rule = LONG) -> int | None:
 def build_vote(solutions: list[str], gold: str, rng: random.Random, rule: Rule = LONG) -> str | None:
     """Algorithm 3: a vote made of a problem's sampled solutions; None if its final answer is wrong.
 
-    The solutions are shuffled and appended as trials until one answer has come up three times. Departure from the
-    paper: without consensus after eight, the final answer is the plurality, which a model can follow without knowing
-    the truth (the paper takes a correct one if there is any).
+    The solutions are shuffled and appended as trials until the rule stops: LONG when one answer has come up three
+    times, after eight at the latest (SHORT: twice, three). Departure from the paper: without consensus, the final
+    answer is the plurality, which a model can follow without knowing the truth (the paper takes a correct one if there
+    is any).
     """
     solutions = rng.sample(solutions, len(solutions))
     answers = [grade.extract(solution) for solution in solutions]

@@ -196,9 +196,46 @@ def test_a_model_is_opened_only_to_answer(tmp_path, monkeypatch, capsys):
     assert opened == [("base", 0), ("ibpo", 0)]
     assert evaluation.respond(directories, "builtin", **options) == ["base", "base-greedy", "ibpo"]
     assert len(opened) == 2
-    (tmp_path / "records" / "ibpo.jsonl").unlink()
+    record = tmp_path / "records" / "ibpo.jsonl"
+    record.unlink()
     evaluation.respond(directories, "builtin", **options)
     assert opened[2:] == [("ibpo", 0)]
+    header, first, *rest = record.read_text().splitlines()
+    record.write_text("\n".join([header, json.dumps({**json.loads(first), "answer": "0"}), *rest]))  # an old answer key
+    evaluation.respond(directories, "builtin", **options)
+    assert opened[3:] == [("ibpo", 0)] and record.read_text().splitlines()[1] == first
+    record.write_text(header[:30])
+    evaluation.respond(directories, "builtin", **options)
+    assert opened[4:] == [("ibpo", 0)] and record.read_text().splitlines()[1] == first
+    assert "100% of the responses of ibpo were cut off" in capsys.readouterr().out  # max_new_tokens is 2
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (["checkpoints/ibpo", "other/ibpo"], "two models are called ibpo"),
+    (["--show", "-1"], "--show"), (["--slots", "0"], "--slots"), (["--cache-gib", "nan"], "--cache-gib"),
+    (["checkpoints/ibpo", "--redraw", "somewhere"], "--redraw"),
+    (["checkpoints/ibpo", "--problems", "1", "--out", "file"], "file"),
+])
+def test_bad_input_is_one_clear_line_before_anything_is_answered(arguments, says, tmp_path, monkeypatch):
+    (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
+    (tmp_path / "other").symlink_to(ROOT / "checkpoints")
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(records.sample, "ask", lambda *_, **options: [[sample.Response([1], 0.0, True, "1")]])
+    with pytest.raises(SystemExit) as stop:
+        evaluation.main(arguments)
+    assert str(stop.value).startswith("error: ") and says in str(stop.value) and "\n" not in str(stop.value)
+
+
+def test_rule_kept_by_nobody_is_shown(tmp_path, capsys):
+    (tmp_path / "records").mkdir()
+    early = voting.render_extended(["7\n\\boxed{2}"] * 2, ["2"] * 2)  # a vote that stops after two trials
+    rows = [{"question": f"q{i}", "answer": "2", "level": 1,
+             "responses": [{"text": early, "tokens": 10, "finished": True}]} for i in range(3)]
+    write_record(tmp_path / "records" / "m.jsonl", rows)
+    evaluation.report(tmp_path)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("m  ") and "±" in line]
+    assert line.split()[-2:] == ["100.00%", "0.0%"]
 
 
 def test_broken_record_is_one_clear_line(tmp_path):

@@ -5,11 +5,13 @@ rounding against its expectation, and stages that were stopped against stages th
 """
 
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -433,6 +435,35 @@ def test_stopped_again_and_again(stage):
     assert_same_stage(stage("often"), whole)
 
 
+def test_ctrl_c_again_while_the_state_is_saved(stage, tmp_path, monkeypatch):
+    """At 8B that takes minutes, and is when an impatient user presses it a second time."""
+    whole, save = stage("whole"), learn.whole
+
+    @contextmanager
+    def slow(path):
+        with save(path) as temporary:
+            os.kill(os.getpid(), signal.SIGINT)
+            yield temporary
+
+    monkeypatch.setattr(learn, "whole", slow)
+    with pytest.raises(SystemExit, match="stopped after step 3"):
+        stage("twice", {3: KeyboardInterrupt()})
+    monkeypatch.setattr(learn, "whole", save)
+    assert torch.load(tmp_path / "twice" / "state.pt")["done"] == 3
+    assert_same_stage(stage("twice"), whole)
+
+
+def test_a_damaged_state_is_one_clear_line(stage, tmp_path):
+    with pytest.raises(SystemExit):
+        stage("damaged", {3: KeyboardInterrupt()})
+    state = tmp_path / "damaged" / "state.pt"
+    for content in (b"", b"nonsense", state.read_bytes()[:1000]):
+        state.write_bytes(content)
+        with pytest.raises(UserError, match="state.pt is damaged") as error:
+            stage("damaged")
+        assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("clock, slow, kept", [(3.0, 0.0, 0), (9.0, 0.0, 3), (30.0, 0.0, 5), (30.0, 3.0, 4)])
 def test_power_cut(stage, tmp_path, clock, slow, kept):
     """The state is saved every 20 seconds, or more rarely if that takes long; what is lost is done again, logged once."""
@@ -604,6 +635,7 @@ def test_finished_stage(stage, tmp_path):
     with pytest.raises(UserError) as error:
         stage("half", seed=1)
     assert "\n" not in str(error.value) and (tmp_path / "half" / "log.jsonl").read_text() == log  # nothing is lost
+    assert "seed = 0, not 1" in str(error.value)
 
 
 def test_schedule():
@@ -705,6 +737,21 @@ def test_solutions_sampled_with_other_settings_are_refused(sampling, change):
     with pytest.raises(UserError) as error:
         sft.sampled_solutions(replace(settings, **change))
     assert "samples.jsonl" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("field, value", [("answer", "0"), ("level", 9), ("solution", "none")])
+def test_solutions_to_problems_that_have_changed_are_refused(sampling, tmp_path, field, value):
+    """A corrected answer in the problem file must not be graded by the old one."""
+    settings, _ = sampling
+    sft.sampled_solutions(settings)
+    path = tmp_path / "samples.jsonl"
+    header, first, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([header, json.dumps({**json.loads(first), field: value}), *rest]) + "\n")
+    with pytest.raises(UserError, match="samples.jsonl was made with other settings or problems"):
+        sft.sampled_solutions(settings)
+    path.write_text(header[:20])
+    with pytest.raises(UserError, match="samples.jsonl is damaged"):
+        sft.sampled_solutions(settings)
 
 
 def test_evenly():

@@ -5,6 +5,8 @@
 
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ import sample
 import sft
 import train
 from settings import Settings, UserError, parse_args
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def made_up_rollout(rng, n: int, m: int = 8) -> train.Rollout:
@@ -149,7 +153,7 @@ def test_cap_on_expected_tokens_counts_the_mode_not_the_draw():
         assert np.mean(costs) <= 60 + 1e-9
         expected.append(np.mean(costs))
     assert np.mean(expected) > 58 and np.mean(own) == pytest.approx(np.mean(possible), rel=0.02)
-    assert train.stage_name(settings) == "ibpo-expected-tokens-60"
+    assert settings.name("ibpo") == "ibpo-expected-tokens-60"
 
 
 def test_slack_cap_on_tokens_does_not_shorten():
@@ -216,21 +220,21 @@ def test_rule_kept_is_nothing_where_nobody_votes():
 def test_caps_from_the_command_line():
     settings, _ = parse_args(["--budget", "tokens=90,vote=0.25"])
     assert settings.caps == {"tokens": 90, "vote": 0.25} and settings.cap == 0.25
-    assert train.stage_name(settings) == "ibpo-25-tokens-90"
-    assert train.stage_name(parse_args(["--budget", "tokens=90"])[0]) == "ibpo-tokens-90"
+    assert settings.name("ibpo") == "ibpo-25-tokens-90"
+    assert parse_args(["--budget", "tokens=90"])[0].name("ibpo") == "ibpo-tokens-90"
     settings, _ = parse_args(["--sft-short", "1700", "--budget", "short=0.25,vote=0.3,tokens=60"])
     assert settings.caps == {"short": 0.25, "vote": 0.3, "tokens": 60}
-    assert train.stage_name(settings) == "ibpo-30-tokens-60-short-25"
+    assert settings.name("ibpo") == "ibpo-30-tokens-60-short-25"
     assert [settings.condition(stage) for stage in ("base", "sv-sft", "asv-sft", "ibpo")] == [
         "scot", "sv", "modes", "modes"]
     assert [Settings().condition(stage) for stage in ("base", "sv-sft", "asv-sft", "ibpo")] == [
         "scot", "sv", "asv", "asv"]
-    assert train.stage_name(Settings()) == "ibpo-50"
-    assert train.stage_name(dataclasses.replace(Settings(), method="random")) == "random-50"
-    assert train.stage_name(dataclasses.replace(Settings(), method="cgpo")) == "cgpo"
-    assert train.stage_name(dataclasses.replace(Settings(), method="listing")) == "listing-50"
-    assert train.stage_name(dataclasses.replace(Settings(), method="grpo")) == "grpo"
-    assert train.stage_name(dataclasses.replace(Settings(), method="length-penalty")) == "length-penalty-0.05"
+    assert Settings().name("ibpo") == "ibpo-50"
+    assert dataclasses.replace(Settings(), method="random").name("ibpo") == "random-50"
+    assert dataclasses.replace(Settings(), method="cgpo").name("ibpo") == "cgpo"
+    assert dataclasses.replace(Settings(), method="listing").name("ibpo") == "listing-50"
+    assert dataclasses.replace(Settings(), method="grpo").name("ibpo") == "grpo"
+    assert dataclasses.replace(Settings(), method="length-penalty").name("ibpo") == "length-penalty-0.05"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -318,6 +322,8 @@ def test_record_counts_positive_weights_as_accepted(method):
     ("--method length-penalty --data a.jsonl --valid-data b.jsonl --test-data c.jsonl", "--length-unit"),
     ("--method reinforce", "length-penalty"),
     ("--method cgpo --budget vote=0.3", "no budget"),
+    ("--method ipbo --budget vote=0.3", "--method is 'ipbo'"),
+    ("--sft-samples 7", "--sft-samples"),
     ("--start DIR --stage asv-sft", "--start"),
     ("llama --smoke", "--smoke"),
     ("nonsense", "builtin, smoke, llama"),
@@ -419,6 +425,39 @@ def test_price_and_unit_decide_the_result_of_a_length_penalty_only():
         one = dataclasses.replace(Settings(), method=method)
         for other in (dataclasses.replace(one, length_price=0.1), dataclasses.replace(one, length_unit=20.0)):
             assert (learn.settings_of(one, "ibpo") != learn.settings_of(other, "ibpo")) == decides
+
+
+@pytest.mark.parametrize("change, stage, says", [
+    (dict(model="nowhere"), "sv-sft", "nowhere"),
+    (dict(start="nowhere"), "ibpo", "nowhere"),
+    (dict(data="nowhere.jsonl"), "sv-sft", "nowhere.jsonl"),
+    (dict(valid_data="nowhere.jsonl"), "ibpo", "nowhere.jsonl"),
+    (dict(test_data="nowhere.jsonl"), "all", "nowhere.jsonl"),
+    (dict(start="checkpoints/ibpo", sft_short=9), "ibpo", "'asv', and this run is for 'modes'; --sft-short"),
+    (dict(start="checkpoints/base"), "ibpo", "'scot', and this run is for 'asv'"),
+    (dict(start="runs/ibpo-50"), "all", "two models are called ibpo-50"),
+    (dict(model="runs/sv-sft"), "all", "two models are called sv-sft"),
+])
+def test_what_would_fail_after_hours_fails_at_once(change, stage, says, tmp_path, monkeypatch, capsys):
+    """Nothing is trained."""
+    for name in ("ibpo-50", "sv-sft"):
+        shutil.copytree(ROOT / "checkpoints/ibpo", tmp_path / "runs" / name)
+    (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "parse_args", lambda *_: (dataclasses.replace(Settings(), **change), stage))
+    for function in ("train_sft", "train_rl"):
+        monkeypatch.setattr(train, function, None)
+    with pytest.raises(SystemExit) as stop:
+        train.main()
+    assert str(stop.value).startswith("error: ") and says in str(stop.value) and "\n" not in str(stop.value)
+
+
+@pytest.mark.parametrize("change, stage", [
+    ({}, "all"), (dict(start="checkpoints/ibpo"), "all"), (dict(test_data="nowhere.jsonl"), "ibpo"),
+    (dict(valid_data="nowhere.jsonl", valid_every=0), "ibpo"), (dict(valid_data="nowhere.jsonl"), "asv-sft")])
+def test_what_a_run_does_not_need_is_not_asked_for(change, stage, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    train.check(dataclasses.replace(Settings(), **change), stage)
 
 
 def test_sft_samples_before_it_loads_the_model_to_train(tmp_path, monkeypatch):
