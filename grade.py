@@ -7,7 +7,7 @@ of expressions. An expression is its values at random points: fractions while th
 
 Policy where graders differ (`gold` = `prediction` is accepted, != refused; the tests run every such example):
   percent sign     dropped, never converted       `6\%` = `6`, `6\%` != `0.06`
-  units, currency  dropped                        `15\text{ cm}^2` = `15`, `\$5` = `5`, `90^\circ` = `90`
+  units, currency  dropped                        `15\text{ cm}` = `15`, `\$5` = `5`, `5` != `5\text{ dozen}`
   fractions        need not be reduced            `\frac{3}{4}` = `\frac{6}{8}`, `617` = `1,234/2`
   decimals         only if exactly equal          `\frac{1}{8}` = `0.125`, `\frac{1}{3}` != `0.3333333333`
   base suffix      must match                     `52_8` = `52_{8}`, `52_8` != `52`, `52_8` != `42`
@@ -54,12 +54,14 @@ FUNCTIONS = {"\\" + f: getattr(cmath, f.replace("arc", "a")) for f in
              "sin cos tan arcsin arccos arctan sinh cosh tanh exp".split()} | {
     r"\ln": cmath.log, r"\log": cmath.log10, r"\sec": lambda z: 1 / cmath.cos(z),
     r"\csc": lambda z: 1 / cmath.sin(z), r"\cot": lambda z: 1 / cmath.tan(z)}
+GREEK = "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi chi psi omega"
 ALIASES = {alias: token for token, aliases in {
     "": r"\left \right \big \Big \bigl \bigr \Bigl \Bigr \text \mathbf \boldsymbol \( \) \[ \] "
         r"\! % \% € £", "^": "**", r"\frac": r"\dfrac \tfrac \cfrac", r"\binom": r"\dbinom \tbinom",
     "*": r"\cdot \times · ×", "/": r"\div ÷", "-": "− –", r"\pm": "±", r"\cup": "∪", ",": r"; \lor &",
     "<=": r"\le \leq \leqslant ≤", ">=": r"\ge \geq \geqslant ≥", "<": r"\lt", ">": r"\gt", "!=": r"\ne \neq",
     "=": r"\approx ≈ \equiv \in ∈", "|": r"\lvert \rvert \vert \mid", r"\{": r"\lbrace", r"\}": r"\rbrace",
+    "(": r"\langle", ")": r"\rangle", **{"\\" + letter: letter for letter in GREEK.split()},
     r"\pi": "pi π", r"\sqrt": "sqrt √", r"\infty": "infty infinity inf oo ∞", **{f: f[1:] for f in FUNCTIONS},
     r"\begin": r"\begin{matrix} \begin{pmatrix} \begin{bmatrix} \begin{array}",
     r"\end": r"\end{matrix} \end{pmatrix} \end{bmatrix} \end{array}"}.items() for alias in aliases.split()}
@@ -71,18 +73,19 @@ def quote(match):
         return letters[0] if name in (*ALIASES, "e", "i") else f"‹{name.lower() if name[1:] else name}›"
     return re.sub(r"[A-Za-z][A-Za-z. ]*", word, match[1].strip())
 
-WORD = r"‹[^‹›]*›(?: ?\^ ?(?:\d|\{-?\d+\}))?"
+WORD = (r"‹(?!(?:dozen|hundred|thousand|(?:m|b|tr)illion|hal[fv]e?|third|tenth|squared|cubed)s?›)[^‹›]*›"
+        r"(?: ?\^ ?(?:\d|\{-?\d+\}))?")                 # a unit: ‹cm›^2, but not the ‹dozen› of 5 ‹dozen›
 NOTATION = [(re.compile(pattern), new) for pattern, new in (
     (r"(?<=\d)(?<!_\d)(?<!_\d\d)(?:\{,\}|, ?\\! ?|\\[,;: ]|~| )(?=\d{3}(?!\d))", ""),   # 1{,}000  1\,000
     (r"(?: |(?<!\\)\\[,;:>$ ]|[~$]|\\q?quad(?![a-z]))+", " "), ("[‹›]", ""), ("²", "^2 "), ("³", "^3 "),
     (r"\\[hv]?phantom ?(?:\{[^{}]*\}|.)|\\displaystyle", ""), (r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])", ","),
-    (r"\\(?:text[a-z]*|mbox|mathrm|operatorname) ?\{([^{}]*)\}", quote),
-    (r"(?<![‹A-Za-z\\{])(cm|mm|km|kg|ft|lb|hr|mph|sec|min|per|sq|[a-z]{4,})(?![A-Za-z])", quote),
+    (r"\\(?:text[a-z]*|mbox|mathrm|operatorname) ?\{([^{}]*)\}", quote), (r"\b([fg])\^\{-1\}(?=\()", r"\1''"),
+    (r"(?<![‹A-Za-z\\{])(cm|mm|km|kg|ft|lb|hr|mph|sec|min|per|sq|(?<!\d)[a-z]{4,})(?![A-Za-z])", quote),
     (r"(?i)(?<![\\A-Za-z])‹?([ap])\.?m\.?›?(?![A-Za-z])", r":‹\1m›"),        # 8:34 a.m. is not 8:34 p.m.
     (r"(?:(?:\^|(?<=\d)) ?(?:\\circ(?![a-z])|\{ ?\\circ ?\})|\\degree|°)(?: ?[CF]\b)?", "°"),
-    (rf"(?<=[\w)}}\]°]) ?{WORD}(?: ?[/*.]? ?{WORD}|/[a-z]\b)*", ""),         # a unit, as in 5 ‹km›/h
+    (rf"(?<=[\w)}}\]°]) ?{WORD}(?: ?[/*.]? ?{WORD}|/[a-z]\b)*", " "),        # a unit, as in 5 ‹km›/h
     (r"(?<![\w.^\\])(\d+) ?\\[dt]?frac ?(?:(\d)|\{(\d+)\}) ?(?:(\d)|\{(\d+)\})", r"(\1+\2\3/\4\5)"),
-    (r"(?<![\w.^\\])(\d+) (\d+)/(\d+)(?!\d)", r"(\1+\2/\3)"), (r"(?<!\d)(\d+)\.(\d*)\\overline ?\{(\d+)\}",
+    (r"(?<![\w.^\\])(\d+) (\d+)/(\d+)(?!\d)", r"(\1+\2/\3)"), (r"(?<!\d)(\d+)\.(\d*)\\[ob]\w+ ?\{(\d+)\}",
      lambda m: f"(({m[1]}{m[2]}{m[3]}-{m[1]}{m[2]})/{'9' * len(m[3])}{'0' * len(m[2])})"),  # (16-1)/90
     (r"\\mathbb ?\{?R\}?", r"(-\\infty,\\infty)"), (r"\\(?:emptyset|varnothing)(?![a-z])", r"\\{\\}"),
     (r"(\\begin ?\{array\}) ?\{[^{}]*\}|\((\d+)\)(?= ?_)", r"\1\2"), (r" ?_ ?\{ ?(\w+) ?\}", r"_\1 "))]
@@ -109,8 +112,7 @@ def tokenize(text):
     return tuple(tokens)
 
 # ---- Arithmetic: an expression is its values at random points ----------------------------------------------
-class Values(tuple):
-    """The values of an expression at the random points, of a constant just one; None where undefined."""
+class Values(tuple): "The values of an expression at the random points, of a constant one; None: undefined."
 
 def compute(function, *expressions):
     """A function of expressions, point by point: of fractions if all are, else of complex floats."""
@@ -127,14 +129,13 @@ def exact(*xs, n=1):
 
 def inexact(x):
     r"""A float; not of a long fraction, which may be an approximation: `\sqrt{2}` != `1.4142135623730951`."""
-    if isinstance(x, Fraction) and (x.denominator > 1e5 or abs(x.numerator) > 1e15): raise OverflowError
-    return complex(x)
+    long = type(x) is Fraction and (x.denominator > 1e5 or abs(x.numerator) > (1e15 if x == int(x) else 1e10))
+    return 1 / 0 if long else complex(x)
 
 def plus(x, y):
     """Floats may not vanish beside each other: `1 + 10^{-30}` != `1`, `e^{-40} + 1` != `1`."""
-    if not exact(x, y) and (x and y and not 1e-10 < abs(x / y) < 1e10 or 0 < abs(x + y) < 1e-10 * abs(x)):
-        raise OverflowError
-    return x + y
+    lost = not exact(x, y) and (x and y and not 1e-10 < abs(x / y) < 1e10 or 0 < abs(x + y) < 1e-10 * abs(x))
+    return 1 / 0 if lost else x + y
 
 def power(x, y):
     r"""`\sqrt[3]{-8}` = `-2`, `\sqrt{12}` = `2\sqrt{3}`, `e^{-1000}` != `0`; 9^{9^{9^9}} is not attempted."""
@@ -148,11 +149,12 @@ def factorial(n):
 
 @lru_cache(10_000)
 def variable(name):
-    r"""20 random integers, the same for the same name; the first 4 above 0: `\ln x + \ln y` = `\ln(xy)`."""
-    chance, signs = random.Random(name), [1] * 4 + [-1] * 16
-    return Values(Fraction(chance.randint(2, 59) * chance.choice((1, sign))) for sign in signs)
+    r"""20 random numbers, 4 above 0: `\ln x+\ln y` = `\ln(xy)`; 3 not whole: `\cos 2\pi t` != `\cos\pi t`."""
+    chance, kinds = random.Random(name), [(1, 1)] * 3 + [(1, 7)] + [(-1, 1)] * 14 + [(-1, 7)] * 2
+    return Values(Fraction(chance.randint(2, 59) * chance.choice((1, sign)), part) for sign, part in kinds)
 
 CONSTANTS = {r"\pi": Values([cmath.pi + 0j]), "e": Values([cmath.e + 0j]), "i": Values([1j])}
+NAME = re.compile(rf"(\\((var)?({GREEK.replace(' ', '|')})|infty|ell|triangle|angle|cap)|\w+'*)(_\w+)?", re.I)
 ONE, MINUS, TWO, DEGREE = (Values([x]) for x in (Fraction(1), Fraction(-1), Fraction(2), cmath.pi / 180 + 0j))
 
 # ---- Parser: tokens to a shape of expressions --------------------------------------------------------------
@@ -173,6 +175,7 @@ class Parser:
     ("relation", *links): a < b >= c is two links (operator, low, high, is low only a name?, is high?).
     """
     next = property(lambda self: self.tokens[self.at])
+    def fail(self): raise SyntaxError(f"unexpected {self.next or 'end'!r}")
     def __init__(self, tokens, lower=False):
         self.tokens, self.at, self.depth, self.angle = [*tokens, ""], 0, 0, False
         self.names, self.minus = {"(", ")", ","}, ("-", r"\pm" if lower else r"\mp")
@@ -180,9 +183,6 @@ class Parser:
     def eat(self, *options):
         self.at += (found := self.next in options)
         return self.tokens[self.at - 1] if found else ""
-
-    def fail(self):
-        raise SyntaxError(f"unexpected {self.next or 'end'!r}")
 
     def expression(self, level=0):
         self.depth, start, signs, middle = self.depth + 1, self.at, [], ()
@@ -222,8 +222,9 @@ class Parser:
         elif token in FUNCTIONS: value = self.call(token)
         elif re.fullmatch(r"\d+\.?\d*|\.\d+", token): value = Values([Fraction(token.rstrip("."))])
         elif not (value := CONSTANTS.get(token)):
-            value = variable(token) if re.search(r"[\w']$", token) else self.fail()
-            self.names.add(token)
+            self.names.add(token if NAME.fullmatch(token) else self.fail())
+            applied = self.next == "(" and token.strip("'") in ("f", "g")                 # f(2x) is not 2f(x)
+            value = variable(f"{token}{self.atom()}" if applied else token)
         self.depth -= 1
         return value
 
@@ -272,7 +273,7 @@ def same(gold, answer):
     """Tuples, intervals and matrices in order; sets, lists and unions in any order."""
     kinds = ["number" if isinstance(shape, Values) else shape[0] for shape in (gold, answer)]
     if "relation" in kinds: return relations(gold, answer)
-    if kinds == ["number", "number"]: return numbers(gold, answer)
+    if kinds == ["number", "number"]: return len(gold) >= len(answer) and numbers(gold, answer) # 2^{9}, x^{9}
     if kinds == ["number", "list"]: return all(same(gold, x) for x in answer[1:])       # "15/2, or 7.5"
     if {*kinds} <= {"list", "set"} or kinds == ["union", "union"]: return matching(gold[1:], answer[1:], same)
     return kinds[0] == kinds[1] and len(gold) == len(answer) and all(
@@ -291,12 +292,12 @@ def numbers(gold, answer):
     return ({*real} - {None} or {*compute(close, gold, answer)} - {None}) == {True}   # \sqrt{x} where real
 
 def relations(gold, answer):
-    r"""`y = 2x + 3` = `4x - 2y = -6`, `x < 5` = `5 > x`, `x < 5` = `(-\infty, 5)`, `x < 5` != `x \le 5`."""
+    r"""`y = 2x + 3` = `4x - 2y = -6`, `x < 5` = `5 > x`, `x < 5` = `x\in(-\infty,5)`, `x < 5` != `x\le 5`."""
+    bare = [x if x[0] != "relation" else x[-1][2] if x[1][3] and all(                # 5 for x = 2 + 3 = 5
+        link[0] == "=" and same(link[2], x[-1][2]) for link in x[1:]) else () for x in (gold, answer)]
+    if gold[0] == "relation" and "<" in gold[1][0] and bare[1]: return same(interval(gold[1:]), bare[1])
     if gold[0] == answer[0]: return matching(gold[1:], answer[1:], proportional)
-    if gold[0] == "relation" and "<" in gold[1][0]: return same(interval(gold[1:]), answer)
-    gold, answer = (shape if shape[0] != "relation" else shape[1][2] if shape[1][0] == "=" and shape[1][3]
-                    else () for shape in (gold, answer))                              # 5 for x = 5
-    return bool(gold and answer) and same(gold, answer)
+    return all(bare) and same(*bare)
 
 def proportional(gold, answer):
     """Equations may differ by a factor, inequalities by a positive one."""
@@ -305,7 +306,7 @@ def proportional(gold, answer):
     if not all(isinstance(side, Values) for side in (a, b, c, d)): return False
     ratios = compute(lambda a, b, c, d: (a - b) / (c - d), a, b, c, d)
     first = Values([next((ratio for ratio in ratios if ratio), None)])
-    return len(ratios) > 1 and numbers(first, ratios) and ("<" not in relation or complex(first[0]).real > 0)
+    return len(ratios) > 1 and numbers(first, ratios) and ("<" not in relation or first[0].real > 0)
 
 def interval(links):
     """-2 <= x < 7 as [-2, 7)."""
@@ -323,8 +324,8 @@ def decide(gold, prediction):
     if max(len(gold), len(prediction)) > LONGEST: return False, "too long to be read"
     (tokens, shape), (other_tokens, other) = read(gold), read(prediction)
     if tokens == other_tokens and tokens: return True, "the same normal form"
-    words, heard = (re.sub(r"\\(text[a-z]*|mbox|mathrm)|[{}\s.]", "", x).lower() for x in (gold, prediction))
-    if words == heard and words.isalpha() and "\\" in gold + prediction: return True, "the same words"
+    word, heard = (re.sub(r"\\(text[a-z]*|mbox|mathrm)|[{}\s.]", "", x).lower() for x in (gold, prediction))
+    if word == heard and word.isalpha() and (word[3:] or "\\" in gold + prediction): return True, "same words"
     if not shape or not other: return False, f"the {'prediction' if shape else 'gold'} does not parse"
     how = "in floating point" if "j" in repr((shape, other)) else "exactly"
     return same(shape, other), f"compared as a {'number' if isinstance(shape, Values) else shape[0]}, {how}"
@@ -346,5 +347,4 @@ def main(arguments):
     options = parser.parse_args(arguments if {"-h", "--help"} & {*arguments} else ["--", *arguments])
     verdict, reason = decide(options.gold, options.prediction)
     print(f"{'equal' if verdict else 'not equal'} ({reason})")
-
 if __name__ == "__main__": main(sys.argv[1:])

@@ -155,6 +155,36 @@ PQ = 8, RS = 3 | RS = 3, PQ = 8
 21 | so the answer is \boxed{21}
 \frac{31}{2} | $\boxed{15\frac12}$, or $\boxed{15.5}$
 4, -9 | $x = \boxed{4}$ or $x = \boxed{-9}$
+3\theta | 3 theta
+x < 5 | 10^{-400}x < 5\cdot 10^{-400}
+x < 5 | 10^{400}x < 5\cdot10^{400}
+-80\leq g(x)\leq 82 | g(x) \in [-80,82]
+-80\leq g(x)\leq 82 | [-80,82]
+-2 \le x \le 7 | x \in [-2,7]
+\frac1x | f^{-1}(x) = \frac1x
+2\sqrt{3} | 2√3
+\frac13 | 0.\bar{3}
+(1,2) | \langle 1,2\rangle
+Evelyn | evelyn
+f(4-x) | f(-x+4)
+5 | AB = \frac{10}{2} = 5
+5 | x = 5 = 5
+63 | m\angle ABC = 63^\circ
+\frac13 | P(A \cap B) = \frac13
+12 | total area = 12
+12 | 12 miles
+12 | 12\text{miles}
+x^2 | x²
+12 | 12 cm²
+\alpha+1 | 1 + \alpha
+n! | n(n-1)!
+\frac{n(n-1)}{2} | \binom n2
+\frac12 h(a+b) | h\frac{a+b}{2}
+(-1)^{n+1} | -(-1)^n
+\sin(2x) | 2\sin x\cos x
+5 | x_1 = 5
+\log_2 x | \frac{\ln x}{\ln 2}
+x^{1/3} | \sqrt[3]{x}
 """
 OTHER = r"""
 \frac{1}{7} | 0.142857
@@ -259,6 +289,52 @@ QRST | QTRS
 (10^{10})! | 1
 4 | so the answer is \boxed{3}, not 4
 4 | \boxed{4
+56 | 5\text{ ft}6\text{ in}
+130 | 1\text{h}30\text{min}
+230 | 2\text{ hours}30\text{ minutes}
+0.088 | 0.0abcd88
+5 | 5 million
+3 | 3 hundred
+5 | 5 dozen
+5 | 5 halves
+5 | 5 squared
+24abcd | 24
+2 | 2abcd
+3 | 3theta
+3 | 3 millions
+5 | AB = \frac{10}{2} = 4
+\frac34 | x = \frac68 = \frac23
+5 | x = 5 = 6
+5 | x = 5 < 7
+5 | x = 5 \ne 5
+x \equiv 3 \pmod{7} | x \equiv 7 \pmod 3
+3 \bmod 7 | 7 \bmod 3
+2\lfloor x\rfloor | \lfloor 2x\rfloor
+\lfloor\frac n2\rfloor | \frac12\lfloor n\rfloor
+{10 \choose 3} | {3 \choose 10}
+z\overline{w} | \overline{z}w
+f\circ g | g\circ f
+5 | x \not= 5
+[3,8) | x \not\in [3,8)
+f(4 - x) | f(4) - f(x)
+f(4 - x) | 4f - fx
+f(2x) | 2f(x)
+f(x+1) | f(x)+f(1)
+\cos(2\pi t) | \cos(4\pi t)
+3\sin(2\pi t+\frac\pi6) | 3\sin(4\pi t+\frac\pi6)
+3\sin(2\pi t+\frac\pi6) | \frac32
+1 | \cos(2\pi x)
+x | x\cos(2\pi x)
+2^{4181} | x^{4181}
+2^{4181} | r^{4181}
+2^{4181} | D^{4181}
+3^{4000} | x^{4000}
+10^7\sqrt{2} | 14142135.62373
+e^{20} | 485165195.40979
+x < 5 | x \in (-\infty,5]
+x \in [3,8) | x \in [3,8]
+x < 5 | 10^{-400}x < 6\cdot10^{-400}
+x < 5 | -10^{-400}x < -5\cdot10^{-400}
 """
 
 
