@@ -137,7 +137,7 @@ def select(value, costs, caps, allowed=None, total=False, thrifty=False, rng=Non
         try:
             relaxed, prices, bound, starts = _coverage_first(worth, cost, limit, ties)
             break
-        except ArithmeticError:         # one in thousands of small programs goes in circles; other ties, another walk
+        except (ArithmeticError, np.linalg.LinAlgError):        # one in thousands of small programs goes in circles; other ties, another walk
             if last_try:
                 raise
 
@@ -168,7 +168,9 @@ def _coverage_first(value, cost, limit, ties):
         return weights, prices, _bound(*served, prices), _whole_choices(weights)
     n, options = value.shape
     ones = _widen(np.where(value[:, :-1] > -np.inf, 1.0, -np.inf), 0)           # [n, w + 1], each prompt counts 1
-    most, _ = relax(ones, cost, limit, ties)
+    most, _ = relax(ones, cost, limit, ties) or (None, None)
+    if most is None:                                                            # rounding errors: to drop all is free
+        raise ArithmeticError("the costs of a budget are of too different sizes")
     cost = np.concatenate([cost, _widen(np.zeros((1, n, options - 1)), 1)])     # budget K + 1: what has to be dropped
     target, found = math.floor(most[:, :-1].sum() + ZERO), None
     while found is None:                                                        # once, but for rounding errors
@@ -305,7 +307,7 @@ def round_off(option, value, cost, limit, ties=0.0, hasty=False):
     (_, n, m), everyone, option = cost.shape, np.arange(len(option)), option.copy()
     worth = value + ties                                                                            # float[n, m]
     worth[:, :-1] += 1 + 2 * n                                                  # coverage first
-    while n:
+    for _ in range(100 * (n + len(limit) + 1) * (n > 0)):                       # some n changes are enough
         spent = cost[:, everyone, option]                                                           # float[K, n]
         left = limit - spent.sum(axis=1)                                                            # float[K]
         over = np.maximum(cost - (spent + left[:, None])[:, :, None], 0)        # float[K, n, m], after each change
@@ -325,6 +327,8 @@ def round_off(option, value, cost, limit, ties=0.0, hasty=False):
                 break
         i, j = np.unravel_index(score.argmax(), score.shape)
         option[i] = j
+    else:                                                                       # rounding errors: round and round
+        option[:] = m - 1
     return option
 
 

@@ -27,6 +27,7 @@ import random
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 
@@ -176,9 +177,10 @@ def _record(row: dict) -> Problem | None:
     if not isinstance(row, dict):
         raise ValueError("expected a JSON object")
     question, answer = row.get("problem", row.get("question")), row.get("answer", False)
-    if type(question) is not str or not question.strip() or type(answer) not in (str, int, float, type(None)):
+    if type(question) is not str or not question.strip() or type(answer) not in (str, int, Decimal, type(None)):
         raise ValueError('needs "problem" (or "question") and "answer"')
-    answer = "" if answer is None else str(answer)
+    answer = "" if answer is None else answer if type(answer) is str else f"{Decimal(answer):f}"  # 1e-05 has an e
+    (question + answer).encode()  # half a surrogate pair, which no tokenizer takes, is a ValueError
     level, steps = row.get("level"), row.get("n_steps")
     if "####" in answer:  # GSM8K as published: the worked solution, then #### and the answer
         working, _, answer = answer.rpartition("####")
@@ -198,14 +200,14 @@ def _record(row: dict) -> Problem | None:
 def read_jsonl(path) -> list[Problem]:
     """All usable problems of a .jsonl file. Raises DataError, in one line, that names the file, line and field."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")  # splitlines() would cut strings at U+2028 as well
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # splitlines() would cut strings at U+2028 as well
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
     problems = []
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                problems.append(_record(json.loads(line)))
+                problems.append(_record(json.loads(line, parse_float=Decimal)))
             except json.JSONDecodeError:
                 raise DataError(f"{path}, line {number}: is not JSON") from None
             except (ValueError, RecursionError) as error:

@@ -9,6 +9,7 @@ Everything that eval.py prints or draws is computed from records, so a better pa
 import json
 from collections import Counter
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 
 import numpy as np
@@ -115,8 +116,12 @@ def read_record(path: Path) -> Record:
     """Parse and grade a record's raw responses. Raises data.DataError, in one line, if it is not a record."""
     try:
         header, *rows = [json.loads(line) for line in path.read_text().splitlines()]
-        if not rows:
+        if not rows or not all(row["responses"] for row in rows):
             raise ValueError("no responses")
+        if header.get("problems", len(rows)) != len(rows):
+            raise ValueError(f"{len(rows)} of {header['problems']} problems")
+        if header["condition"] not in voting.PROMPTS:
+            raise ValueError(f"condition {header['condition']!r}")
         columns = {name: [] for name in ("correct", "extended", "malformed", "trials", "tokens", "first", "answers",
                                          "consistent", "short")}
         for row in rows:
@@ -128,12 +133,12 @@ def read_record(path: Path) -> Record:
             columns["short"].append([p.group == "short" for p in parsed])
             columns["malformed"].append([p.group == "malformed" for p in parsed])
             columns["trials"].append([p.trials for p in parsed])
-            columns["tokens"].append([r["tokens"] for r in row["responses"]])
+            columns["tokens"].append([index(r["tokens"]) for r in row["responses"]])
             columns["first"].append([bool(p.answers) and p.answers[0] is not None and grade.equal(gold, p.answers[0])
                                      for p in parsed])
             columns["answers"].append(numbered([p.final for p in parsed])[0])
             columns["consistent"].append(self_consistency(gold, [p.final for p in parsed]))
         return Record(path.stem, header["condition"], header["temperature"] == 0, [row["question"] for row in rows],
-                      np.array([row["level"] for row in rows]), **{k: np.array(v) for k, v in columns.items()})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+                      np.array([index(row["level"]) for row in rows]), **{k: np.array(v) for k, v in columns.items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise data.DataError(f"{path}: not a record of responses ({type(error).__name__}: {error})") from None

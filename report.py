@@ -1,8 +1,8 @@
 """Tables and figures of `python reproduce.py`, from what it keeps in results/records.
 
 Models are the last checkpoints: nothing is selected. (A "best" one, chosen by accuracy on validation problems, stands
-beside the last of each cap.) A number is the mean over all seeds and test problems; every seed
-has problems, training and samples of its own. An interval is the 95 % percentile interval of 2,000 resamples
+beside the last of each cap.) A number is the mean over all seeds and test problems; every seed has training, samples
+and problems of its own (but two seeds share two thirds of those of level 1, up to the order of factors). An interval is the 95 % percentile interval of 2,000 resamples
 (eval.Bootstrap): as many seeds as there are, drawn with replacement, and for every draw as many of its problems. All
 models share the draws, so differences are paired. Two things that such an interval does not know: the base model is
 the same in all seeds, so it says nothing of other bases; and few seeds look more alike than seeds are (three show two
@@ -18,6 +18,7 @@ import functools
 import gzip
 import json
 import zipfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def load(path: Path) -> Record:
         with np.load(path) as file:
             fields = {name: file[name].item() if file[name].ndim == 0 else file[name] for name in file.files}
         return Record(**{**fields, "questions": fields["questions"].tolist()})
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise data.DataError(f"{path}: not a kept record ({type(error).__name__}); delete it") from None
 
 
@@ -50,7 +51,7 @@ class Kept:
     """results/records: seed-N/eval/MODEL.npz, seed-N/oracle/MODEL.npz, seed-N/logs/MODEL.jsonl.gz."""
 
     def __init__(self, folder: Path):
-        found = {int(path.name[5:]): path for path in folder.glob("seed-*")}
+        found = {int(path.name[5:]): path for path in folder.glob("seed-*") if path.name[5:].isdecimal()}
         self.seeds = {seed: found[seed] for seed in sorted(found)}  # number -> folder
         self.load = functools.cache(load)  # the base is compared with every model, with the same draws
         self.bootstrap = functools.cache(lambda n, runs: evaluation.Bootstrap(n, runs=runs))
@@ -94,8 +95,9 @@ def adaptive(base: Record) -> Record:
 def read_log(path: Path) -> list[dict]:
     """The steps of a training run."""
     try:
-        return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
-    except (OSError, EOFError, ValueError) as error:
+        lines = gzip.decompress(path.read_bytes()).splitlines()
+        return [json.loads(line) for line in lines or [b"empty"]]
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise data.DataError(f"{path}: not a log ({type(error).__name__}); delete it") from None
 
 

@@ -154,8 +154,8 @@ trials, too, or at the height above the efficiency boundary.
         "within 10 points of 50 %", "− boundary in trials", "− the rung in brackets"], ladder)}
 ## Oracles
 
-The share of the attainable that is attained. A clairvoyant has no more trials than the IuB model, single trials of the
-base and votes of SV-SFT, and knows (i) each problem's pass rates and trials, (ii) also whether the first trial is
+The share of the attainable that is attained. A clairvoyant is given as many trials as the IuB model, takes single
+trials of the base and votes of SV-SFT, and knows (i) each problem's pass rates and trials, (ii) also whether the first trial is
 right. It learns that from half of the samples and is scored on the others, and the other way round ({ORACLE_PROBLEMS}
 problems per seed at most, {ORACLE_SAMPLES} responses of each model to each). Scored trials may differ a little from the
 budget, and are fewer where more would not help. Eight samples tell pass rates only roughly: who knew them exactly would

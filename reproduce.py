@@ -138,9 +138,10 @@ def run_all(todo: list[tuple[int, str]], jobs: int, runs: Path, options: list[st
                 waiting.remove(ready[0])
                 text = runs / f"seed-{seed}" / f"{name}.txt"
                 text.parent.mkdir(parents=True, exist_ok=True)
-                running[seed, name] = subprocess.Popen(
-                    [sys.executable, __file__, "--only", name, "--seed", str(seed), *options], env=environment,
-                    stdout=text.open("w"), stderr=subprocess.STDOUT)
+                with text.open("w") as output:
+                    running[seed, name] = subprocess.Popen(
+                        [sys.executable, __file__, "--only", name, "--seed", str(seed), *options], env=environment,
+                        stdout=output, stderr=subprocess.STDOUT)
             elif not running:  # nothing can start any more: an ASV-SFT has failed
                 break
             else:
@@ -159,6 +160,8 @@ def run_all(todo: list[tuple[int, str]], jobs: int, runs: Path, options: list[st
             process.wait()
         raise
     finally:
+        for process in running.values():  # none, but for an error of our own: nobody would wait for them
+            process.terminate()
         bar.close()
     return len(failed)
 

@@ -437,6 +437,18 @@ def test_needs_no_torch():
     subprocess.run([sys.executable, "-c", code], cwd=Path(budget.__file__).parent, check=True)
 
 
+@pytest.mark.parametrize("seed", [159, 223])
+def test_costs_of_very_different_sizes(seed):
+    """Twelve orders of magnitude within a budget are too much for floats, but it ends, and no cap is broken."""
+    rng = np.random.default_rng(seed)
+    value, costs = rng.normal(size=(8, 3)), [10.0 ** rng.integers(-6, 7, (8, 3)) for _ in range(2)]
+    try:
+        found = budget.select(value, costs, [1, 0.3], total=True, rng=0)
+    except (ArithmeticError, np.linalg.LinAlgError):
+        return
+    assert (found.spent <= np.array([1, 0.3]) + 1e-6 * np.max(costs)).all()
+
+
 def test_a_walk_in_circles_begins_again():
     """No prompt has a response free of both groups, and their caps leave no room for a mix: nobody can be served."""
     first, second = [[1, 0], [0, 1], [1, 1], [0, 1]], [[0, 0], [1, 0], [0, 0], [1, 0]]

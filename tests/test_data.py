@@ -318,6 +318,16 @@ def test_text_is_read_as_it_is(tmp_path):
     assert len(data.read_jsonl(path)) == 2
 
 
+def test_numbers_are_read_as_they_are_written(tmp_path):
+    """As 1e-05 the answer would be something with Euler's number; a byte order mark is no part of line 1."""
+    rows = [f'{{"problem": "{i}", "answer": {answer}, "level": 1}}'
+            for i, answer in enumerate(("0.00001", "1e-5", "1e22", "2.50", "3.0", "-7"))]
+    path = write(tmp_path / "numbers.jsonl", *rows)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    answers = [problem.answer for problem in data.read_jsonl(path)]
+    assert answers == ["0.00001", "0.00001", "1" + 22 * "0", "2.50", "3.0", "-7"]
+
+
 def test_order_is_seeded_and_a_count_is_a_sample(tmp_path):
     path = write(tmp_path / "many.jsonl", *({**MATH, "problem": str(i)} for i in range(200)))
     whole = [p.question for p in data.load(path, "train", seed=1)]
@@ -354,6 +364,8 @@ BROKEN = {
     "level 6": ({**MATH, "level": 6}, "line 2: level is 6; expected 1 to 5"),
     "level -1": ({**MATH, "level": -1}, "line 2: level is -1"),
     "level is a word": ({**MATH, "level": "hard"}, "line 2: level is 'hard'"),
+    "answer is no number": ('{"problem": "x", "answer": NaN, "level": 1}', '"answer"'),
+    "half a surrogate pair": ('{"problem": "x \\ud800", "answer": "2", "level": 1}', "line 2: 'utf-8' codec can't encode"),
     "level is infinite": ('{"problem": "x", "answer": "2", "level": Infinity}', "line 2: level is inf"),
 }
 

@@ -240,7 +240,14 @@ def test_rule_kept_by_nobody_is_shown(tmp_path, capsys):
 
 def test_broken_record_is_one_clear_line(tmp_path):
     path = tmp_path / "m.jsonl"
-    for text in ("", "{}", '{"condition": "asv", "temperature": 1.0}\n{"answer": 3}', "not json"):
+    header = '{"condition": "asv", "temperature": 1.0, "problems": 1}\n'
+    row = '{"question": "q", "answer": "2", "level": 1, "responses": [{"text": "2", "tokens": 3, "finished": true}]}\n'
+    path.write_text(header + row)
+    assert records.read_record(path).questions == ["q"]
+    for text in ("", "{}", '{"condition": "asv", "temperature": 1.0}\n{"answer": 3}', "not json",
+                 header + row + row, header.replace("asv", "fun") + row, header + row.replace('"level": 1', '"level": "1"'),
+                 header + row.replace('"tokens": 3', '"tokens": "3"'), header + row.replace('"2", "tokens', '5, "tokens'),
+                 header + '{"question": "q", "answer": "2", "level": 1, "responses": []}', header + 10**5 * "["):
         path.write_text(text)
         with pytest.raises(data.DataError) as error:
             records.read_record(path)
