@@ -137,7 +137,7 @@ def select(value, costs, caps, allowed=None, total=False, thrifty=False, rng=Non
         try:
             relaxed, prices, bound, starts = _coverage_first(worth, cost, limit, ties)
             break
-        except (ArithmeticError, np.linalg.LinAlgError):        # one in thousands of small programs goes in circles; other ties, another walk
+        except (ArithmeticError, np.linalg.LinAlgError):    # one small program in thousands goes in circles; other ties
             if last_try:
                 raise
 

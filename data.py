@@ -200,7 +200,7 @@ def _record(row: dict) -> Problem | None:
 def read_jsonl(path) -> list[Problem]:
     """All usable problems of a .jsonl file. Raises DataError, in one line, that names the file, line and field."""
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # splitlines() would cut strings at U+2028 as well
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # splitlines() would cut at U+2028 as well
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
     problems = []

@@ -2,11 +2,12 @@
 
 Models are the last checkpoints: nothing is selected. (A "best" one, chosen by accuracy on validation problems, stands
 beside the last of each cap.) A number is the mean over all seeds and test problems; every seed has training, samples
-and problems of its own (but two seeds share two thirds of those of level 1, up to the order of factors). An interval is the 95 % percentile interval of 2,000 resamples
-(eval.Bootstrap): as many seeds as there are, drawn with replacement, and for every draw as many of its problems. All
-models share the draws, so differences are paired. Two things that such an interval does not know: the base model is
-the same in all seeds, so it says nothing of other bases; and few seeds look more alike than seeds are (three show two
-thirds of the variance between seeds), so the table "Seed by seed" belongs to it.
+and problems of its own (but two seeds share two thirds of those of level 1, up to the order of factors). An interval
+is the 95 % percentile interval of 2,000 resamples (eval.Bootstrap): as many seeds as there are, drawn with
+replacement, and for every draw as many of its problems. All models share the draws, so differences are paired. Two
+things that such an interval does not know: the base model is the same in all seeds, so it says nothing of other bases;
+and few seeds look more alike than seeds are (three show two thirds of the variance between seeds), so the table "Seed
+by seed" belongs to it.
 
 A row is made of the seeds that have its model, and compared with others on these seeds alone; its column "seeds" says
 how many. results.md says what is missing.

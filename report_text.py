@@ -155,11 +155,11 @@ trials, too, or at the height above the efficiency boundary.
 ## Oracles
 
 The share of the attainable that is attained. A clairvoyant is given as many trials as the IuB model, takes single
-trials of the base and votes of SV-SFT, and knows (i) each problem's pass rates and trials, (ii) also whether the first trial is
-right. It learns that from half of the samples and is scored on the others, and the other way round ({ORACLE_PROBLEMS}
-problems per seed at most, {ORACLE_SAMPLES} responses of each model to each). Scored trials may differ a little from the
-budget, and are fewer where more would not help. Eight samples tell pass rates only roughly: who knew them exactly would
-choose better, and the shares would be lower.
+trials of the base and votes of SV-SFT, and knows (i) each problem's pass rates and trials, (ii) also whether the first
+trial is right. It learns that from half of the samples and is scored on the others, and the other way round
+({ORACLE_PROBLEMS} problems per seed at most, {ORACLE_SAMPLES} responses of each model to each). Scored trials may
+differ a little from the budget, and are fewer where more would not help. Eight samples tell pass rates only roughly:
+who knew them exactly would choose better, and the shares would be lower.
 
 {table(["model", "seeds", "trials", "gain", "(i) trials", "(i) gain", "share of (i), %", "(ii) trials", "(ii) gain",
         "share of (ii), %"], attained)}

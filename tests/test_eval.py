@@ -200,8 +200,8 @@ def test_a_model_is_opened_only_to_answer(tmp_path, monkeypatch, capsys):
     record.unlink()
     evaluation.respond(directories, "builtin", **options)
     assert opened[2:] == [("ibpo", 0)]
-    header, first, *rest = record.read_text().splitlines()
-    record.write_text("\n".join([header, json.dumps({**json.loads(first), "answer": "0"}), *rest]))  # an old answer key
+    header, first, *rest = record.read_text().splitlines()  # as if by an old answer key
+    record.write_text("\n".join([header, json.dumps({**json.loads(first), "answer": "0"}), *rest]))
     evaluation.respond(directories, "builtin", **options)
     assert opened[3:] == [("ibpo", 0)] and record.read_text().splitlines()[1] == first
     record.write_text(header[:30])
