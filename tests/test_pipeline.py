@@ -16,11 +16,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+import eval as evaluation
 import llama
+import sample
+import train
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = ["smoke", "--sft-problems", "60", "--sft-votes", "40", "--sft-regular", "20", "--sft-steps", "20",
-         "--steps", "4", "--eval-problems", "40", "--eval-samples", "2", "--valid-problems", "10"]
+SMALL = ["smoke", "--sft-problems", "40", "--sft-votes", "24", "--sft-regular", "16", "--sft-steps", "20",
+         "--sft-batch", "8", "--steps", "3", "--prompts", "6", "--eval-problems", "30", "--eval-samples", "2", "--valid-problems", "6"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -50,21 +53,22 @@ def stop(process, log: Path, how: signal.Signals) -> str:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> tuple[Path, Path, str]:
-    """An undisturbed run, a disturbed one, and what the first printed."""
+    """An undisturbed run, another, disturbed, of what leads to IBPO, and what the first printed."""
     if not (ROOT / "checkpoints/base").exists():
         pytest.skip("checkpoints/base is not here: rebuild it with python train.py --stage base")
     whole, broken = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("broken")
     printed = run("train.py", *SMALL, "--out", whole)
-    stop(start("train.py", *SMALL, "--out", broken), broken / "asv-sft/log.jsonl", signal.SIGKILL)
-    said = stop(start("train.py", *SMALL, "--out", broken), broken / "ibpo-50/log.jsonl", signal.SIGINT)
+    disturbed = ["train.py", *SMALL, "--stage", "ibpo", "--out", broken]
+    stop(start(*disturbed), broken / "asv-sft/log.jsonl", signal.SIGKILL)
+    said = stop(start(*disturbed), broken / "ibpo-50/log.jsonl", signal.SIGINT)
     assert "the same command continues from here" in said and "Traceback" not in said
-    run("train.py", *SMALL, "--out", broken)
+    run(*disturbed)
     return whole, broken, printed
 
 
 def test_kill_and_continue_changes_nothing(runs):
     whole, broken, _ = runs
-    for stage in ("sv-sft", "asv-sft", "ibpo-50"):
+    for stage in ("asv-sft", "ibpo-50"):
         a, b = (llama.load(directory / stage).state_dict() for directory in (whole, broken))
         assert all(torch.equal(a[name], b[name]) for name in a), stage
         lines = [[json.loads(line) for line in (directory / stage / "log.jsonl").read_text().splitlines()]
@@ -76,7 +80,7 @@ def test_kill_and_continue_changes_nothing(runs):
 
 def test_cap_holds_in_every_step(runs):
     log = [json.loads(line) for line in (runs[0] / "ibpo-50/log.jsonl").read_text().splitlines()]
-    assert len(log) == 4 and all(line["accepted_vote_share"] <= 0.5 for line in log)
+    assert len(log) == 3 and all(line["accepted_vote_share"] <= 0.5 for line in log)
     assert sum(line["accepted"] for line in log) > 0
     moved = [llama.load(runs[0] / stage).lm_head.weight for stage in ("asv-sft", "ibpo-50")]
     assert not torch.equal(*moved)
@@ -151,10 +155,20 @@ def test_sample_answers_one_problem(runs):
     (["sample.py", "checkpoints/base", "What is 2 + 2?"], "tokenizer"),
     (["sample.py", "checkpoints/base", "Compute 3 * 612 modulo 61."], "tokenizer"),
 ])
-def test_bad_input_is_one_clear_line(command, says, tmp_path):
-    if command[0] == "train.py":
-        command = [*command, "--out", str(tmp_path)]
+def test_bad_input_is_one_clear_line(command, says, tmp_path, monkeypatch, capsys):
+    name, *arguments = command
+    if name == "train.py":
+        arguments += ["--out", str(tmp_path)]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    with pytest.raises(SystemExit) as stop:
+        {"train.py": train, "eval.py": evaluation, "sample.py": sample}[name].main()
+    message = stop.value.code if isinstance(stop.value.code, str) else capsys.readouterr().err  # there after the usage
+    assert stop.value.code and says in message and len(message.strip().splitlines()[-1]) < 300
+
+
+@pytest.mark.parametrize("command", [["train.py", "--budget", "3"], ["eval.py", "/nowhere"], ["sample.py", "/nowhere", "1"]])
+def test_bad_input_ends_a_program_with_an_error(command):
     process = start(*command)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode != 0 and says in output and "Traceback" not in output
-    assert len(output.strip().splitlines()[-1]) < 300
+    assert process.returncode and "error: " in output and len(output.splitlines()) == 1
