@@ -136,7 +136,7 @@ class Cache:
         for i, S in enumerate(used):
             rows = slice(i * self.CHUNK, min((i + 1) * self.CHUNK, len(positions)))
             later = torch.arange(S, device=positions.device) > positions[rows, :, None]  # [chunk, T, S]
-            mask = torch.zeros_like(later, dtype=self.k.dtype).masked_fill(later, -torch.inf)  # added to the scores
+            mask = torch.where(later, -torch.inf, 0.0).to(self.k.dtype)  # added to the scores
             self.chunks.append((rows, S, mask[:, None].repeat(1, 1, self.G, 1)))  # [chunk, 1, G * T, S]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -257,21 +257,6 @@ def initialise(model: Llama, seed: int) -> Llama:
             depth = 2 * model.config.num_hidden_layers if "o_proj" in name or "down_proj" in name else 1
             nn.init.normal_(weight, 0, 0.02 * depth ** -0.5, generator=generator)
     return model
-
-
-@torch.no_grad()
-def grow(model: Llama, rows: int) -> None:
-    """Append `rows` tokens to the vocabulary. Embedding and output row of a new one: the mean of the old ones.
-
-    Its logit is then the mean of the old logits, far below those of likely tokens.
-    """
-    for layer in (model.model.embed_tokens, model.lm_head):
-        mean = layer.weight.float().mean(dim=0).to(layer.weight.dtype)  # [C]
-        layer.weight = nn.Parameter(torch.cat((layer.weight, mean.expand(rows, -1))))  # [V + rows, C]
-    if model.config.tie_word_embeddings:
-        model.lm_head.weight = model.model.embed_tokens.weight
-    model.config.vocab_size = model.model.embed_tokens.num_embeddings = model.lm_head.out_features = (
-        model.config.vocab_size + rows)
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 import data
@@ -220,6 +221,21 @@ def sft_examples(settings: Settings, stage: str, tokenizer, rows: list[dict]) ->
     return examples
 
 
+@torch.no_grad()
+def grow(model: llama.Llama, rows: int) -> None:
+    """Append `rows` tokens to the vocabulary. Embedding and output row of a new one: the mean of the old ones.
+
+    Its logit is then the mean of the old logits, far below those of likely tokens.
+    """
+    for layer in (model.model.embed_tokens, model.lm_head):
+        mean = layer.weight.float().mean(dim=0).to(layer.weight.dtype)  # [C]
+        layer.weight = torch.nn.Parameter(torch.cat((layer.weight, mean.expand(rows, -1))))  # [V + rows, C]
+    if model.config.tie_word_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    model.config.vocab_size = model.model.embed_tokens.num_embeddings = model.lm_head.out_features = (
+        model.config.vocab_size + rows)
+
+
 def teach_to_spell(model: llama.Llama, tokenizer, pieces: list[str]) -> int:
     """Make each piece of text that the tokenizer cannot spell a token of its own; returns how many there are.
 
@@ -229,7 +245,7 @@ def teach_to_spell(model: llama.Llama, tokenizer, pieces: list[str]) -> int:
                if tokenizer.unk_token_id in tokenizer(piece, add_special_tokens=False).input_ids]
     if unknown:
         tokenizer.add_tokens(unknown)
-        llama.grow(model, max(len(tokenizer) - model.config.vocab_size, 0))
+        grow(model, max(len(tokenizer) - model.config.vocab_size, 0))
     return len(unknown)
 
 

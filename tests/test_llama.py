@@ -27,6 +27,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils import logging
 
 import llama
+import sft
 
 logging.disable_progress_bar()
 logging.set_verbosity_error()
@@ -407,7 +408,7 @@ def test_grown_vocabulary(tmp_path, variant, dtype):
     model = llama.load(checkpoint(tmp_path / "old", **VARIANTS[variant]), dtype)
     ids = random_ids(2, 9)
     before = model(ids)  # [B, T, V]
-    llama.grow(model, 3)
+    sft.grow(model, 3)
     after = model(ids)  # [B, T, V + 3]
     assert after.shape[-1] == V + 3 and torch.equal(after[..., :V], before)
     torch.testing.assert_close(after[..., V:], before.float().mean(-1, keepdim=True).expand(2, 9, 3).to(dtype),
@@ -425,7 +426,7 @@ def test_grown_vocabulary(tmp_path, variant, dtype):
     assert torch.equal(again(ids), model(ids))
     if dtype == torch.float32:
         torch.testing.assert_close(model(ids), oracle_logits(tmp_path / "new", ids), **CLOSE)
-    llama.grow(model, 0)
+    sft.grow(model, 0)
     assert torch.equal(again(ids), model(ids))
 
 
