@@ -66,6 +66,12 @@ def choose(logits: Tensor, noise: Tensor, temperature: float, top_p: float,
     return ids, logp.gather(-1, ids[:, None])[:, 0]
 
 
+def has_bf16() -> bool:
+    """Whether this CPU has instructions for bf16 products."""
+    has = torch.cpu.get_capabilities()  # lists what there is; these two on x86 only
+    return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
+
+
 def resolve_dtype(wanted: str, otherwise: str, config: llama.Config, device: str) -> str:
     """fp32 or bf16, to sample in. auto: bf16 where that is much faster, else `otherwise`.
 
@@ -74,9 +80,7 @@ def resolve_dtype(wanted: str, otherwise: str, config: llama.Config, device: str
     """
     if wanted != "auto":
         return wanted
-    has = torch.cpu.get_capabilities()  # lists what there is; these two on x86 only
-    fast = has.get("amx_bf16") or has.get("avx512_bf16")
-    return "bf16" if fast and device == "cpu" and config.hidden_size >= 512 else otherwise
+    return "bf16" if device == "cpu" and config.hidden_size >= 512 and has_bf16() else otherwise
 
 
 class LengthError(ValueError):

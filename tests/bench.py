@@ -281,6 +281,8 @@ def main() -> None:
         return gradient_step(args.model, args.gradient, args.recompute)
     if args.pass_at_1:
         return compare_pass_at_1(args.model, args.pass_at_1)
+    print(f"torch {torch.__version__}, {args.threads} thread(s); bf16 products "
+          + ("in hardware" if sample.has_bf16() else "in software: this CPU has no instructions for them"))
     batches = [16, 256] if args.quick else [1, 16, 64, 256, 512]
     if args.only in (None, "sampling"):
         problems = data.load("builtin", "test", 256, seed=0)
