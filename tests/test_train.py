@@ -20,6 +20,7 @@ import llama
 import sample
 import sft
 import train
+import voting
 from settings import Settings, UserError, parse_args
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,6 +67,114 @@ def test_caps_are_kept(budget):
         record = train.describe(rollout, selection)
         assert record["accepted_tokens"] == pytest.approx(average["tokens"])
         assert record["accepted_vote_share"] == average["vote"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a step sees: responses judged, their distance to the reference, and what the log says of them
+
+
+@pytest.mark.parametrize("condition", ["asv", "modes"])
+def test_rollout_holds_what_was_sampled(condition, monkeypatch):
+    """Scripted responses: one trial, a vote, one that was cut off, and a short vote, which only three modes have."""
+    tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces("modes"))
+    settings = Settings(sft_short=9 * (condition == "modes"), temperature=0.7, max_new_tokens=99, slots=5)
+    problems, asked = data.load("builtin", "train", 3, seed=1), {}
+
+    def generate(model, prompts, **options):
+        asked.update(options, prompts=prompts)
+        responses = []
+        for problem in problems:
+            right, other = (f"7\n\\boxed{{{answer}}}" for answer in (problem.answer, (int(problem.answer) + 1) % 61))
+            vote = voting.render_extended([right, other, right, right], [problem.answer, "x", *[problem.answer] * 2])
+            for text, finished in ((voting.render_regular(other), True), (vote, True), (vote, False), (
+                    voting.render_extended([right] * 2, [problem.answer] * 2, voting.SHORT), True)):
+                ids = tokenizer(text, add_special_tokens=False).input_ids + [tokenizer.eos_token_id] * finished
+                responses.append(sample.Response(ids, -1.0, finished))
+        return responses
+
+    monkeypatch.setattr(sample, "generate", generate)
+    rollout = train.roll_out(None, tokenizer, problems, 4, settings, (1,), seed=8, top_p=0.4)
+    three = condition == "modes"
+    assert rollout.levels.tolist() == [problem.level for problem in problems]
+    assert rollout.correct.tolist() == [[False, True, False, three]] * 3
+    assert rollout.mode.tolist() == [[0, train.EXTENDED, 0, train.SHORT * three]] * 3
+    assert rollout.valid.tolist() == [[True, True, False, three]] * 3
+    assert rollout.trials.tolist() == [[1, 4, 4, 2]] * 3
+    assert rollout.tokens.tolist() == [[len(r.ids) for r in row] for row in rollout.responses]
+    assert rollout.prompts == [voting.encode_prompt(tokenizer, problem.question, condition) for problem in problems]
+    assert asked == {"prompts": [prompt for prompt in rollout.prompts for _ in range(4)], "top_p": 0.4, "seed": 8,
+                     "stop_ids": (1,), "temperature": 0.7, "max_new_tokens": 99, "slots": 5, "cache_gib": 8.0}
+
+
+def test_kl_estimate_is_policy_less_reference():
+    """Against log-softmax over whole sequences, one by one, at the temperature of sampling."""
+    config = llama.Config(vocab_size=12, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+                          num_attention_heads=2, max_position_embeddings=64)
+    policy, reference = (llama.initialise(llama.Llama(config), seed).eval() for seed in (0, 1))
+    with torch.no_grad():
+        for model in (policy, reference):
+            model.lm_head.weight.mul_(30)
+    prompts = [[3, 4, 5], [6], [7, 8]]
+    responses = sample.generate(policy, [prompt for prompt in prompts for _ in range(4)], 9, 0.7, stop_ids=[2])
+    rollout = train.Rollout(None, prompts, [responses[i : i + 4] for i in (0, 4, 8)], *[None] * 5)
+    found = train.kl_estimate(rollout, reference, Settings(temperature=0.7, micro_tokens=25))  # float[3, 4], nats
+
+    def logprob(model, prompt: list[int], ids: list[int]) -> float:
+        with torch.no_grad():
+            logp = torch.log_softmax(model(torch.tensor([prompt + ids]))[0] / 0.7, -1)  # [T, V]
+        return sum(logp[t - 1, token].item() for t, token in enumerate(ids, len(prompt)))
+
+    expected = [[logprob(policy, prompt, r.ids) - logprob(reference, prompt, r.ids) for r in row]
+                for prompt, row in zip(prompts, rollout.responses)]
+    assert np.mean(expected) > 1 and np.std(expected) > 0.5  # what the policy samples, it finds likelier
+    assert found == pytest.approx(np.array(expected), abs=1e-3)
+
+
+def test_what_the_log_says_is_counted_right():
+    """Against loops over prompts and responses."""
+    rng = np.random.default_rng(7)
+    rollout = three_modes(rng, 40)
+    rollout.correct &= rollout.valid
+    weights = rng.random((40, 12)) * (rng.random((40, 12)) < 0.1) * rollout.valid
+    weights[rollout.levels == 2] = 0  # nothing accepted there: no share
+    chosen = weights > 0
+    selection = ibpo.Selection(weights, int(chosen.sum()), int((chosen & rollout.extended).sum()), 3, 2)
+    record = train.describe(rollout, selection)
+    cells = [(i, j) for i in range(40) for j in range(12)]
+    names = dict(enumerate(voting.MODES))
+
+    def share(those: list, of: list) -> float:
+        return pytest.approx(len(set(those) & set(of)) / len(of))
+
+    malformed = [cell for cell in cells if not rollout.valid[cell]]
+    votes = [cell for cell in cells if rollout.mode[cell] == 2 and rollout.valid[cell]]
+    accepted = [cell for cell in cells if chosen[cell]]
+    several = [cell for cell in cells if rollout.trials[cell] > 1]
+    assert record["accuracy"] == share([cell for cell in cells if rollout.correct[cell]], cells)
+    assert record["malformed"] == share(malformed, cells) and record["vote_share"] == share(votes, cells)
+    assert record["rule_kept"] == share([cell for cell in several if cell not in malformed], several)
+    assert record["trials_per_vote"] == pytest.approx(np.mean([rollout.trials[cell] for cell in votes]))
+    assert record["accepted_tokens"] == pytest.approx(np.mean([rollout.tokens[cell] for cell in accepted]))
+    assert (record["accepted"], record["dropped_no_correct"], record["dropped_over_cap"]) == (len(accepted), 3, 2)
+    assert 2 not in record["accepted_vote_share_by_level"]
+    for level, found in record["accepted_vote_share_by_level"].items():
+        here = [cell for cell in accepted if rollout.levels[cell[0]] == level]
+        assert found == share(votes, here)
+    for level in range(1, 6):
+        margins = []
+        for i in np.flatnonzero(rollout.levels == level):
+            rates = [[rollout.correct[i, j] for j in range(12) if rollout.valid[i, j] and names[rollout.mode[i, j]] == mode]
+                     for mode in ("extended", "regular")]
+            margins.append(np.mean(rates[0]) - np.mean(rates[1]) if all(rates) else 0)
+        assert record["margin_by_level"][level] == pytest.approx(np.mean(margins))
+
+
+def test_ties_are_shared_among_what_the_kl_bound_allows(monkeypatch):
+    rng = np.random.default_rng(8)
+    rollout, distance = made_up_rollout(rng, 40), rng.uniform(0, 2, (40, 8))
+    monkeypatch.setattr(train, "kl_estimate", lambda *arguments: distance)
+    _, weights = train.select(rollout, "a reference", dataclasses.replace(Settings(), kl_max=1.0), 0)
+    assert ((weights > 0) & (weights < 1)).any() and not weights[distance > 1].any()
 
 
 def three_modes(rng, n: int, m: int = 12) -> train.Rollout:
