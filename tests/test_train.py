@@ -21,7 +21,7 @@ import sample
 import sft
 import train
 import voting
-from settings import Settings, UserError, parse_args
+from settings import Settings, UserError, derive, parse_args
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -150,7 +150,8 @@ def test_what_the_log_says_is_counted_right():
     votes = [cell for cell in cells if rollout.mode[cell] == 2 and rollout.valid[cell]]
     accepted = [cell for cell in cells if chosen[cell]]
     several = [cell for cell in cells if rollout.trials[cell] > 1]
-    assert record["accuracy"] == share([cell for cell in cells if rollout.correct[cell]], cells)
+    right = [cell for cell in cells if rollout.correct[cell]]
+    assert record["accuracy"] == share(right, cells) and record["tokens"] == pytest.approx(rollout.tokens.mean())
     assert record["malformed"] == share(malformed, cells) and record["vote_share"] == share(votes, cells)
     assert record["rule_kept"] == share([cell for cell in several if cell not in malformed], several)
     assert record["trials_per_vote"] == pytest.approx(np.mean([rollout.trials[cell] for cell in votes]))
@@ -161,12 +162,87 @@ def test_what_the_log_says_is_counted_right():
         here = [cell for cell in accepted if rollout.levels[cell[0]] == level]
         assert found == share(votes, here)
     for level in range(1, 6):
+        here = [cell for cell in cells if rollout.levels[cell[0]] == level]
+        assert record["accuracy_by_level"][level] == share(right, here)
+        assert record["vote_share_by_level"][level] == share(votes, here)
         margins = []
         for i in np.flatnonzero(rollout.levels == level):
             rates = [[rollout.correct[i, j] for j in range(12) if rollout.valid[i, j] and names[rollout.mode[i, j]] == mode]
                      for mode in ("extended", "regular")]
             margins.append(np.mean(rates[0]) - np.mean(rates[1]) if all(rates) else 0)
         assert record["margin_by_level"][level] == pytest.approx(np.mean(margins))
+
+
+@pytest.fixture
+def run_rl(tmp_path, monkeypatch):
+    """run_rl(settings) is train_rl with everything around it noted instead of done. Validation: see LOOKS."""
+    seen = dict(rollouts=[], opened=[], selected=[], divided_by=[], saved=[], records=[])
+
+    def open_start(settings, directory):
+        model = llama.Llama(llama.Config(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+                                         num_attention_heads=2))
+        seen["opened"].append((directory, model))
+        return model, None
+
+    def roll_out(model, tokenizer, problems, samples, settings, stop_ids, seed, top_p):
+        assert not model.training
+        looks = sum(earlier["samples"] == 1 for earlier in seen["rollouts"])
+        seen["rollouts"].append(dict(problems=problems, samples=samples, seed=seed, top_p=top_p))
+        rollout = made_up_rollout(np.random.default_rng(seed), len(problems), samples)
+        if samples == 1:
+            rollout.correct[:], rollout.mode[:] = False, 0
+            rollout.correct[: LOOKS[looks][0]], rollout.mode[: LOOKS[looks][1]] = True, train.EXTENDED
+        return rollout
+
+    def select(rollout, reference, settings, seed):
+        seen["selected"].append((reference, seed))
+        return train_select(rollout, None, dataclasses.replace(settings, kl_max=None), seed)
+
+    def save_checkpoint(settings, stage, model, tokenizer, directory, **notes):
+        seen["saved"].append((directory.relative_to(tmp_path), notes["steps"]))
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "ibpo.json").write_text(json.dumps(notes))
+
+    def run_stage(settings, stage, name, model, tokenizer, steps, learning_rate, add_step, at_end):
+        seen["records"] = [add_step(model, step) for step in range(steps)]
+        if at_end is not None:
+            at_end(model)
+
+    train_select = train.select
+    for function in (open_start, roll_out, select, save_checkpoint, run_stage):
+        monkeypatch.setattr(train, function.__name__, function)
+    monkeypatch.setattr(train.sample, "stop_ids_of", lambda *arguments: (0,))
+    monkeypatch.setattr(train, "weighted_examples", lambda rollout, weights: [])
+    monkeypatch.setattr(train, "add_gradient", lambda model, examples, n, settings: seen["divided_by"].append(n) or 0.0)
+    return lambda **changes: train.train_rl(Settings(out=str(tmp_path), **changes), "start") or seen
+
+
+LOOKS = [(9, 10), (5, 5), (4, 2)]  # of ten validation problems: right, and votes
+
+
+def test_a_run_takes_new_prompts_and_samples_each_step_and_keeps_the_best(run_rl):
+    seen = run_rl(prompts=3, accumulate=2, samples=4, steps=4, valid_every=2, valid_problems=10, keep_best=True)
+    steps, looks = ([each for each in seen["rollouts"] if each["samples"] == m] for m in (4, 1))
+    problems = data.load("builtin", "train", 24, derive(0, "rl"))
+    assert sorted(p.question for each in steps for p in each["problems"]) == sorted(p.question for p in problems)
+    assert [len(each["problems"]) for each in steps] == seen["divided_by"] == [6] * 4  # one program, one denominator
+    assert {each["top_p"] for each in steps} == {1.0} and {each["top_p"] for each in looks} == {0.9}
+    assert len({each["seed"] for each in seen["rollouts"]}) == 7 and len({seed for _, seed in seen["selected"]}) == 4
+    validation = data.load("builtin", "validation", 10, derive(0, "valid"))
+    assert [each["problems"] for each in looks] == [validation] * 3
+    assert [(record.get("valid_accuracy"), record.get("valid_vote_share")) for record in seen["records"]] == [
+        (0.9, 1.0), (None, None), (0.5, 0.5), (None, None)]
+    # The first votes far above the cap; of those that keep it the second, not the last, is more often right
+    assert [steps for directory, steps in seen["saved"] if directory == Path("ibpo-50/best")] == [0, 2]
+    assert len(seen["saved"]) == 2 and len(seen["opened"]) == 1
+
+
+def test_the_reference_is_the_start_and_stays(run_rl):
+    seen = run_rl(prompts=2, accumulate=1, samples=4, steps=2, valid_every=0, kl_max=1.0)
+    (start, policy), (again, reference) = seen["opened"]
+    assert start == again == "start" and policy is not reference
+    assert all(each is reference for each, _ in seen["selected"]) and len(seen["selected"]) == 2
+    assert all(each["samples"] == 4 for each in seen["rollouts"]) and not seen["saved"]
 
 
 def test_ties_are_shared_among_what_the_kl_bound_allows(monkeypatch):
@@ -374,7 +450,7 @@ def test_gradient_of_a_step_is_the_weighted_sum_over_responses(method, tmp_path,
     train.train_rl(settings, tmp_path)
     found = [w.grad.clone() for w in model.parameters()]
 
-    _, weights = train.select(rollout, None, settings, train.derive(0, "select", 0))  # float[6, 4]
+    _, weights = train.select(rollout, None, settings, derive(0, "select", 0))  # float[6, 4]
     direct = {"grpo": lambda: baselines.grpo(rollout.correct, rollout.valid),
               "length-penalty": lambda: baselines.length_penalty(rollout.correct, rollout.tokens, 0.1, 27,
                                                                  rollout.valid)}

@@ -283,6 +283,19 @@ def test_judge():
     assert not voting.judge("1/3", vote("0.5", "2/4", "1/2"))[1]
     assert voting.judge("23", render_regular(solution(23)))[1]
     assert not voting.judge("22", solution(23), condition="scot")[1]
+    # gold comes first: an inequality may be answered by an interval, and not the other way round
+    assert voting.judge("x > 5", render_regular(solution(r"(5, \infty)")))[1]
+    assert not voting.judge(r"(5, \infty)", render_regular(solution("x > 5")))[1]
+
+
+def test_broken_responses_keep_the_answers_of_their_trials():
+    """The first trial of a malformed response counts as one (records.py), and self-consistency sees none."""
+    for text in (trials(5, 6) + OPEN + "7\n* 12", trials(5, 6) + "Once more.\n" + trials(5), trials(5, 6)):
+        assert parse(text).group == "malformed" and parse(text).answers[:2] == ("5", "6")
+
+
+def test_the_final_answer_is_spelled_as_in_its_trial():
+    assert parse(trials("1/2", "1/2", "1/2") + AGREED + "0.5" + END).final == "1/2"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
