@@ -3,6 +3,7 @@
 import gc
 import json
 import random
+import types
 import weakref
 from pathlib import Path
 
@@ -58,6 +59,18 @@ def test_boundary_goes_through_both_models():
     assert evaluation.on_boundary(1.0, 0.5, 0.8, 5.0) == 0.5
     assert evaluation.on_boundary(5.0, 0.5, 0.8, 5.0) == pytest.approx(0.8)
     assert evaluation.on_boundary(2.0, 0.5, 0.8, 5.0) == pytest.approx(0.575)
+
+
+def test_over_line_measures_cost_in_samples_of_the_base():
+    """In trials one base sample costs 1; in tokens it costs what it costs, and the line begins there."""
+    def record(right, tokens, trials):
+        columns = dict(correct=np.array([[right]]), tokens=np.array([[tokens]]), trials=np.array([[trials]]))
+        return types.SimpleNamespace(**columns)
+
+    base, sv, model = record(0.5, 20, 1), record(0.9, 100, 5), record(0.8, 60, 2)
+    value, low, high = evaluation.over_line(evaluation.Bootstrap(1), model, base, sv, "tokens")
+    assert value == low == high == pytest.approx(0.8 - 0.7)  # 60 is half-way from 20 to 100
+    assert evaluation.over_line(evaluation.Bootstrap(1), model, base, sv, "trials")[0] == pytest.approx(0.8 - 0.6)
 
 
 def test_thinned_against_simulation():

@@ -775,7 +775,7 @@ def test_sft_examples(stage, golden):
         samples += [voting.render_extended(samples[:1] * 3, [problem.answer] * 3), voting.render_regular(samples[0])]
         rows.append({"question": problem.question, "answer": problem.answer, "level": problem.level,
                      "solution": problem.solution if golden else None, "samples": samples})
-    examples = sft.sft_examples(Settings(sft_votes=15, sft_regular=50), stage, tokenizer, rows)
+    examples = sft.sft_examples(Settings(sft_votes=15, sft_regular=50, sft_alpha=0.6), stage, tokenizer, rows)
     answers = {row["question"]: row["answer"] for row in rows}
     solutions = {row["question"]: [row["solution"]] if golden else row["samples"][:12] for row in rows}
     kinds, votes = Counter(), Counter()
@@ -793,7 +793,7 @@ def test_sft_examples(stage, golden):
             assert example.learned is None
         votes[next(r["level"] for r in rows if r["question"] == question)] += parsed.group == "extended"
     one_trial = ("scot", "regular", False) if stage == "sv-sft" else ("asv", "regular", True)
-    assert kinds == {(stage.removesuffix("-sft"), "extended", True): 15, one_trial: 50}
+    assert kinds == {(stage.removesuffix("-sft"), "extended", True): 15, one_trial: 50 if stage == "sv-sft" else 30}
     assert votes == dict.fromkeys(data.LEVELS, 3)  # evenly: voting does not know difficulty yet
 
 
@@ -818,6 +818,42 @@ def test_three_modes_in_the_examples_of_asv_sft():
     assert kinds == {(group, level): amount for group, amount in amounts.items() for level in data.LEVELS}
     two = [vars(example) for example in sft.sft_examples(replace(settings, sft_short=0), "sv-sft", tokenizer, rows)]
     assert two == [vars(example) for example in sft.sft_examples(settings, "sv-sft", tokenizer, rows)]
+
+
+@pytest.mark.parametrize("answers", ["565", "55a5", "12345678", "11223348"])
+def test_counting_pages_teach_counting_alone(answers):
+    """Learned are the tallies, what follows a trial, and all that follows the last; most where nobody agrees."""
+    tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces())
+    answers = [None if a == "a" else a for a in answers] if len(answers) == 8 or "a" in answers else [*answers, "5"]
+    solutions = [f"7\n* 12 = 23\n\\boxed{{{a}}}" if a else "7" for a in answers]
+    example = learn.encode(tokenizer, "Compute 7 * 12 modulo 61.", "sv", voting.render_extended(solutions, answers))
+    close, *tallies = (tokenizer.convert_tokens_to_ids(piece) for piece in (voting.CLOSE, *list(voting.TALLY.values())[1:]))
+    page = sft.count_only(example, close, set(tallies))
+    texts = [tokenizer.decode([i]) for i in page.response]
+    learned = [text for text, wanted in zip(texts, page.learned) if wanted]
+    last = len(texts) - texts[::-1].index(voting.CLOSE)
+    expected = []
+    for i, answer in enumerate(answers):
+        expected += [voting.TALLY[voting.times_seen(answers[: i + 1])]] * (answer is not None)
+        expected += [voting.OPEN] * (i + 1 < len(answers))
+    assert learned == expected + texts[last:] and texts[-1] == "<|end|>"
+    assert page.weight == (10 if len(answers) == 8 else 1)
+
+
+def test_counting_pages_quarrel_at_every_level():
+    """Solutions from the textbook never quarrel about an easy problem: one could learn to stop after three trials."""
+    rng, trials = random.Random(0), {level: [] for level in data.LEVELS}
+    large = {large: level for level, (_, large) in data.MIX.items()}
+    for _ in range(600):
+        question, condition, text = sft.counting_page(rng)
+        parsed = voting.parse(text)
+        assert condition == "sv" and parsed.group == "extended"
+        for body, answer in zip(text.split(voting.OPEN)[1:], parsed.answers):
+            assert f" = {answer}\n\\boxed{{{answer}}}" in body  # the last step makes the answer
+        factors = [int(f) for f in question[8:-11].split(" * ")]
+        trials[large[sum(f >= data.LARGE for f in factors)]].append(parsed.trials)
+    for level, counts in trials.items():
+        assert len(counts) > 60 and {3, 8} <= set(counts) and sum(counts) / len(counts) > 6.2, level  # of eight
 
 
 def test_words_that_the_tokenizer_lacks_are_added(tmp_path):
