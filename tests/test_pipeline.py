@@ -23,7 +23,8 @@ import train
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["smoke", "--sft-problems", "40", "--sft-votes", "24", "--sft-regular", "16", "--sft-steps", "20",
-         "--sft-batch", "8", "--steps", "3", "--prompts", "6", "--eval-problems", "30", "--eval-samples", "2", "--valid-problems", "6"]
+         "--sft-batch", "8", "--steps", "3", "--prompts", "6", "--eval-problems", "30", "--eval-samples", "2",
+         "--valid-problems", "6"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -167,7 +168,8 @@ def test_bad_input_is_one_clear_line(command, says, tmp_path, monkeypatch, capsy
     assert stop.value.code and says in message and len(message.strip().splitlines()[-1]) < 300
 
 
-@pytest.mark.parametrize("command", [["train.py", "--budget", "3"], ["eval.py", "/nowhere"], ["sample.py", "/nowhere", "1"]])
+@pytest.mark.parametrize("command", [["train.py", "--budget", "3"], ["eval.py", "/nowhere"],
+                                     ["sample.py", "/nowhere", "1"]])
 def test_bad_input_ends_a_program_with_an_error(command):
     process = start(*command)
     output, _ = process.communicate(timeout=60)

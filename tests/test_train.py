@@ -638,7 +638,8 @@ def test_what_would_fail_after_hours_fails_at_once(change, stage, says, tmp_path
 
 
 @pytest.mark.parametrize("change, stage", [
-    ({}, "all"), (dict(start="checkpoints/ibpo"), "all"), (dict(start="SOMEONE'S"), "ibpo"), (dict(test_data="nowhere.jsonl"), "ibpo"),
+    ({}, "all"), (dict(start="checkpoints/ibpo"), "all"), (dict(start="SOMEONE'S"), "ibpo"),
+    (dict(test_data="nowhere.jsonl"), "ibpo"),
     (dict(valid_data="nowhere.jsonl", valid_every=0), "ibpo"), (dict(valid_data="nowhere.jsonl"), "asv-sft")])
 def test_what_a_run_does_not_need_is_not_asked_for(change, stage, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
