@@ -105,6 +105,52 @@ def test_self_consistency_against_brute_force():
             assert shares[k - 1] == right / 8
 
 
+def test_summary_is_counted_right():
+    """Random records against loops over their responses."""
+    rng, n = np.random.default_rng(0), 60
+    levels = rng.integers(1, 4, n)
+
+    def made_up(name, condition, m, greedy=False):
+        malformed = rng.random((n, m)) < 0.1
+        extended = (rng.random((n, m)) < 0.5) & ~malformed & (condition in ("sv", "asv"))
+        trials = np.where(extended, rng.integers(3, 9, (n, m)), 1 + (rng.random((n, m)) < 0.2))
+        return records.Record(name, condition, greedy, [str(i) for i in range(n)], levels, rng.random((n, m)) < 0.6,
+                              extended, malformed, trials, trials * 20 + rng.integers(0, 9, (n, m)),
+                              rng.random((n, m)) < 0.4, rng.integers(0, 3, (n, m)), rng.random((n, m)))
+
+    models = [made_up("base", "scot", 4), made_up("base-greedy", "scot", 1, greedy=True), made_up("sv", "sv", 1),
+              made_up("asv", "asv", 1)]
+    summary = evaluation.summarise(models)
+    base, greedy = models[:2]
+    for r in models:
+        row, cells = summary["models"][r.name], [(i, j) for i in range(n) for j in range(r.correct.shape[1])]
+
+        def mean(values, of=cells):
+            return pytest.approx(np.mean([values[cell] for cell in of]))
+
+        assert row["accuracy"][0] == mean(r.correct) and row["trials"][0] == mean(r.trials)
+        assert row["tokens"][0] == mean(r.tokens) and row["vote_share"] == mean(r.extended)
+        assert row["malformed"] == mean(r.malformed) and ("gain" in row) == (r is not base)
+        assert row["rule_kept"] == mean(~r.malformed, [cell for cell in cells if r.trials[cell] > 1])
+        if r is not base:
+            assert row["gain"][0] == pytest.approx(r.correct.mean() - base.correct.mean())
+        for level, found in row["levels"].items():
+            here = [cell for cell in cells if levels[cell[0]] == level]
+            votes = [cell for cell in here if r.extended[cell]]
+            assert found["problems"] == (levels == level).sum() and found["accuracy"][0] == mean(r.correct, here)
+            assert found["vote_share"][0] == mean(r.extended, here) and found["first_trial"][0] == mean(r.first, here)
+            assert found["trials"] == mean(r.trials, here) and found["tokens"] == mean(r.tokens, here)
+            for right, key in ((True, "votes_after_right"), (False, "votes_after_wrong")):
+                after = [cell for cell in here if r.first[cell] == right and not r.malformed[cell]]
+                assert found[key] == mean(r.extended, after)
+            if votes:
+                assert found["trials_per_vote"] == mean(r.trials, votes)
+    rows = summary["comparisons"]["majority of 4 base samples"]
+    assert rows["greedy decoding"][0] == pytest.approx(base.consistent[:, 3].mean() - greedy.correct.mean())
+    assert rows["single samples"][0] == pytest.approx(base.consistent[:, 3].mean() - base.correct.mean())
+    assert evaluation.RESAMPLES >= 1000  # fewer, and the ends of the intervals are noise
+
+
 def write_record(path, rows, condition="asv"):
     header = {"condition": condition, "temperature": 1.0}
     path.write_text("\n".join(json.dumps(row) for row in [header, *rows]) + "\n")
