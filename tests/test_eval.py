@@ -89,6 +89,19 @@ def test_thinned_against_simulation():
     assert evaluation.thinned(9.0, 0.8, 0.5, 4.0) == 0.8  # nothing to cut
 
 
+def test_two_models_at_equal_trials():
+    """Whichever of the two spends more is cut back to the other; the difference changes its sign with the order."""
+    def record(right, first, trials):
+        return types.SimpleNamespace(**{key: np.array([[value]]) for key, value in (
+            ("correct", right), ("first", first), ("trials", trials))})
+
+    cheap, dear, bootstrap = record(0.7, 0.6, 2.0), record(0.9, 0.5, 5.0), evaluation.Bootstrap(1)
+    assert evaluation.over_model(bootstrap, cheap, dear)[0] == pytest.approx(-0.2)
+    cut = 0.5 + 0.25 * 0.4  # a quarter of the votes is left
+    assert evaluation.over_model(bootstrap, cheap, dear, equal_trials=True)[0] == pytest.approx(0.7 - cut)
+    assert evaluation.over_model(bootstrap, dear, cheap, equal_trials=True)[0] == pytest.approx(cut - 0.7)
+
+
 def test_self_consistency_against_brute_force():
     rng = random.Random(0)
     for _ in range(50):
@@ -255,6 +268,10 @@ def test_a_model_is_opened_only_to_answer(tmp_path, monkeypatch, capsys):
     assert opened == [("base", 0), ("ibpo", 0)]
     assert evaluation.respond(directories, "builtin", **options) == ["base", "base-greedy", "ibpo"]
     assert len(opened) == 2
+    headers = [json.loads((tmp_path / f"records/{name}.jsonl").open().readline()) for name in ("base-greedy", "ibpo")]
+    assert [(header["temperature"], header["seed"], header["problems"]) for header in headers] == [(0, 0, 3), (1, 0, 3)]
+    weights = ROOT / "checkpoints/ibpo/model.safetensors"
+    assert headers[1]["modified"] == weights.stat().st_mtime  # trained again, it has to answer again
     record = tmp_path / "records" / "ibpo.jsonl"
     record.unlink()
     evaluation.respond(directories, "builtin", **options)
