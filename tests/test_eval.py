@@ -89,6 +89,35 @@ def test_thinned_against_simulation():
     assert evaluation.thinned(9.0, 0.8, 0.5, 4.0) == 0.8  # nothing to cut
 
 
+def test_answers_in_other_notation_are_the_same():
+    assert records.numbered(["1/2", None, "3", "0.5", "3"]) == ([0, -1, 1, 0, 1], ["1/2", "3"])
+
+
+def test_a_curve_goes_on_flat_beyond_its_ends():
+    assert evaluation.at_trials([0.5, 0.5, 0.6], 0.9) == 0.5 and evaluation.at_trials([0.5, 0.5, 0.6], 3.2) == 0.6
+
+
+def test_what_a_record_is_made_with(tmp_path, monkeypatch):
+    calls = []
+
+    def ask(model, tokenizer, questions, condition, samples, **options):
+        calls.append((condition, samples, options["temperature"], options["seed"], questions, options["top_p"]))
+        return [[sample.Response([1, 2], 0.0, i % 2 == 0, "x") for i in range(samples)] for _ in questions]
+
+    monkeypatch.setattr(sample, "ask", ask)
+    evaluation.evaluate([ROOT / "checkpoints/base", ROOT / "checkpoints/ibpo"], "builtin", 4, 3, tmp_path, seed=5,
+                        device="cpu", dtype="fp32", temperature=0.9, top_p=0.8, max_new_tokens=2, slots=8)
+    problems = data.load("builtin", "test", 4, 5)
+    asked = [problem.question for problem in problems]
+    assert calls == [("scot", 3, 0.9, 5, asked, 0.8), ("scot", 1, 0.0, 5, asked, 0.8), ("asv", 1, 0.9, 5, asked, 0.8)]
+    row = json.loads((tmp_path / "records/base.jsonl").read_text().splitlines()[1])
+    assert row["responses"] == [{"text": "x", "tokens": 2, "finished": finished} for finished in (True, False, True)]
+    path = tmp_path / "records/ibpo.jsonl"
+    header = json.loads(path.read_text().splitlines()[0])
+    assert records.is_record_of(path, header, problems)
+    assert not any(records.is_record_of(path, {**header, key: "another"}, problems) for key in header)
+
+
 def test_two_models_at_equal_trials():
     """Whichever of the two spends more is cut back to the other; the difference changes its sign with the order."""
     def record(right, first, trials):

@@ -204,6 +204,7 @@ def run_rl(tmp_path, monkeypatch):
         (directory / "ibpo.json").write_text(json.dumps(notes))
 
     def run_stage(settings, stage, name, model, tokenizer, steps, learning_rate, add_step, at_end):
+        assert learning_rate(0) == pytest.approx(settings.lr / settings.warmup)
         seen["records"] = [add_step(model, step) for step in range(steps)]
         if at_end is not None:
             at_end(model)
@@ -235,6 +236,23 @@ def test_a_run_takes_new_prompts_and_samples_each_step_and_keeps_the_best(run_rl
     # The first votes far above the cap; of those that keep it the second, not the last, is more often right
     assert [steps for directory, steps in seen["saved"] if directory == Path("ibpo-50/best")] == [0, 2]
     assert len(seen["saved"]) == 2 and len(seen["opened"]) == 1
+
+
+def test_what_train_evaluates(tmp_path, monkeypatch):
+    got = {}
+    settings = Settings(out=str(tmp_path), seed=3, rl_top_p=1.0, top_p=0.7, temperature=0.8, eval_problems=11,
+                        eval_samples=2, max_new_tokens=44)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(train, "parse_args", lambda *_: (settings, "all"))
+    monkeypatch.setattr(train, "train_sft", lambda settings, stage: tmp_path / stage)
+    monkeypatch.setattr(train, "train_rl", lambda settings, start: tmp_path / "ibpo-50")
+    monkeypatch.setattr(train.evaluation, "evaluate", lambda *arguments, **options: got.update(options, of=arguments))
+    train.main()
+    models, source, problems, samples, out = got.pop("of")
+    assert [model.name for model in models] == ["base", "sv-sft", "asv-sft", "ibpo-50"]
+    assert (source, problems, samples, out) == ("builtin", 11, 2, tmp_path / "eval")
+    assert got == dict(seed=3, device="cpu", dtype="fp32", training_log=tmp_path / "ibpo-50/log.jsonl", cap=0.5, top_p=0.7,
+                       temperature=0.8, max_new_tokens=44, slots=settings.slots, cache_gib=8.0)
 
 
 def test_the_reference_is_the_start_and_stays(run_rl):
@@ -509,6 +527,11 @@ def test_record_counts_positive_weights_as_accepted(method):
     ("--method cgpo --budget vote=0.3", "no budget"),
     ("--method ipbo --budget vote=0.3", "--method is 'ipbo'"),
     ("--sft-samples 7", "--sft-samples"),
+    ("--steps 0", "--steps must be at least 1"), ("--slots -3", "--slots must"), ("--lr 0", "--lr must be above 0"),
+    ("--keep-best --valid-every 0", "--keep-best needs looks"), ("--keep-best --lora-rank 4", "not go with --lora-rank"),
+    ("--keep-best --budget tokens=90", "--budget vote=q"), ("llama", "--model DIR and --data FILE"),
+    ("--data a.jsonl --valid-data b.jsonl", "--test-data"), ("--lora-alpha 0", "--lora-alpha"),
+    ("--sft-alpha -1", "--sft-alpha"), ("--valid-every -1", "--valid-every"),
     ("--kl-max 10 --rl-top-p 0.9", "--rl-top-p 1"),
     ("--kl-max -1", "--kl-max"), ("--temperature 0", "--temperature"),
     *((f"--{name} {value}", f"--{name}") for name in ("top-p", "rl-top-p") for value in ("0", "1.1")),
