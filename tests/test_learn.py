@@ -820,6 +820,32 @@ def test_three_modes_in_the_examples_of_asv_sft():
     assert two == [vars(example) for example in sft.sft_examples(settings, "sv-sft", tokenizer, rows)]
 
 
+def test_what_train_sft_learns(tmp_path, monkeypatch):
+    """All examples once per epoch, in an order of each stage's own, at the learning rate of SFT."""
+    batches = {}
+
+    def run_stage(settings, stage, name, model, tokenizer, steps, learning_rate, make_batch):
+        assert steps == 8 and learning_rate(0) == pytest.approx(settings.sft_lr / settings.warmup)
+        batches[name] = [make_batch(step) for step in range(8)]
+        return tmp_path / name
+
+    monkeypatch.setattr(sft, "sampled_solutions", lambda settings: [])
+    monkeypatch.setattr(sft, "open_start", lambda *_: (None, None))
+    monkeypatch.setattr(sft, "teach_to_spell", lambda *_: 0)
+    monkeypatch.setattr(sft, "sft_examples", lambda *_: list(range(32)))
+    monkeypatch.setattr(sft, "supervised", lambda settings, make_batch: make_batch)
+    monkeypatch.setattr(sft, "run_stage", run_stage)
+    settings = Settings(out=str(tmp_path), sft_steps=8, sft_batch=8)
+    for stage in ("sv-sft", "asv-sft"):
+        sft.train_sft(settings, stage)
+        for epoch in (batches[stage][:4], batches[stage][4:]):
+            assert sorted(sum(epoch, [])) == list(range(32))
+    assert batches["sv-sft"] != batches["asv-sft"]
+    monkeypatch.setattr(sft, "teach_to_spell", lambda *_: 3)
+    with pytest.raises(UserError, match="--lora-rank"):
+        sft.train_sft(replace(settings, sft_short=9, lora_rank=2), "asv-sft")
+
+
 @pytest.mark.parametrize("answers", ["565", "55a5", "12345678", "11223348"])
 def test_counting_pages_teach_counting_alone(answers):
     """Learned are the tallies, what follows a trial, and all that follows the last; most where nobody agrees."""
