@@ -168,9 +168,10 @@ def _coverage_first(value, cost, limit, ties):
         return weights, prices, _bound(*served, prices), _whole_choices(weights)
     n, options = value.shape
     ones = _widen(np.where(value[:, :-1] > -np.inf, 1.0, -np.inf), 0)           # [n, w + 1], each prompt counts 1
-    most, _ = relax(ones, cost, limit, ties) or (None, None)
-    if most is None:                                                            # rounding errors: to drop all is free
+    counted = relax(ones, cost, limit, ties)
+    if counted is None:                                                         # rounding errors: to drop all is free
         raise ArithmeticError("the costs of a budget are of too different sizes")
+    most, _ = counted
     cost = np.concatenate([cost, _widen(np.zeros((1, n, options - 1)), 1)])     # budget K + 1: what has to be dropped
     target, found = math.floor(most[:, :-1].sum() + ZERO), None
     while found is None:                                                        # once, but for rounding errors

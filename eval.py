@@ -261,10 +261,11 @@ def report(out: Path, names: list[str] = None) -> dict:
 
 
 def different_names(directories: list) -> list[str]:
-    """What the models are called: the names of their directories. DataError if two have the same."""
+    """What the models are called: the names of their directories. DataError if two would have the same record."""
     names = [Path(directory).resolve().name for directory in directories]
+    taken = [*names, *(f"{name}-greedy" for name in names)]
     for name in names:
-        if names.count(name) > 1:
+        if taken.count(name) > 1:
             raise data.DataError(f"two models are called {name}, and would have one record; rename a directory")
     return names
 

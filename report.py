@@ -97,7 +97,9 @@ def read_log(path: Path) -> list[dict]:
     """The steps of a training run."""
     try:
         lines = gzip.decompress(path.read_bytes()).splitlines()
-        return [json.loads(line) for line in lines or [b"empty"]]
+        if not lines:
+            raise ValueError("no steps")
+        return [json.loads(line) for line in lines]
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise data.DataError(f"{path}: not a log ({type(error).__name__}); delete it") from None
 

@@ -46,8 +46,9 @@ RUNS = [*(dict(method="ibpo", budget=f"vote={cap / 100}", keep_best=True) for ca
         *(dict(method="random", budget=f"vote={cap / 100}", valid_every=0) for cap in CAPS),
         *(dict(method=method, valid_every=0) for method in ("rft", "cgpo", "margin", "listing", "grpo")),
         *(dict(method="length-penalty", length_price=price, valid_every=0) for price in PRICES)]
+# name -> settings; the first one first
 JOBS = {"asv-sft": {}, "sv-sft": {}, "base": {}, **{replace(Settings(), **run).name("ibpo"): run for run in RUNS},
-        **{f"asv-sft-{alpha:g}": dict(sft_alpha=alpha) for alpha in ALPHAS}}  # name -> settings; the first one first
+        **{replace(Settings(), sft_alpha=alpha).name("asv-sft"): dict(sft_alpha=alpha) for alpha in ALPHAS}}
 BEST = [f"{name}-best" for name, run in JOBS.items() if run.get("keep_best")]
 FIRST = ["base", "base-greedy", "sv-sft", "asv-sft"]
 MODELS = [*FIRST, *(name for name in JOBS if name not in FIRST), *BEST]

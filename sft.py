@@ -89,7 +89,7 @@ def count_only(example: Example, close: int, tallies: set[int]) -> Example:
 
 
 def train_base(settings: Settings) -> Path:
-    directory = Path(settings.out) / settings.name("base")
+    directory = Path(settings.out) / "base"
     if finished(directory, settings_of(settings, "base")):
         return directory
     tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces())

@@ -317,6 +317,7 @@ def test_a_model_is_opened_only_to_answer(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("arguments, says", [
     (["checkpoints/ibpo", "other/ibpo"], "two models are called ibpo"),
+    (["checkpoints/base", "base-greedy"], "two models are called base-greedy"),
     (["--show", "-1"], "--show"), (["--slots", "0"], "--slots"), (["--cache-gib", "nan"], "--cache-gib"),
     (["checkpoints/ibpo", "--redraw", "somewhere"], "--redraw"),
     (["checkpoints/ibpo", "--problems", "1", "--out", "file"], "file"),
