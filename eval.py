@@ -23,10 +23,11 @@ from pathlib import Path
 import numpy as np
 
 import data
-import plots
+import ibpo
 import sample
 import voting
-from records import Record, is_record_of, make_record, read_record
+from plumbing import plots
+from plumbing.records import Record, is_record_of, make_record, read_record
 
 RESAMPLES = 2000
 ADAPTIVE = ("asv", "modes")  # the prompts that let a model decide how much to spend
@@ -101,6 +102,36 @@ def over_model(bootstrap: Bootstrap, r: Record, other: Record, equal_trials: boo
 
     return bootstrap(minus, *(getattr(each, key).mean(axis=1)  # float[n]
                               for each in (r, other) for key in ("correct", "first", "trials")))
+
+
+def adaptive_self_consistency(answers: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Majority voting over separate samples that stops as a sequential vote does. Returns right bool[n], trials int[n].
+
+    After Aggarwal et al. 2023, arXiv 2305.11860; it needs no training. Samples are taken from left to right until an answer has occurred three times, at most eight. The answer is the
+    plurality of those taken, the first seen on ties: voting.trials_needed and voting.plurality, in arrays.
+    answers: int[n, 8], the same number for the same answer, -1 for none (it costs a trial and never counts).
+    correct: bool[n, 8] or 0/1, whether that answer is right; of equal answers the first one is asked.
+    right: False also where no sample has an answer.  trials: samples taken, 3 to 8.
+    ValueError: another shape, numbers that are not whole or below -1, a correct sample without an answer.
+    """
+    answers = np.asarray(answers)
+    if answers.ndim != 2 or answers.shape[1] != voting.MAX_TRIALS:
+        raise ValueError(f"answers must be an array [problems, {voting.MAX_TRIALS}], not of shape {answers.shape}")
+    if not np.issubdtype(answers.dtype, np.integer) or (answers < -1).any():
+        raise ValueError("answers must be whole numbers, -1 for no answer")
+    correct, given = ibpo.as_mask("correct", correct), answers >= 0  # bool[n, 8]
+    if correct.shape != answers.shape:
+        raise ValueError(f"correct has the shape {correct.shape}, but answers has {answers.shape}")
+    if (correct & ~given).any():
+        raise ValueError("a sample without an answer cannot be correct")
+    same = (answers[:, :, None] == answers[:, None, :]) & given[:, :, None]  # bool[n, 8, 8]
+    seen = np.tril(same).sum(axis=2)  # int[n, 8]: counts itself
+    agreed = seen == voting.CONSENSUS  # bool[n, 8]
+    trials = np.where(agreed.any(axis=1), agreed.argmax(axis=1) + 1, voting.MAX_TRIALS)  # int[n]
+    taken = np.arange(voting.MAX_TRIALS) < trials[:, None]  # bool[n, 8]
+    votes = (same & taken[:, None, :]).sum(axis=2)  # int[n, 8]: of each sample's answer
+    first = votes.argmax(axis=1)  # int[n]: the first of the largest
+    return correct[np.arange(len(answers)), first], trials
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -300,7 +331,7 @@ def respond(directories: list, source: str, problems: int, samples: dict[str, in
                 if model is None:
                     model, tokenizer, _ = sample.open_checkpoint(directory, sample.DTYPES[resolved], device)
                 generate = {**options, "temperature": temperature, "cache_gib": cache_gib}
-                make_record(path, directory, chosen, header, m, model, tokenizer, seed=seed, **generate)
+                make_record(path, chosen, header, m, model, tokenizer, seed=seed, **generate)
             if show:
                 print_examples(path, show)
     return names

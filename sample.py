@@ -23,7 +23,6 @@ from torch import Tensor
 import llama
 import voting
 
-
 READ = 4096  # tokens of prompts that are read at once: their activations and keys are in memory beside the cache
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -241,6 +240,13 @@ def stop_ids_of(directory, tokenizer) -> tuple[int, ...]:
         if path.exists():
             eos = llama.read_json(path).get("eos_token_id")
             found.update(eos if isinstance(eos, list) else [eos])
+    return tuple(sorted(found - {None}))
+
+
+def stop_ids_in(model: llama.Llama, tokenizer) -> tuple[int, ...]:
+    """Every id that ends a response, of an open model: `open_checkpoint` puts all of them in its config."""
+    eos = model.config.eos_token_id
+    found = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
     return tuple(sorted(found - {None}))
 
 

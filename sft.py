@@ -24,8 +24,10 @@ import data
 import llama
 import sample
 import voting
-from learn import Example, encode, finished, for_sampling, open_start, run_stage, schedule, settings_of, supervised
-from settings import Settings, UserError, derive, shuffled, whole
+from learn import Example, add_supervised_gradient, encode
+from plumbing.files import atomic_write, derive_seed, digest, fingerprint, shuffled
+from plumbing.settings import Settings, UserError
+from plumbing.stage import Stage, for_sampling, is_finished, only_process, open_start, scheduled
 
 # ---------------------------------------------------------------------------------------------------------------------
 # base: the built-in language model reads its textbook
@@ -56,9 +58,9 @@ def textbook_page(rng: random.Random) -> tuple[str, str, str]:
 
 
 def counting_page(rng: random.Random) -> tuple[str, str, str]:
-    """A page of chapter three: trials that quarrel, at every level; the reader learns when to stop and what to state.
+    """A page of chapter three: trials that disagree, at every level; the reader learns when to stop and what to state.
 
-    The textbook's own routes never quarrel about an easy problem, and a reader of chapter two learns to stop after
+    The textbook's own routes never disagree about an easy problem, and a reader of chapter two learns to stop after
     three trials there without comparing them. Here a trial goes wrong with the same chance at each level, sometimes to
     an answer that was there before. Its wrong steps are not learned, only the counting (see `count_only`), so most of
     the working is left out: more pages in the same time, and answers at all distances.
@@ -82,90 +84,134 @@ def count_only(example: Example, close: int, tallies: set[int]) -> Example:
     """The same page, learning only tallies, the token after each [/TRIAL] (`close`), and all that follows the last."""
     ids = example.response
     last = len(ids) - 1 - ids[::-1].index(close)
-    example.learned = [i > last or ids[i - 1] == close or ids[i] in tallies for i in range(len(ids))]
+    example.loss_mask = [i > last or ids[i - 1] == close or ids[i] in tallies for i in range(len(ids))]
     if ids.count(close) == voting.MAX_TRIALS:
         example.weight = 10.0  # what to state without consensus is the hardest part, and one token in two hundred
     return example
 
 
-def train_base(settings: Settings) -> Path:
-    directory = Path(settings.out) / "base"
-    if finished(directory, settings_of(settings, "base")):
-        return directory
-    tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces())
-    model = llama.initialise(llama.Llama(llama.Config(
+def new_model(settings: Settings, tokenizer) -> llama.Llama:
+    """The built-in language model before training: LLaMA with 0.45 M parameters."""
+    config = llama.Config(
         vocab_size=len(tokenizer), hidden_size=96, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id)), settings.seed).to(settings.device, sample.DTYPES[settings.dtype])
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model = llama.initialise(llama.Llama(config), settings.seed)
+    return model.to(settings.device, sample.DTYPES[settings.dtype])
 
+
+def textbook_batch(step: int, settings: Settings, tokenizer) -> list[Example]:
+    """The pages of a step: the times table, then solutions and votes, then mostly exercises in counting."""
+    rng = random.Random(f"base {settings.seed} {step}")
+    if step < settings.base_chapter_2:  # short pages: twice as many
+        return [encode(tokenizer, *times_table(step, settings.base_chapter_2, rng))
+                for _ in range(2 * settings.base_batch)]
     close = tokenizer.convert_tokens_to_ids(voting.CLOSE)
-    tallies = {tokenizer.convert_tokens_to_ids(text) for text in filter(None, voting.TALLY.values())}
-
-    def page(step: int, rng: random.Random) -> Example:
+    tallies = {tokenizer.convert_tokens_to_ids(text) for text in voting.TALLY.values() if text}
+    pages = []
+    for _ in range(settings.base_batch):
         if step >= settings.base_chapter_3 and rng.random() < 0.7:
-            return count_only(encode(tokenizer, *counting_page(rng)), close, tallies)
-        return encode(tokenizer, *textbook_page(rng))
+            pages.append(count_only(encode(tokenizer, *counting_page(rng)), close, tallies))
+        else:
+            pages.append(encode(tokenizer, *textbook_page(rng)))
+    return pages
 
-    def make_batch(step: int) -> list[Example]:
-        rng = random.Random(f"base {settings.seed} {step}")
-        if step < settings.base_chapter_2:  # short pages: twice as many
-            return [encode(tokenizer, *times_table(step, settings.base_chapter_2, rng))
-                    for _ in range(2 * settings.base_batch)]
-        return [page(step, rng) for _ in range(settings.base_batch)]
 
-    def learning_rate(step: int) -> float:
-        return settings.base_lr * float(np.interp(
-            step + 1, [0, 10 * settings.warmup, settings.base_chapter_3, settings.base_steps + 1], [0, 0.97, 0.4, 0]))
-
-    return run_stage(settings, "base", "base", model, tokenizer, settings.base_steps, learning_rate,
-                     supervised(settings, make_batch))
+def train_base(settings: Settings) -> Path:
+    """The base model of the built-in world, from nothing; returns its checkpoint directory."""
+    directory = settings.directory("base")
+    if is_finished(settings, "base"):
+        return directory
+    tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces())
+    model = new_model(settings, tokenizer)
+    milestones = [0, 10 * settings.warmup, settings.base_chapter_3, settings.base_steps + 1]
+    with Stage(settings, "base", model, tokenizer, settings.base_steps) as stage:
+        for step in stage:
+            record = add_supervised_gradient(model, textbook_batch(step, settings, tokenizer), settings)
+            learning_rate = settings.base_lr * float(np.interp(step + 1, milestones, [0, 0.97, 0.4, 0]))
+            stage.update(learning_rate, record, f"nll/token {record['nll_per_token']:.3f}")
+    return directory
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # SV-SFT and ASV-SFT: the base model's own solutions in the voting templates (paper Sec. 4)
 
 
-CHUNK = 250  # problems sampled, and kept, at a time
+PROBLEMS_AT_ONCE = 250  # sampled, and kept
 
 
 def sampled_solutions(settings: Settings) -> list[dict]:
     """sft_problems training problems, each with sft_samples solutions by the base model.
 
-    Kept in out/samples.jsonl, whose first line tells the settings they were made with.
+    Kept in out/samples.jsonl, whose first line tells what they were made with. Where problems have changed since, the
+    samples of the others are kept.
     """
     path = Path(settings.out) / "samples.jsonl"
-    problems = data.load(settings.data, "train", settings.sft_problems, derive(settings.seed, "sft"))
-    made_with = {name: getattr(settings, name) for name in (
-        "model", "data", "seed", "dtype", "sampling_dtype", "max_new_tokens", "temperature", "top_p", "sft_problems",
-        "sft_samples")}
-    try:
-        before, *rows = map(json.loads, path.read_text().splitlines()) if path.exists() else [made_with]
-    except ValueError:
-        raise UserError(f"{path} is damaged; delete it") from None
-    if before != made_with or any(not asdict(problem).items() <= row.items() for row, problem in zip(rows, problems)):
-        raise UserError(f"{path} was made with other settings or problems; choose another --out, or delete it")
-    if len(rows) == len(problems):
-        return rows
-    model, tokenizer = open_start(settings, settings.model)
-    model = for_sampling(model, settings)
-    with tqdm(total=len(problems) * settings.sft_samples, initial=len(rows) * settings.sft_samples,
-              desc="sampling the base", unit="response", dynamic_ncols=True) as bar:
-        while len(rows) < len(problems):
-            chunk = problems[len(rows) : len(rows) + CHUNK]
-            responses = sample.ask(
-                model, tokenizer, [problem.question for problem in chunk], "scot", settings.sft_samples,
-                top_p=settings.top_p, stop_ids=sample.stop_ids_of(settings.model, tokenizer),
-                seed=derive(settings.seed, "samples", len(rows)), progress=bar.update, **settings.sampling)
-            new = [{**asdict(problem), "samples": [response.text for response in row if response.finished]}
-                   for problem, row in zip(chunk, responses)]
-            rows += new
-            with whole(path) as temporary:
-                temporary.write_text("".join(json.dumps(row) + "\n" for row in [made_with, *rows]))
+    problems = data.load(settings.data, "train", settings.sft_problems, derive_seed(settings.seed, "sft"))
+    header = {**settings.deciding("samples"), "fingerprint": fingerprint(settings.model)}
+    with only_process(path.parent):
+        known = known_rows(path, header, problems)
+        if all(key_of(asdict(problem)) in known for problem in problems):
+            return [known[key_of(asdict(problem))] for problem in problems]
+        model, tokenizer = open_start(settings, settings.model)
+        model = for_sampling(model, settings)
+        rows = []
+        with tqdm(total=len(problems) * settings.sft_samples, desc="sampling the base", unit="response",
+                  dynamic_ncols=True) as bar:
+            for first in range(0, len(problems), PROBLEMS_AT_ONCE):
+                chunk = problems[first : first + PROBLEMS_AT_ONCE]
+                missing = [problem for problem in chunk if key_of(asdict(problem)) not in known]
+                bar.update((len(chunk) - len(missing)) * settings.sft_samples)
+                responses = []
+                if missing:
+                    responses = sample.ask(
+                        model, tokenizer, [problem.question for problem in missing], "scot", settings.sft_samples,
+                        top_p=settings.top_p, stop_ids=sample.stop_ids_in(model, tokenizer),
+                        seed=derive_seed(settings.seed, "samples", first), progress=bar.update, **settings.sampling)
+                for problem, row in zip(missing, responses):
+                    texts = [response.text for response in row if response.finished]
+                    known[key_of(asdict(problem))] = {**asdict(problem), "samples": texts}
+                rows += [known[key_of(asdict(problem))] for problem in chunk]
+                if missing:
+                    later = [known[key] for key in known.keys() - {key_of(row) for row in rows}]
+                    with atomic_write(path) as temporary:
+                        lines = [json.dumps(row) + "\n" for row in [header, *rows, *later]]
+                        temporary.write_text("".join(lines))
     return rows
 
 
-def evenly(by_level: dict[int, list], count: int, what: str) -> list:
+def key_of(row: dict) -> tuple:
+    """What makes a problem the same."""
+    return row["question"], row["answer"], row["level"], row["solution"]
+
+
+def known_rows(path: Path, header: dict, problems: list[data.Problem]) -> dict[tuple, dict]:
+    """The rows of samples.jsonl that were made with these settings for these problems, by key_of.
+
+    Raises UserError if the file was made with other settings, or is damaged.
+    """
+    if not path.exists():
+        return {}
+    try:
+        before, *rows = map(json.loads, path.read_text().splitlines())
+        keys = [key_of(row) for row in rows]
+        if not all(isinstance(text, str) for row in rows for text in row["samples"]):
+            raise ValueError("a sample is no text")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}); delete it") from None
+    if {"fingerprint": header["fingerprint"], **before} != header:  # files of earlier versions have no fingerprint
+        raise UserError(f"{path} was made with other settings; choose another --out, or delete it")
+    wanted = [key_of(asdict(problem)) for problem in problems]
+    if keys == wanted[: len(keys)] and len(keys) < len(wanted):  # interrupted: whole chunks only, each has its seed
+        keys = keys[: len(keys) // PROBLEMS_AT_ONCE * PROBLEMS_AT_ONCE]
+    there = set(wanted)
+    known = {key: row for key, row in zip(keys, rows) if key in there}
+    if keys != wanted[: len(keys)]:
+        print(f"note: problems have changed since {path} was made; {len(known)} of {len(wanted)} are still there")
+    return known
+
+
+def balanced_sample(by_level: dict[int, list], count: int, what: str) -> list:
     """`count` items, as many from each level; what a small level lacks, the others make up for."""
     levels = [level for level in sorted(by_level) if by_level[level]]
     if not levels:
@@ -200,20 +246,20 @@ def sft_examples(settings: Settings, stage: str, tokenizer, rows: list[dict]) ->
             vote = voting.build_vote(row["samples"], row["answer"], rng, voting.SHORT)
             if vote is not None:
                 shorts[row["level"]].append((row["question"], vote))
-        golden = given = row["solution"]
-        if golden is None:  # no golden solution: one of the model's own that is right
+        if row["solution"] is not None:  # golden: read, not learned
+            regular[row["level"]].append((row["question"], row["solution"], row["solution"]))
+        else:  # one of the model's own that is right
             right = [text for text in row["samples"] if voting.judge(row["answer"], voting.render_regular(text))[1]]
-            golden, given = rng.choice(right) if right else None, ""
-        if golden is not None:
-            regular[row["level"]].append((row["question"], golden, given))
+            if right:
+                regular[row["level"]].append((row["question"], rng.choice(right), ""))
     examples = []
-    for question, text in evenly(votes, settings.sft_votes, "voting examples"):
+    for question, text in balanced_sample(votes, settings.sft_votes, "voting examples"):
         examples.append(encode(tokenizer, question, condition, text))
     if condition == "modes":
-        for question, text in evenly(shorts, settings.sft_short, "short votes"):
+        for question, text in balanced_sample(shorts, settings.sft_short, "short votes"):
             examples.append(encode(tokenizer, question, condition, text))
     alpha = settings.sft_alpha if stage == "asv-sft" else 1
-    for question, text, given in evenly(regular, round(alpha * settings.sft_regular), "one-trial examples"):
+    for question, text, given in balanced_sample(regular, round(alpha * settings.sft_regular), "one-trial examples"):
         if stage == "sv-sft":
             examples.append(encode(tokenizer, question, "scot", text, given))
         else:
@@ -222,7 +268,7 @@ def sft_examples(settings: Settings, stage: str, tokenizer, rows: list[dict]) ->
 
 
 @torch.no_grad()
-def grow(model: llama.Llama, rows: int) -> None:
+def resize_embeddings(model: llama.Llama, rows: int) -> None:
     """Append `rows` tokens to the vocabulary. Embedding and output row of a new one: the mean of the old ones.
 
     Its logit is then the mean of the old logits, far below those of likely tokens.
@@ -236,7 +282,7 @@ def grow(model: llama.Llama, rows: int) -> None:
         model.config.vocab_size + rows)
 
 
-def teach_to_spell(model: llama.Llama, tokenizer, pieces: list[str]) -> int:
+def add_missing_tokens(model: llama.Llama, tokenizer, pieces: list[str]) -> int:
     """Make each piece of text that the tokenizer cannot spell a token of its own; returns how many there are.
 
     The tokenizer of a real LLaMA can spell everything. The built-in one has words for two modes only.
@@ -245,23 +291,27 @@ def teach_to_spell(model: llama.Llama, tokenizer, pieces: list[str]) -> int:
                if tokenizer.unk_token_id in tokenizer(piece, add_special_tokens=False).input_ids]
     if unknown:
         tokenizer.add_tokens(unknown)
-        grow(model, max(len(tokenizer) - model.config.vocab_size, 0))
+        resize_embeddings(model, max(len(tokenizer) - model.config.vocab_size, 0))
     return len(unknown)
 
 
-def train_sft(settings: Settings, stage: str) -> Path:
-    name = settings.name(stage)
-    directory = Path(settings.out) / name
-    if finished(directory, settings_of(settings, stage)):
+def train_sft(settings: Settings, stage_name: str) -> Path:
+    """The stage sv-sft or asv-sft; returns its checkpoint directory."""
+    directory = settings.directory(stage_name)
+    sources = {"model": fingerprint(settings.model)}
+    if is_finished(settings, stage_name, sources):
         return directory
     rows = sampled_solutions(settings)  # first, by a model of its own: a small card has no room for two
+    sources["samples"] = digest([row["samples"] for row in rows])
     model, tokenizer = open_start(settings, settings.model)
-    if teach_to_spell(model, tokenizer, voting.pieces(settings.condition(stage))) and settings.lora_rank:
-        raise UserError(f"{stage} needs new tokens, which --lora-rank, with its frozen embedding, could not learn")
-    examples = sft_examples(settings, stage, tokenizer, rows)
-
-    def make_batch(step: int) -> list[Example]:
-        return [examples[i] for i in shuffled(len(examples), step, settings.sft_batch, derive(settings.seed, stage))]
-
-    return run_stage(settings, stage, name, model, tokenizer, settings.sft_steps,
-                     schedule(settings, settings.sft_lr, settings.sft_steps), supervised(settings, make_batch))
+    if add_missing_tokens(model, tokenizer, voting.pieces(settings.condition(stage_name))) and settings.lora_rank:
+        raise UserError(f"{stage_name} needs new tokens, which --lora-rank, with its frozen embedding, could not learn")
+    examples = sft_examples(settings, stage_name, tokenizer, rows)
+    order = derive_seed(settings.seed, stage_name)
+    with Stage(settings, stage_name, model, tokenizer, settings.sft_steps, sources) as stage:
+        for step in stage:
+            batch = [examples[i] for i in shuffled(len(examples), step, settings.sft_batch, order)]
+            record = add_supervised_gradient(model, batch, settings)
+            learning_rate = scheduled(settings, settings.sft_lr, step, settings.sft_steps)
+            stage.update(learning_rate, record, f"nll/token {record['nll_per_token']:.3f}")
+    return directory

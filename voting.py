@@ -1,32 +1,42 @@
 """Sequential voting: prompts, response templates, Algorithm 3, and `parse` (paper Sec. 4, App. B and G).
 
 A *trial* is one [TRIAL] ... [/TRIAL] block that ends in a boxed answer; a *response* is all a model writes.
-    regular  (G0)   one trial and a closing line (taught: one trial is enough); under the base's prompt a plain solution
-    extended (G+)   trials one after another until an answer has occurred three times, eight at most, then the
+    regular  (G∘)   one trial and a closing line (taught: one trial is enough); under the base's prompt a plain solution
+    extended (G₊)   a *vote*: trials one after another until an answer has occurred three times, eight at most, then the
                     consensus stated as the final answer; without one, the plurality (the first seen on ties)
-    short           the same with two of at most three, and closing lines of its own; only where there are three modes
+    short           the same with two of at most three, and closing lines of its own; only where there are three groups
     malformed       everything else: it belongs to no group, is never accepted, and counts as wrong
 Closing lines may say what they like, if the answer they state is the one that the rule asks for.
 The rule is strict because the budget counts extended responses, not trials: a response that may go on voting after
 its consensus buys trials for free.
 
-    python voting.py                             # the prompts, and one response of each kind, parsed
+    python voting.py                             # one response of each kind, parsed; the prompts
 """
 
 import random
+import textwrap
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 import grade
 
-MAX_TRIALS = 8
-CONSENSUS = 3
-MODES = ("regular", "short", "extended")  # the groups, cheapest first
+GROUPS = ("regular", "short", "extended")  # cheapest first
+CONSENSUS, MAX_TRIALS = 3, 8  # a vote stops when an answer has come up so often, and after so many trials at the latest
+SHORT_CONSENSUS, SHORT_MAX_TRIALS = 2, 3  # the same for a short vote
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+
+
+def times(count: int) -> str:
+    """once, twice, three times, ..."""
+    return {1: "once", 2: "twice"}.get(count, f"{NUMBERS[count]} times")
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Prompts. Each is a system message. The built-in tokenizer knows each of these texts as a single token (that of three
-# modes once sft.teach_to_spell has added it); to a real LLaMA they are instructions to be read. SCoT is the paper's
-# name for the base's own format: one chain of thought, in headed steps where there are many.
+# groups once sft.add_missing_tokens has added it); to a real LLaMA they are instructions to be read. SCoT is the
+# paper's name for the base's own format: one chain of thought, in headed steps where there are many.
 
 _SCOT = (
     "Solve the maths problem. If two steps or fewer are enough, answer with a concise solution. Otherwise write "
@@ -37,22 +47,24 @@ _TRIALS = (
     "holding a full solution, its answer in \\boxed{}, and how often that answer has come up so far. Make the "
     "trials as different as you can and do not let the solution in one refer to another.")
 _SV = (
-    " As soon as the same answer has come up three times, stop and state it as the final answer. If eight trials "
-    "bring no such consensus, stop, say so, and state the answer that came up most often.")
+    f" As soon as the same answer has come up {times(CONSENSUS)}, stop and state it as the final answer. "
+    f"If {NUMBERS[MAX_TRIALS]} trials bring no such consensus, stop, say so, and state the answer that came up most "
+    "often.")
 _EASY = (
     " First judge how hard the problem is. If it is easy, write a single trial between [TRIAL] and [/TRIAL] and say "
     "that one trial is enough.")
 _ASV = " If it is of medium difficulty or hard, proceed as follows."
 _MODES = " If it is of medium difficulty, take a short vote, and if it is hard, a long one, as follows."
 _SHORT = (
-    " For a short vote, stop as soon as the same answer has come up twice, say that two trials agree, and state it as "
-    "the final answer. If three trials bring no two that agree, say so, and state the first answer. For a long vote, "
-    "do not stop there.")
+    f" For a short vote, stop as soon as the same answer has come up {times(SHORT_CONSENSUS)}, say that "
+    f"{NUMBERS[SHORT_CONSENSUS]} trials agree, and state it as the final answer. If {NUMBERS[SHORT_MAX_TRIALS]} trials "
+    f"bring no {NUMBERS[SHORT_CONSENSUS]} that agree, say so, and state the first answer. For a long vote, do not stop "
+    "there.")
 PROMPTS = {
     "scot": _SCOT,  # one chain of thought: the base model's format
     "sv": _SCOT + _TRIALS + _SV,  # always vote
     "asv": _SCOT + _EASY + _ASV + _TRIALS + _SV,  # decide for yourself
-    "modes": _SCOT + _EASY + _MODES + _TRIALS + _SHORT + _SV,  # decide among three modes
+    "modes": _SCOT + _EASY + _MODES + _TRIALS + _SHORT + _SV,  # decide among three groups
 }
 
 
@@ -81,35 +93,41 @@ def encode_prompt(tokenizer, question: str, condition: str) -> list[int]:
 # Templates
 
 OPEN, CLOSE = "[TRIAL]\n", "\n[/TRIAL]\n"
-TALLY = {0: "", 1: "\nSeen once.", 2: "\nSeen twice.", 3: "\nSeen three times."}  # of the trial's own answer
+TALLY = {0: "", **{count: f"\nSeen {times(count)}." for count in range(1, CONSENSUS + 1)}}  # of the trial's own answer
 EASY = "One trial is enough: the problem is easy."
-AGREED = "Three trials agree. The final answer is \\boxed{"
-DISAGREED = "No three trials agree. The most frequent answer is \\boxed{"
 END = "}."
 
 
 class Rule(NamedTuple):
-    """When a vote stops and what it says then: a regular response is, in these terms, one of at most one."""
+    """When a vote stops and what it says then."""
 
-    consensus: int  # as soon as one answer has come up so often
+    consensus: int  # it stops as soon as one answer has come up so often
     max_trials: int  # and after this many trials at the latest
-    agreed: str  # what it says then, up to the stated answer
-    disagreed: str  # and without consensus
+
+    @property
+    def agreed(self) -> str:
+        """The closing line with consensus, up to the stated answer."""
+        return f"{NUMBERS[self.consensus].capitalize()} trials agree. The final answer is \\boxed{{"
+
+    @property
+    def disagreed(self) -> str:
+        """The closing line without consensus."""
+        return f"No {NUMBERS[self.consensus]} trials agree. The most frequent answer is \\boxed{{"
 
 
-LONG = Rule(CONSENSUS, MAX_TRIALS, AGREED, DISAGREED)
-SHORT = Rule(2, 3, "Two trials agree. The final answer is \\boxed{",
-             "No two trials agree. The most frequent answer is \\boxed{")
+LONG = Rule(CONSENSUS, MAX_TRIALS)
+SHORT = Rule(SHORT_CONSENSUS, SHORT_MAX_TRIALS)
 
 
 def pieces(condition: str = "asv") -> list[str]:
     """The fixed pieces of text of this file, for a tokenizer that gives each its own token.
 
-    The built-in base model knows those of two modes; condition "modes": and those of a third.
+    The built-in base model knows those of two groups; condition "modes": and those of a third.
     """
-    more = [PROMPTS["modes"], SHORT.agreed, SHORT.disagreed] if condition == "modes" else []
-    return [*(PROMPTS[name] for name in ("scot", "sv", "asv")), OPEN, CLOSE, EASY, AGREED, DISAGREED, END,
-            *filter(None, TALLY.values()), *more]
+    of_short_votes = [PROMPTS["modes"], SHORT.agreed, SHORT.disagreed] if condition == "modes" else []
+    prompts = [PROMPTS[name] for name in ("scot", "sv", "asv")]
+    tallies = [text for text in TALLY.values() if text]
+    return [*prompts, OPEN, CLOSE, EASY, LONG.agreed, LONG.disagreed, END, *tallies, *of_short_votes]
 
 
 def render_regular(solution: str) -> str:
@@ -121,7 +139,8 @@ def render_extended(solutions: list[str], answers: list[str], rule: Rule = LONG)
     """Trials and their verdict as an extended response, or a short vote. The caller has applied the stop rule."""
     final, count = plurality(answers)
     trials = [OPEN + solution + TALLY[times_seen(answers[: i + 1])] + CLOSE for i, solution in enumerate(solutions)]
-    return "".join(trials) + (rule.agreed if count >= rule.consensus else rule.disagreed) + final + END
+    closing = rule.agreed if count >= rule.consensus else rule.disagreed
+    return "".join(trials) + closing + final + END
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -133,22 +152,26 @@ def plurality(answers: list[str | None]) -> tuple[str | None, int]:
 
     Answers are the same when the grader says so: plurality(["1/2", "3", "0.5"]) is ("1/2", 2).
     """
-    best, most = None, 0
-    distinct, counts = [], []
+    numbers, distinct = number_answers(answers)
+    if not distinct:
+        return None, 0
+    counts = [numbers.count(i) for i in range(len(distinct))]
+    most = max(counts)
+    return distinct[counts.index(most)], most
+
+
+def number_answers(answers: list[str | None]) -> tuple[list[int], list[str]]:
+    """The same number for the same answer, -1 for none; and the distinct answers, in the order of their numbers."""
+    numbers, distinct = [], []
     for answer in answers:
         if answer is None:
+            numbers.append(-1)
             continue
-        for i, known in enumerate(distinct):
-            if grade.equal(known, answer):
-                counts[i] += 1
-                break
-        else:
+        number = next((i for i, known in enumerate(distinct) if grade.equal(known, answer)), len(distinct))
+        if number == len(distinct):
             distinct.append(answer)
-            counts.append(1)
-    for answer, count in zip(distinct, counts):
-        if count > most:
-            best, most = answer, count
-    return best, most
+        numbers.append(number)
+    return numbers, distinct
 
 
 def times_seen(answers: list[str | None]) -> int:
@@ -190,9 +213,11 @@ def build_vote(solutions: list[str], gold: str, rng: random.Random, rule: Rule =
 
 @dataclass(frozen=True)
 class Parsed:
-    group: str  # one of MODES, or "malformed"
+    """A response as `parse` reads it."""
+
+    group: str  # one of GROUPS, or "malformed"
     trials: int  # trials begun: what the response cost
-    answers: tuple  # the answer of each finished trial, None where it has none
+    answers: tuple[str | None, ...]  # the answer of each finished trial, None where it has none
     final: str | None  # the stated answer; None if malformed
     reason: str = ""  # why it is malformed
 
@@ -206,59 +231,74 @@ def parse(text: str) -> Parsed:
             return Parsed("malformed", 1, (None,), None, "no answer")
         return Parsed("regular", 1, (final,), final)
 
-    answers, rest = [], text
-    while True:
-        before, opened, after = rest.partition("[TRIAL]")
-        if not opened:
-            break
-        body, closed, rest = after.partition("[/TRIAL]")
-        if before.strip() or not closed or "[TRIAL]" in body:
-            reason = "text between trials" if before.strip() else "a trial is not closed"
-            return Parsed("malformed", begun, tuple(answers), None, reason)
-        answers.append(grade.extract(body))
-    answers, closing = tuple(answers), rest.strip()
-
-    def malformed(reason: str) -> Parsed:
+    answers, closing, reason = split_trials(text)
+    if not reason:
+        group, final, reason = apply_rule(answers, closing)
+    if reason:
         return Parsed("malformed", max(begun, 1), answers, None, reason)
+    return Parsed(group, len(answers), answers, final)
 
-    if "[/TRIAL]" in closing:
-        return malformed("a trial is not opened")
+
+def split_trials(text: str) -> tuple[tuple[str | None, ...], str, str]:
+    """The answers of the finished trials, the closing lines, and why the response cannot be split ("" if it can)."""
+    answers, rest = [], text
+    while "[TRIAL]" in rest:
+        before, _, after = rest.partition("[TRIAL]")
+        body, closed, rest = after.partition("[/TRIAL]")
+        if before.strip():
+            return tuple(answers), "", "text between trials"
+        if not closed or "[TRIAL]" in body:
+            return tuple(answers), "", "a trial is not closed"
+        answers.append(grade.extract(body))
+    if "[/TRIAL]" in rest:
+        return tuple(answers), "", "a trial is not opened"
+    return tuple(answers), rest.strip(), ""
+
+
+def apply_rule(answers: tuple[str | None, ...], closing: str) -> tuple[str, str | None, str]:
+    """The group and the final answer of a response with these trials, and what is wrong with it ("" if nothing is)."""
     if not closing:
-        return malformed("no closing line")
+        return "", None, "no closing line"
     stated = grade.extract(closing)
     expected, _ = plurality(answers)
     if expected is None:
-        return malformed("no trial has an answer")
+        return "", None, "no trial has an answer"
     if len(answers) == 1:
-        if stated is not None and not grade.equal(expected, stated):
-            return malformed("states another answer than its trial")
-        return Parsed("regular", 1, answers, expected)
-    short = closing.startswith((SHORT.agreed, SHORT.disagreed))
-    rule = SHORT if short else LONG
+        wrong = stated is not None and not grade.equal(expected, stated)
+        return "regular", expected, "states another answer than its trial" if wrong else ""
+
+    group, rule = "extended", LONG
+    if closing.startswith((SHORT.agreed, SHORT.disagreed)):
+        group, rule = "short", SHORT
     needed = trials_needed(answers, rule)
+    reason = ""
     if needed is None:
-        return malformed("stopped before consensus")
-    if len(answers) > needed:
-        most = "more than three trials" if short else "more than eight trials"
-        return malformed("went on after consensus" if needed < rule.max_trials else most)
-    if stated is None:
-        return malformed("states no final answer")
-    if not grade.equal(expected, stated):
-        return malformed("states another answer than its trials")
-    return Parsed("short" if short else "extended", len(answers), answers, expected)
+        reason = "stopped before consensus"
+    elif len(answers) > needed:
+        most = f"more than {NUMBERS[rule.max_trials]} trials"
+        reason = "went on after consensus" if needed < rule.max_trials else most
+    elif stated is None:
+        reason = "states no final answer"
+    elif not grade.equal(expected, stated):
+        reason = "states another answer than its trials"
+    return group, expected, reason
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Judging
 
 
 def judge(gold: str, text: str, finished: bool = True, condition: str = "asv") -> tuple[Parsed, bool]:
     """The parsed response and r_match: whether its final answer is right. One that was cut off is malformed.
 
-    condition: the prompt it answers. Where that offers two modes, a short vote is malformed: no cap would count it.
+    condition: the prompt it answers. Where that offers two groups, a short vote is malformed: no cap would count it.
     Where it asks for trials, so is a plain solution: what it tries inside would be for free.
     """
     parsed, reason = parse(text), ""
     if not finished:
         reason = "cut off"
     elif parsed.group == "short" and condition != "modes":
-        reason = "a short vote, but there are two modes"
+        reason = "a short vote, but there are two groups"
     elif parsed.group == "regular" and "[TRIAL]" not in text and condition != "scot":
         reason = "no trial is marked as one"
     if reason:
@@ -266,18 +306,76 @@ def judge(gold: str, text: str, finished: bool = True, condition: str = "asv") -
     return parsed, parsed.final is not None and grade.equal(gold, parsed.final)
 
 
+@dataclass
+class Judged:
+    """n prompts with m judged responses each. Training and evaluation both compute from these arrays."""
+
+    correct: np.ndarray  # bool[n, m], r_match: the final answer is right; malformed responses are wrong
+    group: np.ndarray  # int[n, m], the place in GROUPS; 0 where malformed
+    valid: np.ndarray  # bool[n, m], False: malformed
+    trials: np.ndarray  # int[n, m], trials begun
+    tokens: np.ndarray  # int[n, m], stop id included
+    first: np.ndarray  # bool[n, m], whether the first trial is right
+
+    @property
+    def extended(self) -> np.ndarray:  # bool[n, m], G₊
+        return self.group == GROUPS.index("extended")
+
+    @property
+    def malformed(self) -> np.ndarray:  # bool[n, m]
+        return ~self.valid
+
+    def in_group(self, name: str) -> np.ndarray:
+        """Which responses are in a group of GROUPS, or "malformed": bool[n, m]."""
+        return ~self.valid if name == "malformed" else self.valid & (self.group == GROUPS.index(name))
+
+    @property
+    def rule_kept(self) -> float | None:
+        """The share of responses with several trials that keep the whole stop rule; None if there are none."""
+        several = self.trials > 1  # bool[n, m]
+        return float(self.valid[several].mean()) if several.any() else None
+
+
+def judge_rows(golds: list[str], rows: list[list[tuple[str, bool, int]]],
+               condition: str) -> tuple[Judged, list[list[str | None]]]:
+    """Judge m responses to each of n problems; returns the arrays, and the final answers [n][m].
+
+    golds: the right answers. rows: of each problem, (text, finished, tokens) per response.
+    """
+    verdicts = [[judge(gold, text, finished, condition) for text, finished, _ in row]
+                for gold, row in zip(golds, rows)]
+    parsed = [[p for p, _ in row] for row in verdicts]
+    first = [[bool(p.answers) and p.answers[0] is not None and grade.equal(gold, p.answers[0]) for p in row]
+             for gold, row in zip(golds, parsed)]
+    judged = Judged(
+        correct=np.array([[right for _, right in row] for row in verdicts]),
+        group=np.array([[0 if p.group == "malformed" else GROUPS.index(p.group) for p in row] for row in parsed]),
+        valid=np.array([[p.group != "malformed" for p in row] for row in parsed]),
+        trials=np.array([[p.trials for p in row] for row in parsed]),
+        tokens=np.array([[tokens for _, _, tokens in row] for row in rows]),
+        first=np.array(first))
+    return judged, [[p.final for p in row] for row in parsed]
+
+
 def main() -> None:
-    for name, prompt in PROMPTS.items():
-        print(f"--- {name}\n{prompt}\n")
-    solution = "7\n* 12 = 23\n\\boxed{%d}"
+    def trial(*route: str) -> str:  # as the built-in world writes 3 * 8 * 20 modulo 61 = 53
+        return "\n".join(route[:-1]) + f"\n\\boxed{{{route[-1]}}}"
+
+    right = [trial("3", "* 8 = 24", "* 20 = 53", "53"), trial("20", "* 3 = 60", "* 8 = 53", "53"),
+             trial("8", "* 20 = 38", "* 3 = 53", "53")]
+    wrong = trial("8", "* 3 = 24", "* 20 = 5", "5")
     examples = {
-        "one trial": render_regular(solution % 23),
-        "a vote": render_extended([solution % a for a in (23, 5, 23, 23)], ["23", "5", "23", "23"]),
-        "a vote that stopped too early": render_extended([solution % 23] * 2, ["23", "23"]),
-        "a short vote": render_extended([solution % 23] * 2, ["23", "23"], SHORT),
+        "a vote": render_extended([right[0], wrong, *right[1:]], ["53", "5", "53", "53"]),
+        "one trial": render_regular(right[0]),
+        "a short vote": render_extended(right[:2], ["53", "53"], SHORT),
+        "a vote that stopped too early": render_extended(right[:2], ["53", "53"]),
     }
     for name, text in examples.items():
-        print(f"--- {name}\n{text}\n=> {parse(text)}\n")
+        parsed = parse(text)
+        reason = f" ({parsed.reason})" if parsed.reason else ""
+        print(f"--- {name}\n{text}\n=> {parsed.group}{reason}, trials {parsed.trials}, answer {parsed.final}\n")
+    for name, prompt in PROMPTS.items():
+        print(textwrap.fill(f"--- the prompt {name!r}: {prompt}", 100) + "\n")
 
 
 if __name__ == "__main__":

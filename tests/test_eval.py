@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import records
 from scipy.optimize import linprog
 
 import data
 import eval as evaluation
-import records
 import sample
 import voting
 

@@ -1,4 +1,4 @@
-r"""lora.py: adapters that start as nothing, are all that learns, and end as part of the weights.
+r"""plumbing/lora.py: adapters that start as nothing, are all that learns, and end as part of the weights.
 
     python -m pytest tests/test_lora.py
 """
@@ -12,10 +12,11 @@ from transformers import AutoModelForCausalLM
 
 import data
 import llama
-import lora
 import sample
-from learn import AdamW, Example, UserError, add_gradient, finished, run_stage, settings_of
-from settings import Settings
+from learn import AdamW, Example, add_gradient
+from plumbing import lora
+from plumbing.settings import Settings, UserError
+from plumbing.stage import Stage, Stopped, is_finished
 
 V, RANK, ALPHA = 32, 4, 8.0
 SETTINGS = Settings(micro_tokens=64)
@@ -172,33 +173,32 @@ def test_sampling_uses_the_adapters():
 def test_a_stage_with_adapters_continues_bitwise_the_same(tmp_path, dtype):
     """Interrupted in the middle of a step: its state holds the adapters alone; what it saves is plain and merged."""
     tokenizer = data.build_tokenizer(data.world_pieces())
-    settings = Settings(out=str(tmp_path), micro_tokens=40, lora_rank=RANK, lora_alpha=ALPHA, dtype=dtype)
+    settings = Settings(micro_tokens=40, lora_rank=RANK, lora_alpha=ALPHA, dtype=dtype)
     start = build(len(tokenizer), torch.bfloat16 if dtype == "bf16" else torch.float32)
 
-    def stage(name, stop=None):
+    def run(name, stop=None):
         model = build(len(tokenizer), torch.bfloat16 if dtype == "bf16" else torch.float32)
+        with Stage(replace(settings, out=str(tmp_path / name)), "ibpo", model, tokenizer, 5) as stage:
+            for step in stage:
+                loss = add_gradient(model, examples(step), 6, settings)
+                if step == stop:
+                    raise KeyboardInterrupt
+                stage.update(1e-2, {"loss": loss}, "")
+        return stage.directory
 
-        def add_step(model, step):
-            loss = add_gradient(model, examples(step), 6, settings)
-            if step == stop:
-                raise KeyboardInterrupt
-            return {"loss": loss, "bar": ""}
-
-        return run_stage(settings, "ibpo", name, model, tokenizer, 5, lambda step: 1e-2, add_step)
-
-    whole = stage("whole")
-    with pytest.raises(SystemExit):
-        stage("half", stop=3)
-    state = torch.load(tmp_path / "half" / "state.pt")
+    whole = run("whole")
+    with pytest.raises(Stopped):
+        run("half", stop=3)
+    state = torch.load(tmp_path / "half" / "ibpo-50" / "state.pt")
     assert state["model"] and all(name.endswith((".a", ".b")) for name in state["model"])
-    assert stage("half") == tmp_path / "half"
-    assert (tmp_path / "half" / "log.jsonl").read_text() == (whole / "log.jsonl").read_text()
+    half = run("half")
+    assert (half / "log.jsonl").read_text() == (whole / "log.jsonl").read_text()
     saved = llama.load(whole).state_dict()
-    assert all(torch.equal(weight, saved[name]) for name, weight in llama.load(tmp_path / "half").state_dict().items())
+    assert all(torch.equal(weight, saved[name]) for name, weight in llama.load(half).state_dict().items())
     moved = {name for name, weight in start.state_dict().items() if not torch.equal(weight, saved[name])}
     assert moved == {name for name in saved if "proj" in name}
     assert json.loads((whole / "ibpo.json").read_text())["settings"]["lora_rank"] == RANK
     for other in RANK + 1, 0:
         with pytest.raises(UserError, match="lora_rank"):
-            finished(whole, settings_of(replace(settings, lora_rank=other), "ibpo"))
-    assert not any("lora" in key for key in settings_of(settings, "base"))
+            is_finished(replace(settings, out=str(tmp_path / "whole"), lora_rank=other), "ibpo")
+    assert not any("lora" in key for key in settings.deciding("base"))

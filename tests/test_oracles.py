@@ -11,12 +11,11 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import oracles
 import pytest
+from oracles import Choices
 from scipy.optimize import linprog
 from scipy.stats import chisquare
-
-import oracles
-from oracles import Choices
 
 
 def random_responses(rng, n, k):

@@ -1,4 +1,4 @@
-"""The whole method end to end on the committed base model, tiny: train.py, interrupted twice, then sample.py and eval.py.
+"""The whole method end to end on the committed base model, tiny: train.py, interrupted twice, sample.py and eval.py.
 
 A run that is killed in one stage and interrupted in the next must end with the very weights of an undisturbed run.
 """
@@ -112,14 +112,14 @@ def test_evaluation_is_complete_and_redraws(runs):
     assert "step/s" not in finished
 
 
-def test_three_modes(runs, tmp_path):
-    """Short votes from --sft-short to the stacked plot; the stages of two modes beside it would be refused."""
+def test_three_groups(runs, tmp_path):
+    """Short votes from --sft-short to the stacked plot; the stages of two groups beside it would be refused."""
     shutil.copy(runs[0] / "samples.jsonl", tmp_path)
     three = [*SMALL, "--sft-short", "20", "--budget", "short=0.3,vote=0.3", "--out", tmp_path]
     run("train.py", *three, "--stage", "ibpo")
     stage = tmp_path / "ibpo-30-short-30"
     log = [json.loads(line) for line in (stage / "log.jsonl").read_text().splitlines()]
-    assert all(line["accepted_mode_share"][mode] <= 0.3 for line in log for mode in ("short", "extended"))
+    assert all(line.get(f"accepted_{kind}_share", 0) <= 0.3 for line in log for kind in ("short", "vote"))
     notes = json.loads((stage / "ibpo.json").read_text())
     assert notes["condition"] == "modes" and notes["settings"]["sft_short"] == 20
     ids = torch.randint(6, 89, (2, 20), generator=torch.Generator().manual_seed(0))  # the last three are new

@@ -11,15 +11,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
-
-import eval as evaluation
-import learn
 import plots
+import pytest
 import report
 import report_text
 import reproduce
 import settings
+
+import eval as evaluation
+import learn
 import sft
 import train
 import voting

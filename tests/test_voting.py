@@ -21,7 +21,9 @@ from transformers import AutoTokenizer
 import data
 import grade
 import voting
-from voting import AGREED, CLOSE, DISAGREED, EASY, END, OPEN, SHORT, parse, render_extended, render_regular
+from voting import CLOSE, EASY, END, LONG, OPEN, SHORT, parse, render_extended, render_regular
+
+AGREED, DISAGREED = LONG.agreed, LONG.disagreed
 
 
 def solution(answer) -> str:
@@ -234,7 +236,8 @@ BROKEN = {
     "short, went on": (trials(5, 5, 6) + SHORT.agreed + "5" + END, 3, "went on after consensus"),
     "short, four trials": (trials(5, 6, 7, 5) + SHORT.agreed + "5" + END, 4, "more than three trials"),
     "short, two that differ": (trials(5, 6) + SHORT.disagreed + "5" + END, 2, "stopped before consensus"),
-    "short, another consensus": (trials(5, 6, 6) + SHORT.agreed + "5" + END, 3, "states another answer than its trials"),
+    "short, another consensus": (trials(5, 6, 6) + SHORT.agreed + "5" + END, 3,
+                                 "states another answer than its trials"),
     "short, another plurality": (trials(5, 6, 8) + SHORT.disagreed + "6" + END, 3,
                                  "states another answer than its trials"),
     "short, states nothing": (trials(5, 5) + SHORT.agreed + END, 2, "states no final answer"),

@@ -1,9 +1,9 @@
 """The paper's results with error bars, and the ablations it does not have: everything in results/.
 
-    python reproduce.py                  # three seeds, hours; the same command continues where it stopped
-    python reproduce.py --seeds 5        # two more of them; what is finished stays
-    python reproduce.py --report         # tables and figures again, from the records in results/
-    python reproduce.py --smoke          # the same path in minutes, in runs/reproduce-smoke; its numbers mean nothing
+    python experiments/reproduce.py                  # three seeds, hours; the same command continues where it stopped
+    python experiments/reproduce.py --seeds 5        # two more of them; what is finished stays
+    python experiments/reproduce.py --report         # tables and figures again, from the records in results/
+    python experiments/reproduce.py --smoke          # the same path in minutes, in runs/reproduce-smoke; its numbers mean nothing
 
 For each seed: SV-SFT and ASV-SFT; from ASV-SFT all caps and methods, on the same prompts, with as many samples and
 steps; and ASV-SFT with other shares of one-trial examples. Each model answers the test problems of its seed (eval/)
@@ -12,7 +12,7 @@ and, for the oracles and Fig. 5, the first 400 of them 16 times (oracle/, five m
 A job is one model: train it, let it answer, keep what the report needs. --jobs of them run side by side, each in a
 process of its own with its share of the cores, what it prints in runs/reproduce/seed-N/NAME.txt. By hand it is
 
-    python reproduce.py --only ibpo-50 --seed 1
+    python experiments/reproduce.py --only ibpo-50 --seed 1
 
 results/records keeps of a model its judged responses (records.Record, without the texts) and the log of its training.
 A model that is kept there is finished, whether or not its checkpoint is still in runs/: with a clone that holds
@@ -31,32 +31,32 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
 import eval as evaluation
 import llama
-import report
-from records import read_record
-from report_text import ALPHAS, CAPS, ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES, PRICES
-from settings import PRESETS, Settings, UserError, whole
+from experiments import report
+from experiments.tables import ALPHAS, CAPS, ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES, PRICES
+from plumbing.files import atomic_write
+from plumbing.records import read_record
+from plumbing.settings import PRESETS, Settings, UserError
 from sft import train_sft
-from train import train_rl
+from train import train_ibpo
 
-VALIDATION_PROBLEMS = 1000  # choose the best checkpoint of each cap of Table 3; the other runs have a last one only
-RUNS = [*(dict(method="ibpo", budget=f"vote={cap / 100}", keep_best=True) for cap in CAPS),
+RUNS = [*(dict(method="ibpo", budget=f"vote={cap / 100}") for cap in CAPS),
         *(dict(method="random", budget=f"vote={cap / 100}", valid_every=0) for cap in CAPS),
         *(dict(method=method, valid_every=0) for method in ("rft", "cgpo", "margin", "listing", "grpo")),
         *(dict(method="length-penalty", length_price=price, valid_every=0) for price in PRICES)]
 # name -> settings; the first one first
 JOBS = {"asv-sft": {}, "sv-sft": {}, "base": {}, **{replace(Settings(), **run).name("ibpo"): run for run in RUNS},
         **{replace(Settings(), sft_alpha=alpha).name("asv-sft"): dict(sft_alpha=alpha) for alpha in ALPHAS}}
-BEST = [f"{name}-best" for name, run in JOBS.items() if run.get("keep_best")]
 FIRST = ["base", "base-greedy", "sv-sft", "asv-sft"]
-MODELS = [*FIRST, *(name for name in JOBS if name not in FIRST), *BEST]
+MODELS = [*FIRST, *(name for name in JOBS if name not in FIRST)]
 
 
 def is_kept(name: str, kept: Path) -> bool:
     """Whether all that a finished job leaves is in results/records/seed-N."""
-    names = [name] + [best for best in BEST if best == f"{name}-best"] + ["base-greedy"] * (name == "base")
+    names = [name] + ["base-greedy"] * (name == "base")
     files = ([kept / "eval" / f"{each}.npz" for each in names]
              + [kept / "oracle" / f"{name}.npz"] * (name in ORACLE_MODELS)
              + [kept / "logs" / f"{name}.jsonl.gz"] * (name != "base"))
@@ -77,7 +77,7 @@ def train_model(name: str, settings: Settings) -> Path:
         return Path(settings.model)
     if name.endswith("-sft") or "sft_alpha" in JOBS[name]:
         return train_sft(replace(settings, **JOBS[name]), "sv-sft" if name == "sv-sft" else "asv-sft")
-    return train_rl(replace(settings, **JOBS[name]), train_sft(settings, "asv-sft"))
+    return train_ibpo(replace(settings, **JOBS[name]), train_sft(settings, "asv-sft"))
 
 
 def run_job(name: str, settings: Settings, kept: Path) -> None:
@@ -87,14 +87,10 @@ def run_job(name: str, settings: Settings, kept: Path) -> None:
     directory = train_model(name, settings)
     if is_kept(name, kept):  # only the checkpoint of ASV-SFT was missing, from which others start
         return
-    models = {name: directory}
-    if f"{name}-best" in BEST:
-        models[f"{name}-best"] = directory / "best"
     options = {option: getattr(settings, option) for option in
                ("seed", "device", "dtype", "slots", "max_new_tokens", "temperature", "top_p")}
-    for each, checkpoint in models.items():
-        samples = {"scot": settings.eval_samples, "sv": 1, "asv": 1}
-        keep(each, checkpoint, settings, settings.eval_problems, samples, Path(settings.out) / "eval", kept, options)
+    samples = {"scot": settings.eval_samples, "sv": 1, "asv": 1}
+    keep(name, directory, settings, settings.eval_problems, samples, Path(settings.out) / "eval", kept, options)
     if name in ORACLE_MODELS:
         samples = dict.fromkeys(("scot", "sv", "asv"), ORACLE_SAMPLES)
         keep(name, directory, settings, min(ORACLE_PROBLEMS, settings.eval_problems), samples,
@@ -112,12 +108,12 @@ def keep(name: str, checkpoint: Path, settings: Settings, problems: int, samples
 
 def judge(raw: Path, kept: Path) -> None:
     record = read_record(raw)
-    with whole(kept) as temporary, open(temporary, "wb") as file:
+    with atomic_write(kept) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **vars(record))
 
 
 def keep_log(raw: Path, kept: Path) -> None:
-    with whole(kept) as temporary:
+    with atomic_write(kept) as temporary:
         temporary.write_bytes(gzip.compress(raw.read_bytes(), mtime=0))
 
 
@@ -178,7 +174,7 @@ def main(argv=None) -> None:
     parser.add_argument("--report", action="store_true", help="do not train: only the tables and figures")
     parser.add_argument("--smoke", action="store_true", help="see that everything works")
     args = parser.parse_args(argv)
-    settings = Settings(**PRESETS["smoke"]) if args.smoke else Settings(valid_problems=VALIDATION_PROBLEMS)
+    settings = Settings(**PRESETS["smoke"]) if args.smoke else Settings()
     runs = Path("runs/reproduce-smoke" if args.smoke else "runs/reproduce")
     results = runs / "results" if args.smoke else Path("results")
 

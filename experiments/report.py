@@ -1,7 +1,6 @@
 """Tables and figures of `python reproduce.py`, from what it keeps in results/records.
 
-Models are the last checkpoints: nothing is selected. (A "best" one, chosen by accuracy on validation problems, stands
-beside the last of each cap.) A number is the mean over all seeds and test problems; every seed has training, samples
+Models are the last checkpoints: nothing is selected. A number is the mean over all seeds and test problems; every seed has training, samples
 and problems of its own (but two seeds share two thirds of those of level 1, up to the order of factors). An interval
 is the 95 % percentile interval of 2,000 resamples (eval.Bootstrap): as many seeds as there are, drawn with
 replacement, and for every draw as many of its problems. All models share the draws, so differences are paired. Two
@@ -12,7 +11,7 @@ by seed" belongs to it.
 A row is made of the seeds that have its model, and compared with others on these seeds alone; its column "seeds" says
 how many. results.md says what is missing.
 
-    python reproduce.py --report
+    python experiments/reproduce.py --report
 """
 
 import functools
@@ -25,14 +24,14 @@ from pathlib import Path
 
 import numpy as np
 
-import baselines
 import data
 import eval as evaluation
-import oracles
-import plots
-import report_plots
-from records import Record
-from report_text import CAPS, FIGURES, LADDER, LEARN_WHEN, NAMES, ORACLE_MODELS, text
+from experiments import figures as seed_figures
+from experiments import oracles
+from experiments.tables import CAPS, FIGURES, LADDER, LEARN_WHEN, NAMES, ORACLE_MODELS, text
+from plumbing import plots
+from plumbing.records import Record
+from voting import GROUPS
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Records of all seeds
@@ -43,6 +42,10 @@ def load(path: Path) -> Record:
     try:
         with np.load(path) as file:
             fields = {name: file[name].item() if file[name].ndim == 0 else file[name] for name in file.files}
+        if "group" not in fields:  # records of earlier versions have a mask for each group
+            extended, short, malformed = (fields.pop(name) for name in ("extended", "short", "malformed"))
+            group = GROUPS.index("extended") * extended + GROUPS.index("short") * short  # int[n, m]
+            fields |= {"group": group, "valid": ~malformed}
         return Record(**{**fields, "questions": fields["questions"].tolist()})
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise data.DataError(f"{path}: not a kept record ({type(error).__name__}); delete it") from None
@@ -84,11 +87,11 @@ class Kept:
 
 def adaptive(base: Record) -> Record:
     """Adaptive self-consistency with the base's eight samples, as a record of one response per problem."""
-    right, trials = baselines.adaptive_self_consistency(base.answers, base.correct)  # bool[n], int[n]
+    right, trials = evaluation.adaptive_self_consistency(base.answers, base.correct)  # bool[n], int[n]
     taken = np.arange(base.tokens.shape[1]) < trials[:, None]  # bool[n, 8]
-    never = np.zeros_like(right)
-    columns = dict(correct=right, trials=trials, tokens=(base.tokens * taken).sum(axis=1), extended=never,
-                   malformed=never, first=base.first[:, 0], answers=base.answers[:, 0], consistent=right)  # [n] each
+    columns = dict(correct=right, trials=trials, tokens=(base.tokens * taken).sum(axis=1),
+                   group=np.zeros_like(trials), valid=np.ones_like(right), first=base.first[:, 0],
+                   answers=base.answers[:, 0], consistent=right)  # [n] each
     # "asv": it adapts, so eval.summarise compares it with the boundary and with the other models that do
     return replace(base, name="adaptive-sc", condition="asv", **{key: v[:, None] for key, v in columns.items()})
 
@@ -257,11 +260,11 @@ def report(results: Path, models: list[str], seeds: int) -> None:
     plots.plot_budget(summary, results / "accuracy_vs_budget.png")
     summary["models"] = {name: row for name, row in summary["models"].items() if name in ORACLE_MODELS}
     plots.plot_levels(summary, results / "by_level.png")
-    report_plots.plot_training({cap: logs.get(f"ibpo-{cap}") for cap in CAPS}, result, results / "training.png")
-    report_plots.plot_ladder({name: logs[name] for name, *_ in LADDER if logs.get(name)}, result,
+    seed_figures.plot_training({cap: logs.get(f"ibpo-{cap}") for cap in CAPS}, result, results / "training.png")
+    seed_figures.plot_ladder({name: logs[name] for name, *_ in LADDER if logs.get(name)}, result,
                              results / "ladder_training.png")
-    report_plots.plot_voting(result.get("voting"), results / "voting.png")
-    report_plots.plot_time(logs.get("ibpo-50"), results / "time.png")
+    seed_figures.plot_voting(result.get("voting"), results / "voting.png")
+    seed_figures.plot_time(logs.get("ibpo-50"), results / "time.png")
     figures = [f"{title}:\n\n![{title}]({name}.png)\n" for name, title in FIGURES.items()
                if (results / f"{name}.png").exists()]
     (results / "results.md").write_text("\n".join([text(result), "## Figures\n", *figures]))

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ibpo import _mask
+from ibpo import as_mask
 
 
 class Choices(NamedTuple):
@@ -45,7 +45,7 @@ def blind(first_right, vote_right, vote_trials):
     may be other samples than the single trials, or begin with them.
     ValueError: shapes that differ, no samples, entries other than 0/1, NaN, fewer than 1 trial.
     """
-    first_right, vote_right = _mask("first_right", first_right), _mask("vote_right", vote_right)
+    first_right, vote_right = as_mask("first_right", first_right), as_mask("vote_right", vote_right)
     vote_trials = _trials(vote_trials, vote_right)                                  # float[n, l]
     if len(first_right) != len(vote_right) or 0 in first_right.shape + vote_right.shape:
         raise ValueError(f"single trials {first_right.shape} and votes {vote_right.shape} must be of the same "
@@ -65,8 +65,8 @@ def seeing(first_right, vote_right, vote_trials):
     of all rules that depend on the problem and on this one bit goes on after wrong trials or not at all.
     first_right, vote_right: bool[n, k]; vote_trials: int[n, k], at least 1.  ValueError: as in blind.
     """
-    right = _mask("first_right", first_right)                                       # bool[n, k]
-    vote_right = _mask("vote_right", vote_right)                                    # bool[n, k]
+    right = as_mask("first_right", first_right)                                       # bool[n, k]
+    vote_right = as_mask("vote_right", vote_right)                                    # bool[n, k]
     if vote_right.shape != right.shape:
         raise ValueError(f"vote_right has the shape {vote_right.shape}, but first_right has {right.shape}")
     trials = _trials(vote_trials, right)                                            # float[n, k]

@@ -14,7 +14,6 @@ matplotlib.use("Agg")  # files only: no window, no display needed
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
-
 # Okabe and Ito's colours, and one blue from light to dark for the caps: they can be told apart with colour-blind eyes
 # and in grey. Nothing is told by colour alone: markers, dashes and labels say the same.
 CAPS = {25: ("#6fb7e9", "o"), 50: ("#1f78b4", "s"), 75: ("#0b3c6f", "D")}  # q+, %: colour, marker

@@ -1,14 +1,14 @@
-"""The figures of `python reproduce.py` from several seeds' logs and the oracles' samples: Fig. 2c/d, 5 and 10 of the
+"""The figures of `python experiments/reproduce.py` from several seeds' logs and the oracles' samples: Fig. 2c/d, 5 and 10 of the
 paper, and the ladder. Fig. 2a/b and 2e/f are those of plots.py.
 
-    python reproduce.py --report
+    python experiments/reproduce.py --report
 """
 
 from pathlib import Path
 
 import numpy as np
 
-from plots import CAPS, GREEN, GREY, ORANGE, PINK, STYLE, YELLOW, plt, save
+from plumbing.plots import CAPS, GREEN, GREY, ORANGE, PINK, STYLE, YELLOW, plt, save
 
 
 def mean_and_range(axis, steps, runs: list, **style) -> None:

@@ -12,20 +12,14 @@ a plain checkpoint. In bf16 they are rounded stochastically: most are less than 
         --cache-gib 4 --micro-tokens 2048 --max-new-tokens 2048
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import llama
-
-
-def store(target: Tensor, value: Tensor, generator: torch.Generator) -> None:
-    """Copy fp32 values into a tensor; if that is bf16, rounded stochastically: right on average."""
-    if target.dtype == torch.bfloat16:  # the upper half of fp32: add random lower bits, then cut
-        bits = value.view(torch.int32)
-        noise = torch.randint(1 << 16, bits.shape, generator=generator, dtype=bits.dtype, device=bits.device)
-        value = ((bits + noise) & -65536).view(torch.float32)
-    target.copy_(value)
+from learn import store_rounded
 
 
 class Adapter(nn.Module):
@@ -46,11 +40,11 @@ class Adapter(nn.Module):
     def merged(self, generator: torch.Generator) -> nn.Linear:
         """The linear layer with the correction in its weight, in the weight's own type."""
         weight = self.linear.weight
-        store(weight, weight.float() + self.scale * self.b @ self.a, generator)
+        store_rounded(weight, weight.float() + self.scale * self.b @ self.a, generator)
         return self.linear
 
 
-def replace(model: llama.Llama, kind: type, new) -> None:
+def replace_layers(model: llama.Llama, kind: type, new: Callable[[nn.Module], nn.Module]) -> None:
     """Put new(layer) in the place of every layer of this kind in the blocks of the model."""
     for parent in list(model.model.layers.modules()):
         for name, layer in list(parent.named_children()):
@@ -62,12 +56,12 @@ def add(model: llama.Llama, rank: int, alpha: float, seed: int = 0) -> llama.Lla
     """Freeze the model and give an adapter to each linear layer of attention and feed-forward; returns the model."""
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    replace(model, nn.Linear, lambda linear: Adapter(linear, rank, alpha, generator))
+    replace_layers(model, nn.Linear, lambda linear: Adapter(linear, rank, alpha, generator))
     return model
 
 
 def merge(model: llama.Llama) -> llama.Llama:
     """Undo `add`, keeping what was learned: plain layers again, with gradients; returns the model."""
     generator = torch.Generator(model.model.embed_tokens.weight.device).manual_seed(0)
-    replace(model, Adapter, lambda adapter: adapter.merged(generator))
+    replace_layers(model, Adapter, lambda adapter: adapter.merged(generator))
     return model.requires_grad_(True)

@@ -34,7 +34,7 @@ import train  # noqa: E402
 import voting  # noqa: E402
 from eval import Bootstrap, percent  # noqa: E402
 from learn import AdamW, Example, add_gradient  # noqa: E402
-from settings import Settings  # noqa: E402
+from plumbing.settings import Settings  # noqa: E402
 
 SAMPLES = 8
 

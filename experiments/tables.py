@@ -1,10 +1,10 @@
-"""The tables of `python reproduce.py`: results.md from report.py's numbers, with the paper's beside ours; what the
+"""The tables of `python experiments/reproduce.py`: results.md from report.py's numbers, with the paper's beside ours; what the
 models are called in them and in figures, and the rungs of the ladder.
 
-    python reproduce.py --report
+    python experiments/reproduce.py --report
 """
 
-import plots
+from plumbing import plots
 
 CAPS = tuple(plots.CAPS)  # q+, %
 ALPHAS = (0.25, 0.5, 2)  # ASV-SFT-alpha, beside 1
@@ -14,7 +14,7 @@ LEARN_WHEN = ["asv-sft", *(f"ibpo-{cap}" for cap in CAPS)]  # the start, and wha
 
 TABLE_3 = {"base": "base", "base-greedy": "base, greedy", "sv-sft": "SV-SFT", "asv-sft": "ASV-SFT",
            **{f"asv-sft-{alpha:g}": f"ASV-SFT-{alpha:g}" for alpha in ALPHAS},
-           **{f"ibpo-{cap}{best}": f"IuB-{cap} %{', best' * bool(best)}" for cap in CAPS for best in ("", "-best")}}
+           **{f"ibpo-{cap}": f"IuB-{cap} %" for cap in CAPS}}
 NAMES = {**TABLE_3, "rft": "RFT", "cgpo": "CGPO", "margin": "margin, no cap", "listing-50": "SciPy listing",
          **{f"random-{cap}": f"random groups, {cap} %" for cap in CAPS}, "grpo": "GRPO",
          **{f"length-penalty-{price}": f"length penalty {price}" for price in PRICES}, "adaptive-sc": "adaptive SC"}
@@ -112,7 +112,7 @@ def text(result: dict) -> str:
     missing = "".join(["\n**Missing**\n\n"] * bool(result["missing"]) + [f"* {line}\n" for line in result["missing"]])
     return f"""# Results
 
-Made by `python reproduce.py --report` from `records/`, on {result['problems'] // seeds:,} test problems per seed,
+Made by `python experiments/reproduce.py --report` from `records/`, on {result['problems'] // seeds:,} test problems per seed,
 with the last checkpoints. A row is the mean over those of the {seeds} seeds that have its model (column "seeds"), a
 difference over those that have both. In brackets are 95 % intervals over seeds and problems: a bootstrap that draws
 seeds, and for every draw problems of that seed (of one seed: over problems alone); differences are paired. How, and
@@ -121,9 +121,7 @@ hours of one process.
 {missing}
 ## Table 3
 
-ASV-SFT-α has α times as many one-trial examples; the IuB models start from α = 1. "Best": not the last checkpoint but
-the one with the highest accuracy on 1,000 validation problems, of those at every tenth step that vote at most 5 points
-more than q₊ there. On the right are the paper's numbers, for LLaMA-3.1-8B-Instruct on MATH500:
+ASV-SFT-α has α times as many one-trial examples; the IuB models start from α = 1. On the right are the paper's numbers, for LLaMA-3.1-8B-Instruct on MATH500:
 **another model and other data**. Compare the order of the rows, not the numbers.
 
 {table(["model", "seeds", "pass@1, %", "trials", "tokens", "gain, points", "paper: pass@1", "paper: gain",

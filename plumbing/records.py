@@ -1,0 +1,156 @@
+"""Records: a model's raw responses to a set of problems on disk, and, judged, in arrays.
+
+A record is a .jsonl file: a header with the settings, then a line per problem with its responses as they were written.
+Everything that eval.py prints or draws is computed from records, so a better parser or grader can judge them again.
+
+    python eval.py --redraw runs/builtin/eval    # table and plots again, from the saved records
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from operator import index
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import data
+import grade
+import ibpo
+import sample
+import voting
+from methods import METHODS
+from plumbing.files import atomic_write
+
+
+def make_record(path: Path, problems: list, header: dict, samples: int, model, tokenizer, **options) -> None:
+    """Answer the problems and write the record: a header line, then a line per problem with its raw responses."""
+    with tqdm(total=len(problems) * samples, desc=path.stem, unit="response", dynamic_ncols=True) as bar:
+        rows = sample.ask(model, tokenizer, [problem.question for problem in problems], header["condition"], samples,
+                          stop_ids=sample.stop_ids_in(model, tokenizer), progress=bar.update, **options)
+    cut = sum(not r.finished for row in rows for r in row) / (len(problems) * samples)
+    if cut > 0.05:
+        print(f"note: {cut:.0%} of the responses of {path.stem} were cut off (max_new_tokens), and count as wrong")
+    lines = [json.dumps(header)]
+    for problem, row in zip(problems, rows):
+        responses = [{"text": r.text, "tokens": len(r.ids), "finished": r.finished} for r in row]
+        lines.append(json.dumps({"question": problem.question, "answer": problem.answer, "level": problem.level,
+                                 "responses": responses}))
+    with atomic_write(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
+
+
+def is_record_of(path: Path, header: dict, problems: list) -> bool:
+    """Whether there is such a record: made with these settings, of these questions, answers and levels."""
+    if not path.exists():
+        return False
+    try:
+        before, *rows = map(json.loads, path.read_text().splitlines())
+    except ValueError:  # half a file, or none
+        return False
+    keys = "question", "answer", "level"
+    return before == header and [[row[key] for key in keys] for row in rows] == [
+        [getattr(problem, key) for key in keys] for problem in problems]
+
+
+@dataclass
+class Record(voting.Judged):
+    """A model's judged responses to n problems, m each."""
+
+    name: str
+    condition: str
+    greedy: bool
+    questions: list[str]
+    levels: np.ndarray  # int[n]
+    answers: np.ndarray  # int[n, m], the same number for the same answer to a problem, -1 for none
+    consistent: np.ndarray  # float[n, m], column k-1: how often a plurality of k of the m samples is right
+
+    def shares(self, at=slice(None)) -> dict[str, float]:
+        """The share of each group, and of malformed responses, at these problems."""
+        return {name: float(self.in_group(name)[at].mean()) for name in (*voting.GROUPS, "malformed")}
+
+
+def self_consistency(gold: str, finals: list) -> list[float]:
+    """For k = 1..m: the share of the m windows of k consecutive samples (round and round) whose plurality is right."""
+    m = len(finals)
+    numbers, distinct = voting.number_answers(finals)
+    right = [grade.equal(gold, answer) for answer in distinct]
+    shares = []
+    for k in range(1, m + 1):
+        votes = [Counter(i for i in (numbers * 2)[start : start + k] if i >= 0) for start in range(m)]
+        # most_common keeps the order of first appearance on ties, as voting.plurality does
+        shares.append(sum(bool(vote) and right[vote.most_common(1)[0][0]] for vote in votes) / m)
+    return shares
+
+
+def read_record(path: Path) -> Record:
+    """Parse and grade a record's raw responses. Raises data.DataError, in one line, if it is not a record."""
+    try:
+        header, *rows = [json.loads(line) for line in path.read_text().splitlines()]
+        if not rows or not all(row["responses"] for row in rows):
+            raise ValueError("no responses")
+        if header.get("problems", len(rows)) != len(rows):
+            raise ValueError(f"{len(rows)} of {header['problems']} problems")
+        if header["condition"] not in voting.PROMPTS:
+            raise ValueError(f"condition {header['condition']!r}")
+        golds = [row["answer"] for row in rows]
+        responses = [[(r["text"], r["finished"], index(r["tokens"])) for r in row["responses"]] for row in rows]
+        judged, finals = voting.judge_rows(golds, responses, header["condition"])
+        return Record(
+            **vars(judged), name=path.stem, condition=header["condition"], greedy=header["temperature"] == 0,
+            questions=[row["question"] for row in rows], levels=np.array([index(row["level"]) for row in rows]),
+            answers=np.array([voting.number_answers(row)[0] for row in finals]),
+            consistent=np.array([self_consistency(gold, row) for gold, row in zip(golds, finals)]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise data.DataError(f"{path}: not a record of responses ({type(error).__name__}: {error})") from None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What log.jsonl says of the responses of an IBPO step
+
+
+def by_level(levels: np.ndarray, values: np.ndarray) -> dict[int, float]:
+    """Mean of values[n, ...] over the prompts of each level, NaN left out."""
+    chosen = {level: values[levels == level] for level in sorted(set(levels.tolist()))}
+    return {level: float(np.nanmean(v)) for level, v in chosen.items() if not np.isnan(v).all()}
+
+
+def describe(rollout: voting.Judged, selection: ibpo.Selection) -> dict:
+    """A step's responses in numbers. rollout: train.Rollout."""
+    levels, votes = rollout.levels, rollout.extended  # int[n], bool[n, m]
+    accepted = selection.weights > 0  # bool[n, m]
+    two_groups = rollout.in_group("extended") | rollout.in_group("regular")  # bool[n, m]
+    margin = ibpo.reward_margin(rollout.correct, rollout.in_group("extended"), two_groups)  # float[n], Eq. (6)
+    record = {
+        "accuracy": float(rollout.correct.mean()), "accuracy_by_level": by_level(levels, rollout.correct),
+        "vote_share": float(votes.mean()), "vote_share_by_level": by_level(levels, votes),
+        "accepted": selection.accepted, "accepted_vote_share": selection.extended / max(selection.accepted, 1),
+        "accepted_tokens": float(rollout.tokens[accepted].sum() / max(selection.accepted, 1)),
+        "accepted_vote_share_by_level": by_level(levels, np.where(accepted, votes, np.nan)),
+        "margin_by_level": by_level(levels, margin),
+        "trials": float(rollout.trials.mean()),
+        "trials_per_vote": float(rollout.trials[votes].mean()) if votes.any() else None,
+        "tokens": float(rollout.tokens.mean()), "malformed": float(1 - rollout.valid.mean()),
+        "rule_kept": rollout.rule_kept,
+        "dropped_no_correct": selection.dropped_no_correct, "dropped_over_cap": selection.dropped_over_cap}
+    short = rollout.in_group("short")  # bool[n, m]
+    if short.any():
+        record |= {"short_share": float(short.mean()), "short_share_by_level": by_level(levels, short),
+                   "accepted_short_share": float((accepted & short).sum() / max(selection.accepted, 1))}
+    return record
+
+
+def notes_on(record: dict, rollout: voting.Judged, settings) -> str:
+    """What a user should know of a step: why nothing was accepted, or that most margins say nothing. "" if neither."""
+    if not record["accepted"]:
+        n = len(rollout.correct)
+        return (f"note: nothing was accepted in a step: {record['malformed']:.0%} of the responses were malformed, "
+                f"{record['dropped_no_correct']} of {n} prompts had no correct one, and for "
+                f"{record['dropped_over_cap']} the cap had no room")
+    margin = ibpo.reward_margin(rollout.correct, rollout.in_group("extended"), rollout.valid)  # float[n], Eq. (6)
+    silent = float((margin == 0).mean())
+    if METHODS[settings.method].compares and settings.samples < 8 and silent > 0.5:
+        return (f"note: with --samples {settings.samples} the margin, Eq. (6), is 0 on {silent:.0%} of the prompts: "
+                "there it cannot tell who should vote; more samples can")
+    return ""

@@ -1,0 +1,330 @@
+"""A stage of a run: gradient steps that survive interruption. The loop is the caller's:
+
+    with Stage(settings, "ibpo", model, tokenizer, steps) as stage:
+        for step in stage:                          # from the first step, or where an earlier process stopped
+            ...                                     # add the step's gradient to the model
+            stage.update(learning_rate, record)     # clip it, take the AdamW step, write a line to log.jsonl
+    stage.directory                                 # a finished checkpoint
+
+From time to time `update` saves the state. After Ctrl-C, SIGTERM, kill -9 or a power cut the same command continues
+from it, and ends with the same weights, bit by bit. Nothing of the paper is in here.
+
+    pytest tests/test_stage.py
+"""
+
+import copy
+import json
+import math
+import signal
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+import llama
+import sample
+from learn import AdamW
+from plumbing import lora
+from plumbing.files import atomic_write, flush
+from plumbing.settings import Settings, UserError
+
+
+class Stage:
+    """The steps of one stage; see the module's docstring. Only one process at a time may be in a stage's directory.
+
+    sources: what the stage learns from, name -> fingerprint. A run that continues must find the same.
+    """
+
+    SHORTEST_PAUSE = 20.0  # seconds between two saved states, at least
+    PAUSE_PER_SAVING = 20  # and this many times as long as saving takes: 48 GB at 8B
+    IDLE_STEPS = 10  # so many steps in a row without anything to learn from end the stage
+
+    def __init__(self, settings: Settings, stage: str, model: llama.Llama, tokenizer, steps: int,
+                 sources: dict[str, str] = None):
+        self.settings, self.stage, self.model, self.tokenizer, self.steps = settings, stage, model, tokenizer, steps
+        self.name, self.directory = settings.name(stage), settings.directory(stage)
+        self.sources = sources or {}
+        self.made_with = settings.deciding(stage)
+        self.state_file, self.log_file = self.directory / "state.pt", self.directory / "log.jsonl"
+        self.done, self.kept = 0, 0  # steps taken; steps in the saved state
+        self.idle = 0  # steps in a row without a gradient
+        self.seconds, self.said, self.finished_elsewhere = {}, set(), False
+        if "lora_rank" in self.made_with:
+            lora.add(model, settings.lora_rank, settings.lora_alpha, settings.seed)
+        self.trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        self.optimizer = AdamW(model, 0.9, settings.beta2, settings.weight_decay)
+
+    def __enter__(self) -> "Stage":
+        with ExitStack() as stack:
+            stack.enter_context(only_process(self.directory))
+            if is_finished(self.settings, self.stage, self.sources):  # by another process, while this one made ready
+                self.done, self.finished_elsewhere = self.steps, True
+            else:
+                self._restore()
+            self.lock = stack.pop_all()  # kept until __exit__
+        self.saved_at, self.pause = time.monotonic(), self.SHORTEST_PAUSE
+        self.bar = tqdm(total=self.steps, initial=self.done, desc=self.name, unit="step", dynamic_ncols=True,
+                        mininterval=0.5)
+        return self
+
+    def __iter__(self) -> Iterator[int]:
+        """The steps that are left to do."""
+        while self.done < self.steps:
+            step = self.done
+            yield step
+            if self.done == step:
+                raise RuntimeError("a step ended without stage.update")
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Measure a part of the step, for the log: seconds["seconds_PART"]."""
+        begin = time.monotonic()
+        yield
+        self.seconds[f"seconds_{part}"] = time.monotonic() - begin
+
+    def update(self, learning_rate: float, record: dict, shown: str, note: str = "") -> None:
+        """Take the step for which gradients have been added.
+
+        record: for log.jsonl. shown: in the progress bar. note: printed, once in a run.
+        """
+        with uninterrupted():
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm).item()
+            if not math.isfinite(norm):
+                raise UserError(f"{self.name}: the gradient of step {self.done} is not finite; lower the learning rate")
+            if norm > 0:
+                self.optimizer.step(learning_rate)
+            with self.log_file.open("a") as log:
+                log.write(json.dumps({"step": self.done, **record, "grad_norm": norm}) + "\n")
+            self.done += 1
+            if time.monotonic() - self.saved_at > self.pause:
+                self._save_state_if_possible()
+        self.idle = 0 if norm > 0 else self.idle + 1
+        if self.idle == 1 and not note:
+            note = f"note: {self.name}: step {self.done - 1} had nothing to learn from ({shown})"
+        self._say_once(note)
+        if self.idle == min(self.IDLE_STEPS, self.steps):
+            raise UserError(f"{self.name}: nothing to learn from in {self.idle} steps in a row ({shown}); "
+                            f"{self.log_file} has the details of each step")
+        self.bar.set_postfix_str(shown, refresh=False)
+        self.bar.update()
+
+    def __exit__(self, kind: type | None, interrupt: BaseException | None, trace) -> None:
+        """Write the checkpoint, or after an interruption the state."""
+        self.bar.close()
+        try:
+            if self.finished_elsewhere:
+                return
+            if kind is not None and issubclass(kind, KeyboardInterrupt):
+                raise Stopped(getattr(interrupt, "number", signal.SIGINT), self._stop()) from None
+            if kind is None:
+                self._finish()
+        finally:
+            self.lock.close()
+
+    def _stop(self) -> str:
+        """Save the state; returns what to tell the user."""
+        print(f"{self.name}: saving step {self.done}", flush=True)  # at 8B this takes minutes
+        lost = ""
+        try:
+            with suppress(KeyboardInterrupt), uninterrupted():  # a second Ctrl-C has to wait, too
+                self._save_state()
+        except OSError as error:
+            lost = f" ({self.done - self.kept} steps are lost: the state cannot be saved, {error})"
+        return (f"{self.name}: stopped after step {self.kept} of {self.steps}{lost}; the same command continues from "
+                "here")
+
+    def _finish(self) -> None:
+        with uninterrupted():
+            try:
+                save_checkpoint(self.settings, self.stage, lora.merge(self.model), self.tokenizer, self.directory,
+                                self.sources)
+            except OSError as error:
+                (self.directory / "model.safetensors").unlink(missing_ok=True)  # half of it, perhaps: make room
+                raise UserError(f"{self.name}: the checkpoint cannot be written ({error}); make room, and the same "
+                                f"command continues after step {self.kept} of {self.steps}, the last one saved"
+                                ) from None
+            self.state_file.unlink(missing_ok=True)
+
+    def _say_once(self, text: str) -> None:
+        if text and text not in self.said:
+            self.said.add(text)
+            self.bar.write(text)
+
+    def _save_state(self) -> None:
+        flush(self.log_file)
+        with atomic_write(self.state_file) as temporary:
+            torch.save({"done": self.done, "model": self.trained, "optimizer": self.optimizer.state(),
+                        "settings": json.dumps(self.made_with), "sources": json.dumps(self.sources)}, temporary)
+        self.kept = self.done
+
+    def _save_state_if_possible(self) -> None:
+        """Training goes on without it; the next try may find room."""
+        begin = time.monotonic()
+        try:
+            self._save_state()
+        except OSError as error:
+            self._say_once(f"{self.name}: the state cannot be saved ({error}); make room, or a crash loses all steps "
+                           f"after step {self.kept}")
+        self.saved_at = time.monotonic()
+        self.pause = max(self.SHORTEST_PAUSE, self.PAUSE_PER_SAVING * (self.saved_at - begin))
+
+    def _restore(self) -> None:
+        """Continue from the saved state, if there is one. A step logged after it is done again."""
+        for left_over in self.directory.glob("*.tmp"):  # of a process that was killed while it wrote
+            left_over.unlink()
+        lines = []
+        if self.state_file.exists():
+            state = read_state(self.state_file)
+            require_same(self.directory, json.loads(state["settings"]), self.made_with)
+            require_same_sources(self.directory, json.loads(state.get("sources", "{}")), self.sources)
+            lines = self.log_file.read_text().splitlines(keepends=True)[: state["done"]]
+            if len(lines) < state["done"] or not all(line.endswith("\n") for line in lines):
+                raise UserError(f"{self.log_file} is damaged: it ends before step {state['done']}, where the state is; "
+                                f"delete {self.directory} to start this stage anew")
+            self.model.load_state_dict(state["model"], strict=False)  # with LoRA: the adapters, the rest is as it was
+            self.optimizer.restore(state["optimizer"])
+            self.done = self.kept = state["done"]
+            print(f"{self.name}: continues at step {self.done} of {self.steps}")
+        self.log_file.write_text("".join(lines))
+
+
+def read_state(path: Path) -> dict:
+    """A saved state, checked. It is mapped, to be copied tensor by tensor: an 8B model has no room for it twice."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise ValueError("a checksum is wrong")
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except (RuntimeError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged ({error}); delete {path.parent} to start this stage anew") from None
+
+
+@contextmanager
+def only_process(directory: Path) -> Iterator[None]:
+    """Hold the lock of a directory. Raises UserError if another process has it: both would write the same files."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"another process is training in {directory}; wait for it, or choose another --out") from None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Interruptions
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, SIGTERM or SIGHUP (Slurm, docker stop, a lost connection): all are treated alike. Its text is a line."""
+
+    def __init__(self, number: int, text: str = ""):
+        super().__init__(text)
+        self.number = number
+
+
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def stop_on_signals() -> None:
+    """From now on SIGTERM and SIGHUP raise Stopped."""
+    def stop(number, frame):
+        raise Stopped(number)
+
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, stop)
+
+
+def exit_code(interrupt: KeyboardInterrupt) -> int:
+    """128 + the number of the signal, as shells have it."""
+    return 128 + getattr(interrupt, "number", signal.SIGINT)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C, SIGTERM and SIGHUP back until the block is done."""
+    pending, previous = [], {}
+    for number in (signal.SIGINT, *SIGNALS):
+        previous[number] = signal.signal(number, lambda number, frame: pending.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if pending:
+        signal.raise_signal(pending[0])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Before and after a stage
+
+
+def is_finished(settings: Settings, stage: str, sources: dict[str, str] = None) -> bool:
+    """Whether the stage is done. Raises UserError if it was done with other settings or from other sources."""
+    directory = settings.directory(stage)
+    path = directory / "ibpo.json"
+    if path.exists():
+        notes = llama.read_json(path)
+        require_same(directory, notes.get("settings", {}), settings.deciding(stage))
+        require_same_sources(directory, notes.get("sources", {}), sources or {})
+    return path.exists()
+
+
+def require_same(directory: Path, before: dict, now: dict) -> None:
+    """Raises UserError, which names a setting that differs, if the stage in this directory was made with others."""
+    for key in {**now, **before}:
+        if before.get(key) != now.get(key):
+            raise UserError(f"{directory} was made with {key} = {before.get(key)!r}, not {now.get(key)!r}; "
+                            f"choose another --out, or delete that directory")
+
+
+def require_same_sources(directory: Path, before: dict, now: dict) -> None:
+    """Raises UserError if the stage in this directory learned from something that has changed since."""
+    for name in before.keys() & now.keys():  # stages made before sources were noted have none
+        if before[name] != now[name]:
+            raise UserError(f"{directory} was made from another {name}, which has changed since; choose another --out, "
+                            "or delete that directory")
+
+
+def save_checkpoint(settings: Settings, stage: str, model: llama.Llama, tokenizer, directory: Path,
+                    sources: dict[str, str] = None) -> None:
+    """A Hugging Face checkpoint, with notes for the next reader. ibpo.json comes last: it says that all is there."""
+    (directory / "ibpo.json").unlink(missing_ok=True)
+    llama.save(model, directory, tokenizer)
+    for file in filter(Path.is_file, directory.iterdir()):
+        flush(file)
+    notes = {"stage": stage, "condition": settings.condition(stage), "settings": settings.deciding(stage)}
+    if sources:
+        notes["sources"] = sources
+    with atomic_write(directory / "ibpo.json") as temporary:
+        temporary.write_text(json.dumps(notes, indent=2) + "\n")
+
+
+def open_start(settings: Settings, directory) -> tuple[llama.Llama, object]:
+    """The model a stage starts from, and its tokenizer."""
+    torch.cuda.empty_cache()  # memory that the stage before left fragmented has no room for a new cache
+    model, tokenizer, _ = sample.open_checkpoint(directory, sample.DTYPES[settings.dtype], settings.device)
+    return model, tokenizer
+
+
+def for_sampling(model: llama.Llama, settings: Settings) -> llama.Llama:
+    """The model, or a copy of it in another dtype if that samples faster (sample.resolve_dtype)."""
+    dtype = sample.resolve_dtype(settings.sampling_dtype, settings.dtype, model.config, settings.device)
+    return model if dtype == settings.dtype else lora.merge(copy.deepcopy(model)).to(sample.DTYPES[dtype])
+
+
+def scheduled(settings: Settings, highest: float, step: int, steps: int) -> float:
+    """The learning rate of a step of SFT and IBPO: a linear warm-up, then constant, or with --decay linearly down to 0.
+
+    Without the decay the noise of the last steps drowns a small model's finer skills, such as stating the most frequent
+    of eight answers.
+    """
+    warm_up = min(1, (step + 1) / settings.warmup)
+    decay = 1 - step / steps if settings.decay else 1
+    return highest * warm_up * decay

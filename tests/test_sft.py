@@ -1,0 +1,315 @@
+"""sft.py: the built-in base, and the base model's own solutions.
+
+    pytest tests/test_sft.py
+"""
+
+import json
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import build
+
+import data
+import llama
+import sample
+import sft
+import voting
+from learn import AdamW, Example, encode
+from plumbing.files import derive_seed
+from plumbing.settings import Settings, UserError
+from plumbing.stage import only_process
+
+
+def test_base_is_built_in_the_type_that_is_asked_for():
+    tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces())
+    model = sft.new_model(Settings(dtype="bf16"), tokenizer)
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.fixture
+def sampling(tmp_path, monkeypatch):
+    """Settings without a base model, and a sampler that answers without one, three problems at a time."""
+    asked = []
+
+    def ask(model, tokenizer, questions, condition, samples, seed, progress, stop=None, **options):
+        assert condition == "scot"
+        asked.append((tuple(questions), seed))
+        progress(len(questions) * samples)
+        return [[sft.sample.Response([1], 0.0, i > 0, f"{question} {seed} {i}") for i in range(samples)]
+                for question in questions]
+
+    monkeypatch.setattr(sft, "open_start", lambda *_: (None, None))
+    monkeypatch.setattr(sft, "for_sampling", lambda *_: None)
+    monkeypatch.setattr(sft.sample, "stop_ids_in", lambda *_: ())
+    monkeypatch.setattr(sft.sample, "ask", ask)
+    monkeypatch.setattr(sft, "PROBLEMS_AT_ONCE", 3)
+    return Settings(out=str(tmp_path), model=str(tmp_path), sft_problems=8, sft_samples=4), asked
+
+
+def test_sampled_solutions_continue_where_they_stopped(sampling, monkeypatch, tmp_path):
+    settings, asked = sampling
+    whole = sft.sampled_solutions(replace(settings, out=str(tmp_path / "whole")))
+    problems = data.load("builtin", "train", 8, derive_seed(0, "sft"))
+    assert [row["question"] for row in whole] == [p.question for p in problems]
+    assert all(len(row["samples"]) == 3 for row in whole)  # the one that was cut off is left out
+    assert [len(questions) for questions, _ in asked] == [3, 3, 2] and len({seed for _, seed in asked}) == 3
+
+    good, asked[:] = sft.sample.ask, []
+
+    def interrupted(*arguments, **options):
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return good(*arguments, **options)
+
+    monkeypatch.setattr(sft.sample, "ask", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sft.sampled_solutions(settings)
+    monkeypatch.setattr(sft.sample, "ask", good)
+    assert sft.sampled_solutions(settings) == whole and len(asked) == 3  # only the last part was left to do
+    assert sft.sampled_solutions(settings) == whole and len(asked) == 3  # now nothing is
+    assert (tmp_path / "samples.jsonl").read_text() == (tmp_path / "whole" / "samples.jsonl").read_text()
+
+
+@pytest.mark.parametrize("change", [dict(seed=1), dict(temperature=0.5), dict(sft_samples=5), dict(sft_problems=9),
+                                    dict(max_new_tokens=9), dict(model="tests"), dict(top_p=0.5),
+                                    dict(sampling_dtype="bf16")])
+def test_solutions_sampled_with_other_settings_are_refused(sampling, change, monkeypatch):
+    settings, _ = sampling
+    monkeypatch.chdir(Path(__file__).resolve().parent.parent)
+    sft.sampled_solutions(settings)
+    sft.sampled_solutions(replace(settings, slots=5, sft_votes=3, sft_lr=1.0))  # these do not matter
+    with pytest.raises(UserError) as error:
+        sft.sampled_solutions(replace(settings, **change))
+    assert "samples.jsonl" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("field, value", [("answer", "0"), ("level", 9), ("solution", "none")])
+def test_solutions_to_problems_that_have_changed_are_sampled_again(sampling, tmp_path, capsys, field, value):
+    """A corrected answer in the problem file must not be graded by the old one. The other samples are kept."""
+    settings, asked = sampling
+    rows = sft.sampled_solutions(settings)
+    path = tmp_path / "samples.jsonl"
+    header, first, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([header, json.dumps({**json.loads(first), field: value}), *rest]) + "\n")
+    asked.clear()
+    again = sft.sampled_solutions(settings)
+    assert [questions for questions, _ in asked] == [(rows[0]["question"],)]
+    assert again[1:] == rows[1:] and again[0][field] == rows[0][field]
+    assert "7 of 8 are still there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lines", [2, 3, 5, 8])
+def test_samples_cut_between_chunks_end_the_same(sampling, tmp_path, lines):
+    settings, asked = sampling
+    rows = sft.sampled_solutions(settings)
+    path = tmp_path / "samples.jsonl"
+    whole = path.read_text()
+    path.write_text("".join(whole.splitlines(keepends=True)[:lines]))
+    assert sft.sampled_solutions(settings) == rows and path.read_text() == whole
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:20], lambda text: text[:-30], lambda text: "{}\n3\n",
+                                    lambda text: ""])
+def test_damaged_samples_are_one_clear_line(sampling, tmp_path, damage):
+    settings, _ = sampling
+    sft.sampled_solutions(settings)
+    path = tmp_path / "samples.jsonl"
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(UserError, match="samples.jsonl is damaged") as error:
+        sft.sampled_solutions(settings)
+    assert "\n" not in str(error.value)
+
+
+def test_two_processes_do_not_sample_at_once(sampling, tmp_path):
+    settings, _ = sampling
+    with only_process(tmp_path), pytest.raises(UserError, match="another process"):
+        sft.sampled_solutions(settings)
+
+
+def test_balanced_sample():
+    levels = {1: list("abcde"), 2: list("fg"), 3: [], 5: list("hijkl")}
+    assert sft.balanced_sample(levels, 6, "letters") == list("abfghi")
+    assert sft.balanced_sample(levels, 9, "letters") == list("abcdfghij")  # level 2 has no more
+    for count in (12, 99):
+        assert sft.balanced_sample(levels, count, "letters") == list("abcdefghijkl")
+    assert sft.balanced_sample(levels, 0, "letters") == []
+    with pytest.raises(UserError, match="no letters"):
+        sft.balanced_sample({1: [], 2: []}, 4, "letters")
+
+
+@pytest.mark.parametrize("stage", ["sv-sft", "asv-sft"])
+@pytest.mark.parametrize("golden", [True, False])
+def test_sft_examples(stage, golden):
+    """Right votes that keep the rule, right single solutions, under the prompts of their stage; the same amounts."""
+    tokenizer, rng, rows = data.build_tokenizer(data.world_pieces() + voting.pieces()), random.Random(0), []
+    for problem in data.load("builtin", "train", 200):
+        factors = [int(f) for f in problem.question[8:-11].split(" * ")]
+        samples = [data.textbook_route(factors, rng)[0] for _ in range(12)]
+        samples += [voting.render_extended(samples[:1] * 3, [problem.answer] * 3), voting.render_regular(samples[0])]
+        rows.append({"question": problem.question, "answer": problem.answer, "level": problem.level,
+                     "solution": problem.solution if golden else None, "samples": samples})
+    examples = sft.sft_examples(Settings(sft_votes=15, sft_regular=50, sft_alpha=0.6), stage, tokenizer, rows)
+    answers = {row["question"]: row["answer"] for row in rows}
+    solutions = {row["question"]: [row["solution"]] if golden else row["samples"][:12] for row in rows}
+    kinds, votes = Counter(), Counter()
+    for example in examples:
+        instruction, question = tokenizer.decode(example.prompt[1:-1]).split("<|problem|>")
+        (condition,) = [name for name, prompt in voting.PROMPTS.items() if prompt == instruction]
+        text = tokenizer.decode(example.response[:-1])
+        parsed, right = voting.judge(answers[question], text, condition=condition)
+        assert right and example.response[-1] == tokenizer.eos_token_id
+        kinds[condition, parsed.group, "[TRIAL]" in text] += 1
+        if parsed.group == "regular" and golden:  # the solution is read, and only what stands around it is learned
+            learned = "".join(tokenizer.decode([i]) for i, m in zip(example.response, example.loss_mask) if m)
+            assert learned == text.replace(next(r for r in solutions[question] if r in text), "") + "<|end|>"
+        else:  # the model's own
+            assert example.loss_mask is None
+        votes[next(r["level"] for r in rows if r["question"] == question)] += parsed.group == "extended"
+    one_trial = ("scot", "regular", False) if stage == "sv-sft" else ("asv", "regular", True)
+    assert kinds == {(stage.removesuffix("-sft"), "extended", True): 15, one_trial: 50 if stage == "sv-sft" else 30}
+    assert votes == dict.fromkeys(data.LEVELS, 3)  # evenly: voting does not know difficulty yet
+
+
+def test_three_groups_in_the_examples_of_asv_sft():
+    """The same amounts of each group at every level, all of them right, under the prompt that offers them."""
+    tokenizer, rng, rows = data.build_tokenizer(data.world_pieces() + voting.pieces("modes")), random.Random(0), []
+    for problem in data.load("builtin", "train", 200):
+        factors = [int(f) for f in problem.question[8:-11].split(" * ")]
+        rows.append({"question": problem.question, "answer": problem.answer, "level": problem.level,
+                     "solution": problem.solution,
+                     "samples": [data.textbook_route(factors, rng)[0] for _ in range(12)]})
+    settings = Settings(sft_votes=15, sft_short=25, sft_regular=50)
+    examples = sft.sft_examples(settings, "asv-sft", tokenizer, rows)
+    known, kinds = {row["question"]: row for row in rows}, Counter()
+    for example in examples:
+        instruction, question = tokenizer.decode(example.prompt[1:-1]).split("<|problem|>")
+        parsed, right = voting.judge(known[question]["answer"], tokenizer.decode(example.response[:-1]),
+                                     condition="modes")
+        assert right and instruction == voting.PROMPTS["modes"]
+        assert (example.loss_mask is None) == (parsed.group != "regular")
+        kinds[parsed.group, known[question]["level"]] += 1
+    amounts = {"extended": 3, "short": 5, "regular": 10}
+    assert kinds == {(group, level): amount for group, amount in amounts.items() for level in data.LEVELS}
+    two = [vars(example) for example in sft.sft_examples(replace(settings, sft_short=0), "sv-sft", tokenizer, rows)]
+    assert two == [vars(example) for example in sft.sft_examples(settings, "sv-sft", tokenizer, rows)]
+
+
+def test_what_train_sft_learns(tmp_path, monkeypatch):
+    """All examples once per epoch, in an order of each stage's own, at the learning rate of SFT: a real, tiny stage."""
+    tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces())
+    examples = [Example([3, 4], [5 + i, tokenizer.eos_token_id]) for i in range(32)]
+    seen, rates = {}, []
+    gradient, step = sft.add_supervised_gradient, AdamW.step
+
+    def add_supervised_gradient(model, batch, settings):
+        seen.setdefault(stage, []).append([example.response[0] - 5 for example in batch])
+        return gradient(model, batch, settings)
+
+    monkeypatch.setattr(sft, "sampled_solutions", lambda settings: [])
+    monkeypatch.setattr(sft, "open_start", lambda *_: (build(len(tokenizer)), tokenizer))
+    monkeypatch.setattr(sft, "sft_examples", lambda *_: examples)
+    monkeypatch.setattr(sft, "add_supervised_gradient", add_supervised_gradient)
+    monkeypatch.setattr(AdamW, "step", lambda adamw, lr: rates.append(lr) or step(adamw, lr))
+    settings = Settings(out=str(tmp_path), sft_steps=8, sft_batch=8)
+    for stage in ("sv-sft", "asv-sft"):
+        assert (sft.train_sft(settings, stage) / "model.safetensors").exists()
+        for epoch in (seen[stage][:4], seen[stage][4:]):
+            assert sorted(sum(epoch, [])) == list(range(32))
+    assert seen["sv-sft"] != seen["asv-sft"]
+    assert rates == pytest.approx(2 * [settings.sft_lr * (step + 1) / 10 * (1 - step / 8) for step in range(8)])
+    sft.train_sft(settings, "sv-sft")  # finished: nothing is learned again
+    assert len(seen["sv-sft"]) == 8
+    with pytest.raises(UserError, match="--lora-rank"):
+        sft.train_sft(replace(settings, out=str(tmp_path / "lora"), sft_short=9, lora_rank=2), "asv-sft")
+
+
+def test_a_base_of_a_few_steps(tmp_path):
+    """All three chapters; the checkpoint opens, and its learning rate ends near 0."""
+    settings = Settings(out=str(tmp_path), base_steps=9, base_chapter_2=3, base_chapter_3=6, base_batch=4, warmup=1)
+    directory = sft.train_base(replace(settings, warmup=1, base_chapter_3=6))
+    log = [json.loads(line) for line in (directory / "log.jsonl").open()]
+    assert [line["step"] for line in log] == list(range(9)) and all(line["tokens"] > 0 for line in log)
+    assert sample.open_checkpoint(directory)[2]["condition"] == "scot"
+
+
+@pytest.mark.parametrize("answers", ["565", "55a5", "12345678", "11223348"])
+def test_counting_pages_teach_counting_alone(answers):
+    """Learned are the tallies, what follows a trial, and all that follows the last; most where nobody agrees."""
+    tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces())
+    answers = [None if a == "a" else a for a in answers] if len(answers) == 8 or "a" in answers else [*answers, "5"]
+    solutions = [f"7\n* 12 = 23\n\\boxed{{{a}}}" if a else "7" for a in answers]
+    example = encode(tokenizer, "Compute 7 * 12 modulo 61.", "sv", voting.render_extended(solutions, answers))
+    pieces = (voting.CLOSE, *list(voting.TALLY.values())[1:])
+    close, *tallies = (tokenizer.convert_tokens_to_ids(piece) for piece in pieces)
+    page = sft.count_only(example, close, set(tallies))
+    texts = [tokenizer.decode([i]) for i in page.response]
+    learned = [text for text, wanted in zip(texts, page.loss_mask) if wanted]
+    last = len(texts) - texts[::-1].index(voting.CLOSE)
+    expected = []
+    for i, answer in enumerate(answers):
+        expected += [voting.TALLY[voting.times_seen(answers[: i + 1])]] * (answer is not None)
+        expected += [voting.OPEN] * (i + 1 < len(answers))
+    assert learned == expected + texts[last:] and texts[-1] == "<|end|>"
+    assert page.weight == (10 if len(answers) == 8 else 1)
+
+
+def test_counting_pages_disagree_at_every_level():
+    """Solutions from the textbook never disagree about an easy problem: one could learn to stop after three trials."""
+    rng, trials = random.Random(0), {level: [] for level in data.LEVELS}
+    large = {large: level for level, (_, large) in data.MIX.items()}
+    for _ in range(600):
+        question, condition, text = sft.counting_page(rng)
+        parsed = voting.parse(text)
+        assert condition == "sv" and parsed.group == "extended"
+        for body, answer in zip(text.split(voting.OPEN)[1:], parsed.answers):
+            assert f" = {answer}\n\\boxed{{{answer}}}" in body  # the last step makes the answer
+        factors = [int(f) for f in question[8:-11].split(" * ")]
+        trials[large[sum(f >= data.LARGE for f in factors)]].append(parsed.trials)
+    for level, counts in trials.items():
+        assert len(counts) > 60 and {3, 8} <= set(counts) and sum(counts) / len(counts) > 6.2, level  # of eight
+
+
+def test_words_that_the_tokenizer_lacks_are_added(tmp_path):
+    """The base gets tokens for three groups, once; what it said and knew before is untouched."""
+    base = Path(__file__).parent.parent / "checkpoints/base"
+    model, tokenizer, _ = sample.open_checkpoint(base, torch.float32)
+    size = len(tokenizer)
+    assert sft.add_missing_tokens(model, tokenizer, voting.pieces()) == 0 and model.config.vocab_size == size
+    text = voting.render_extended(["7\n* 12 = 23\n\\boxed{23}"] * 3, ["23"] * 3)
+    prompt = voting.encode_prompt(tokenizer, "Compute 7 * 12 modulo 61.", "sv")
+    ids = torch.tensor([prompt + tokenizer(text, add_special_tokens=False).input_ids])  # [1, T]
+    with torch.no_grad():
+        before = model(ids)
+        assert sft.add_missing_tokens(model, tokenizer, voting.pieces("modes")) == 3 == len(tokenizer) - size
+        assert sft.add_missing_tokens(model, tokenizer, voting.pieces("modes")) == 0
+        after = model(ids)  # [1, T, V + 3]
+    assert torch.equal(after[..., :size], before)
+    assert after.softmax(-1)[..., size:].max() < 1e-3
+    llama.save(model, tmp_path, tokenizer)
+    again, its_tokenizer, _ = sample.open_checkpoint(tmp_path)
+    assert torch.equal(again(ids), after)
+    for answers in (["23", "23"], ["1", "2", "3"]):
+        text = voting.render_extended([f"7\n\\boxed{{{a}}}" for a in answers], answers, voting.SHORT)
+        coded = its_tokenizer(text, add_special_tokens=False).input_ids
+        assert its_tokenizer.unk_token_id not in coded and its_tokenizer.decode(coded) == text
+        assert tokenizer(text, add_special_tokens=False).input_ids == coded and max(coded) >= size
+    for condition in voting.PROMPTS:
+        assert len(voting.encode_prompt(its_tokenizer, "Compute 7 * 12 modulo 61.", condition)) == 9
+
+
+def test_sft_samples_before_it_loads_the_model_to_train(tmp_path, monkeypatch):
+    """A small card has no room for the base twice."""
+    held = []
+    monkeypatch.setattr(sft, "open_start", lambda settings, directory: held.append(directory))
+
+    def sampled(settings):
+        assert not held
+        raise UserError("sampled")
+
+    monkeypatch.setattr(sft, "sampled_solutions", sampled)
+    with pytest.raises(UserError, match="sampled"):
+        sft.train_sft(Settings(out=str(tmp_path)), "sv-sft")
