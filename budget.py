@@ -74,6 +74,11 @@ class Allocation(NamedTuple):
                 f"prices {np.array2string(self.prices, precision=3, separator=', ')}")
 
 
+def residual(gap: float) -> str:
+    """A gap that is 0 but for rounding errors, as text. Its last bits differ between processors."""
+    return "below 1e-9" if abs(gap) < 1e-9 else f"{abs(gap):.0e}"
+
+
 # ---- What a response is worth, and what may be accepted under the budgets ----
 
 def mode_margin(correct, mode, valid=None):
@@ -260,6 +265,7 @@ def relax(value, cost, limit, ties=0.0):
         if i >= 0:
             weights[i, [j, option[i]]] += [part, -part]
     weights[np.abs(weights) < ZERO] = 0
+    weights[np.abs(weights - 1) < ZERO] = 1
     columns, gains = equations(value)                                           # the prices without the random changes
     return weights, np.maximum(np.linalg.solve(columns.T, gains), 0)
 
@@ -393,5 +399,5 @@ if __name__ == "__main__":
             split = " and ".join(f"{part:.2f} {mode}" for part, mode in zip(row, modes) if part)
             takes = modes[result.weights[i].argmax()] + (f", made whole from {split}" if row.max() < 1 - ZERO else "")
             print(f"  prompt {i + 1}:", *(f"{x:+.2f}" if ok else "  -  " for x, ok in zip(net[i], right[i])), "", takes)
-        print(f"  {result}\n  spent {result.spent.round()}, duality gap {abs(result.duality_gap):.0e}, "
+        print(f"  {result}\n  spent {result.spent.round()}, duality gap {residual(result.duality_gap)}, "
               f"lost by rounding {result.rounding_gap:.2f}\n")
