@@ -1,19 +1,20 @@
-"""Problems with a difficulty level 1-5: the built-in world and .jsonl files (MATH, MATH500, GSM8K).
+"""Problems with a difficulty level from 1 to 5: the built-in world and .jsonl files (MATH, MATH500, GSM8K).
 
-Everything downstream sees `Problem` records only, so the built-in world and MATH run through the same code.
+All other files see `Problem` records only, so the built-in world and MATH (Sec. 4-5 of the paper) run through the same
+code.
 
-The built-in world: products on a clock of 61 hours
+The built-in world: products modulo 61
     Compute 11 * 27 * 34 * 6 * 28 modulo 61.     solution:   6
                                                              * 27 = 40
                                                              * 11 = 13 ...
-One multiplication per line, in any order. A language model that has read a textbook of such solutions could be right
-every time, and voting would be pointless: its most likely answer would simply be the right one. A real LLaMA is not
-like that: harder problems go wrong more often, and different routes to the answer go wrong differently. The textbook
-therefore has *holes*: a fixed fifth of the products of two large numbers (31 to 60) is misprinted, each time as one
-of three wrong numbers of its own. A route that meets a hole goes astray in its own way; another order of the same
-factors meets other products and may get through. Level 1 has no large factors and no hole to fall into; the harder
-the level, the more of both. That is the whole difficulty, and the reason why voting pays where it pays. The answer
-key, where golden solutions come from, has no misprints.
+A solution has one multiplication per line, in any order. The base model learns from a textbook of such solutions. If
+the textbook were right, the model's most likely answer would be right, too, and voting could add nothing. A real LLaMA
+is not like that: it is wrong more often on harder problems, and different routes to the answer go wrong differently.
+The textbook therefore has *holes*. A fixed fifth of the products of two large numbers (31 to 60) is misprinted, each
+time as one of three wrong numbers that belong to this product. A route that meets a hole ends at a wrong answer of its
+own; another order of the same factors meets other products, and may be right. Level 1 has no large factors and so no
+holes; higher levels have more of both. Voting pays where routes go wrong differently. Solutions that serve as golden
+ones come from an answer key without misprints.
 
     python data.py                               # a few problems of each level and how many there are
     python data.py path/to/math500.jsonl         # what a file holds: problems per level
@@ -24,14 +25,21 @@ import hashlib
 import json
 import math
 import random
+import re
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
+from reprlib import repr as short
+from typing import TYPE_CHECKING
 
 import grade
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 LEVELS = (1, 2, 3, 4, 5)
 SPLITS = ("train", "validation", "test")
@@ -43,10 +51,11 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Problem:
+    """A question with its right answer."""
     question: str
     answer: str  # what goes into \boxed{}
     level: int  # 1 (easy) to 5 (hard)
-    solution: str = None  # a right worked solution ending in \boxed{answer}; built-in world only
+    solution: str | None = None  # a right worked solution ending in \boxed{answer}; built-in world only
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -60,10 +69,13 @@ MIX = {1: (4, 0), 2: (4, 1), 3: (3, 3), 4: (2, 5), 5: (0, 8)}  # level -> how ma
 
 
 def _make_holes(rng: random.Random) -> dict[tuple[int, int], list[int]]:
-    """The misprinted products, (smaller factor, larger factor) -> their wrong values."""
+    """The misprinted products: (smaller factor, larger factor) -> their wrong values."""
     pairs = [(a, b) for a in range(LARGE, MODULUS) for b in range(a, MODULUS)]
-    return {(a, b): rng.sample([value for value in range(1, MODULUS) if value != a * b % MODULUS], MISPRINTS)
-            for a, b in rng.sample(pairs, round(HOLES * len(pairs)))}
+    holes = {}
+    for a, b in rng.sample(pairs, round(HOLES * len(pairs))):
+        wrong = [value for value in range(1, MODULUS) if value != a * b % MODULUS]
+        holes[a, b] = rng.sample(wrong, MISPRINTS)
+    return holes
 
 
 _holes = _make_holes(random.Random(61))
@@ -75,26 +87,29 @@ def is_hole(a: int, b: int) -> bool:
 
 
 def split_of(factors: list[int]) -> str:
-    """train (80 %), validation or test (10 % each): a property of the *set* of factors, whatever their order."""
-    digest = hashlib.sha256(repr(sorted(factors)).encode()).digest()
-    return "train" if digest[0] < 205 else "validation" if digest[0] < 230 else "test"
+    """train (80 %), validation or test (10 % each). It depends on the set of factors, not on their order."""
+    first_byte = hashlib.sha256(repr(sorted(factors)).encode()).digest()[0]
+    if first_byte < 205:
+        return "train"
+    return "validation" if first_byte < 230 else "test"
 
 
 def textbook_route(factors: list[int], rng: random.Random, misprints: bool = True) -> tuple[str, int]:
-    """One solution as the textbook prints it: a random order of the factors, one step per line.
+    """One solution as the textbook prints it, and the answer it arrives at: a random order, one step per line.
 
-    misprints=False: as in the answer key. Returns the text and the answer it arrives at.
+    misprints=False: as in the answer key.
     """
-    order = rng.sample(factors, len(factors))
-    result = order[0]
+    first, *others = rng.sample(factors, len(factors))
+    result = first
     lines = [str(result)]
-    for factor in order[1:]:
+    for factor in others:
         product = result * factor % MODULUS
         if misprints and is_hole(result, factor):
             product = rng.choice(_holes[min(result, factor), max(result, factor)])  # and maybe another next time
         result = product
         lines.append(f"* {factor} = {result}")
-    return "\n".join(lines) + f"\n\\boxed{{{result}}}", result
+    lines.append(f"\\boxed{{{result}}}")
+    return "\n".join(lines), result
 
 
 def draw_factors(split: str, level: int, rng: random.Random) -> list[int]:
@@ -107,11 +122,15 @@ def draw_factors(split: str, level: int, rng: random.Random) -> list[int]:
 
 
 def question_of(factors: list[int]) -> str:
+    """The problem in words."""
     return f"Compute {' * '.join(map(str, factors))} modulo {MODULUS}."
 
 
-def generate(split: str, seed: int = 0, levels: tuple = LEVELS):
-    """An endless stream of different problems, the levels in turn, each with a right solution from the answer key."""
+def generate(split: str, seed: int = 0, levels: tuple[int, ...] = LEVELS) -> Iterator[Problem]:
+    """An endless stream of different problems, the levels in turn, each with a right solution from the answer key.
+
+    DataError: a level of this split is used up.
+    """
     rng = random.Random(f"{split} {seed}")
     seen = set()
     while True:
@@ -134,20 +153,18 @@ def count_problems(level: int) -> int:
 
 
 def world_pieces() -> list[str]:
-    """Every piece of text the built-in world is written with: each becomes one token, so that a number is one token."""
+    """The pieces of text that problems and solutions consist of. Each becomes one token; so does each number."""
     numbers = [str(i) for i in range(MODULUS)]
     return numbers + ["Compute ", " * ", f" modulo {MODULUS}.", "\n* ", " = ", "\n\\boxed{", "}"]
 
 
-def build_tokenizer(pieces: list[str]):
-    """A Hugging Face tokenizer whose tokens are exactly these pieces of text, with a chat template.
+def build_tokenizer(pieces: list[str]) -> "PreTrainedTokenizerFast":
+    """A Hugging Face tokenizer whose tokens are these pieces of text, with a chat template.
 
     The template puts one message after the other. An instruction that is itself a piece is one token.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
-    import re
-
     special = ["<|begin|>", "<|end|>", "<|pad|>", "<|unknown|>", "<|problem|>", "<|answer|>"]
     vocabulary = {piece: i for i, piece in enumerate(special + pieces)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unknown|>"))
@@ -169,63 +186,126 @@ def build_tokenizer(pieces: list[str]):
 # Files
 
 
-def _record(row: dict) -> Problem | None:
+CHECKED = 1000  # at most so many answers of a file are tried with grade.py
+EXAMPLE = '{"problem": "What is $1 + 1$?", "answer": "2", "level": 1}'
+
+
+class _Number(str):
+    """A JSON number as it is written: 2.50 keeps its 0, and 1e999999999 stays eleven characters."""
+
+
+def _written_out(number: _Number) -> str:
+    """1e-5 -> 0.00001: an answer of 1e-5 would read as something with Euler's number."""
+    try:
+        value = Decimal(number)
+    except ArithmeticError:  # an exponent beyond all bounds
+        value = Decimal("Infinity")
+    if not value.is_finite() or abs(value.adjusted()) > 100:
+        raise ValueError(f"answer is {short(str(number))}; write a number as large or small as this in quotes")
+    return f"{value:f}"
+
+
+def _whole(value) -> int | None:
+    """3, "3", and 3.0 as pandas writes it, are 3; what is no whole number is None."""
+    found = re.fullmatch(r"(\d{1,9})(\.0*)?", str(value).strip(), re.ASCII)
+    return int(found[1]) if found else None
+
+
+def _problem(row) -> Problem | None:
     """One line of MATH / MATH500 ("problem", "answer", "level") or GSM8K ("question", "answer", "n_steps").
 
     None: its answer is null or empty, or its level 0 or "Level ?". The published MATH has a few of these.
+    ValueError: it cannot be used, and why.
     """
     if not isinstance(row, dict):
-        raise ValueError("expected a JSON object")
-    question, answer = row.get("problem", row.get("question")), row.get("answer", False)
-    if type(question) is not str or not question.strip() or type(answer) not in (str, int, Decimal, type(None)):
-        raise ValueError('needs "problem" (or "question") and "answer"')
-    answer = "" if answer is None else answer if type(answer) is str else f"{Decimal(answer):f}"  # 1e-05 has an e
-    (question + answer).encode()  # half a surrogate pair, which no tokenizer takes, is a ValueError
-    level, steps = row.get("level"), row.get("n_steps")
+        raise ValueError(f"expected a JSON object, such as {EXAMPLE}, not {short(row)}")
+    if "answer" not in row:
+        hint = "; it may be in the \\boxed{} of the solution: add it as a field" if "solution" in row else ""
+        raise ValueError(f'needs an "answer"; the fields are {short(list(row))}{hint}')
+    row = {name: value for name, value in row.items() if value is not None}
+    question = row.get("problem", row.get("question"))
+    if type(question) is not str or not question.strip():
+        raise ValueError(f'needs a text as "problem" (or "question"); the fields are {short(list(row))}')
+    answer = row.get("answer", "")
+    if isinstance(answer, _Number):
+        answer = _written_out(answer)
+    if type(answer) is not str:
+        raise ValueError(f'"answer" is {short(answer)}; expected a text or a number')
+    if "\0" in question + answer:
+        raise ValueError("the problem or answer holds a NUL character; remove it")
+    try:
+        (question + answer).encode()
+    except UnicodeEncodeError:  # no tokenizer takes it
+        raise ValueError("the problem or answer holds half a surrogate pair (\\ud800 to \\udfff); remove it") from None
+
+    steps = row.get("n_steps")
     if "####" in answer:  # GSM8K as published: the worked solution, then #### and the answer
         working, _, answer = answer.rpartition("####")
         steps = working.count("<<") if steps is None else steps
     elif "question" in row and steps is None and isinstance(row.get("solution"), str):
         steps = row["solution"].count("<<")
-    if level is None and isinstance(steps, int):  # GSM8K: the number of calculation steps, capped at 5
-        level = min(max(steps, 1), 5)
+    level = row.get("level")
+    if level is None and steps is not None:  # GSM8K: the number of calculation steps, from 1 to 5
+        count = _whole(steps)
+        if count is None:
+            raise ValueError(f'"n_steps" is {short(steps)}; expected a whole number')
+        level = min(max(count, 1), 5)
     known = str(level).removeprefix("Level ").strip()  # "Level 3", as MATH was published
-    if not answer.strip() or known in ("0", "?"):
+    number = _whole(known)
+    if not answer.strip() or known == "?" or number == 0:
         return None
-    if known not in map(str, LEVELS):
-        raise ValueError(f'level is {level!r}; expected 1 to 5 ("level", or "n_steps" for GSM8K)')
-    return Problem(question, answer.strip(), int(known))
+    if number not in LEVELS:
+        what = "missing" if level is None else short(level)
+        raise ValueError(f'"level" is {what}; expected 1 to 5 (or "n_steps", for GSM8K)')
+    return Problem(question, answer.strip(), number)
 
 
-def read_jsonl(path) -> list[Problem]:
-    """All usable problems of a .jsonl file. Raises DataError, in one line, that names the file, line and field."""
+def read_jsonl(path: str | Path) -> list[Problem]:
+    """All usable problems of a .jsonl file. DataError, in one line: the file and line, and what is wrong."""
+    path = Path(path)
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # splitlines() would cut at U+2028 as well
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
+        if not path.exists():
+            raise DataError(f"{path}: no such file; give a .jsonl file, or builtin for the built-in problems")
+        if not path.is_file():  # a pipe would wait for ever
+            raise DataError(f"{path}: not a file; give a .jsonl file, one problem per line")
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        lines = content.decode("utf-8-sig").split("\n")  # splitlines() would cut at U+2028 as well
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {number}: is not UTF-8 text; convert the file") from None
+
     problems = []
     for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                problems.append(_record(json.loads(line, parse_float=Decimal)))
-            except json.JSONDecodeError:
-                raise DataError(f"{path}, line {number}: is not JSON") from None
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}, line {number}: {error}") from None
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, parse_int=_Number, parse_float=_Number, parse_constant=_Number)
+            problems.append(_problem(row))
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {number}: is not JSON ({error.msg}, column {error.colno}); expected one "
+                            f"object per line, such as {EXAMPLE}") from None
+        except RecursionError:
+            raise DataError(f"{path}, line {number}: is nested too deeply") from None
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: {error}") from None
     usable = [problem for problem in problems if problem is not None]
     if not usable:
-        raise DataError(f"{path}: holds no problems")
+        raise DataError(f"{path}: holds no problems; expected one per line, such as {EXAMPLE}")
     if len(usable) < len(problems):
         print(f"note: {path}: left out {len(problems) - len(usable)} of {len(problems)} problems, "
               "which have no answer or no level", file=sys.stderr)
-    unread = sum(not grade.parses(problem.answer) for problem in usable)
+    tried = usable if len(usable) <= CHECKED else random.Random(0).sample(usable, CHECKED)
+    unread = sum(not grade.parses(problem.answer) for problem in tried)
     if unread:
-        print(f"note: {path}: {unread} of {len(usable)} answers are no formula to grade.py, and are compared as text",
-              file=sys.stderr)
+        some = f"of {len(tried)} answers" if len(tried) == len(usable) else f"of {len(tried)} answers drawn from it"
+        print(f"note: {path}: {unread} {some} are no formula to grade.py, and are compared as text", file=sys.stderr)
     return usable
 
 
-def load(source: str, split: str, count: int = None, seed: int = 0) -> list[Problem]:
+def load(source: str | Path, split: str, count: int | None = None, seed: int = 0) -> list[Problem]:
     """`count` problems of a split: from the built-in world ("builtin"), or from a .jsonl file.
 
     A file is one split (train and validation files are named separately); its problems are shuffled by `seed`, so
@@ -247,15 +327,19 @@ def main() -> None:
     parser.add_argument("file", nargs="?", default="builtin", help="a .jsonl file (default: the built-in world)")
     parser.add_argument("--show", type=int, default=2, metavar="N", help="problems to show per level (default 2)")
     args = parser.parse_args()
+    if args.show < 0:
+        sys.exit("error: --show must be 0 or more")
+    builtin = args.file == "builtin"
     try:
-        problems = load(args.file, "train", count=200 if args.file == "builtin" else None)
+        problems = load(args.file, "train", count=len(LEVELS) * args.show if builtin else None)
     except DataError as error:
         sys.exit(f"error: {error}")
     count = Counter(problem.level for problem in problems)
     for level in LEVELS:
-        total = count_problems(level) if args.file == "builtin" else count[level]
+        total = count_problems(level) if builtin else count[level]
         print(f"level {level}: {total:,} problems")
-        for problem in [problem for problem in problems if problem.level == level][: args.show]:
+        shown = [problem for problem in problems if problem.level == level][: args.show]
+        for problem in shown:
             print(f"    {problem.question}\n    answer {problem.answer}")
 
 

