@@ -63,7 +63,7 @@ COSTS = {
 def select_by_caps(judged: Judged, feasible: np.ndarray, settings, rng) -> Selection:
     """Eq. (8) for any caps of COSTS and any groups (settings.caps): the value of a response is its group's margin."""
     caps = settings.caps
-    value = budget.mode_margin(judged.correct, judged.group, judged.valid)  # float[n, m], Eq. (6)
+    value = budget.group_margin(judged.correct, judged.group, judged.valid)  # float[n, m], Eq. (6)
     costs = [COSTS[name](judged) for name in caps]  # K of [n, m]
     # A cap on tokens that is not used up must not make responses shorter: between equals, chance decides.
     thrifty = ["tokens" not in name for name in caps]
