@@ -70,7 +70,7 @@ def log_probabilities(model: llama.Llama, group: list[Example], checkpoint: bool
         predicts[row, len(example.prompt) - 1 : len(example) - 1] = torch.tensor(example.loss_mask or True)
     ids, predicts = ids.to(device), predicts.to(device)
     target = ids.roll(-1, dims=1)[predicts]  # [N]
-    hidden = model.states(ids, at=predicts, checkpoint=checkpoint)  # [N, C]
+    hidden = model.hidden_states(ids, where=predicts, checkpoint=checkpoint)  # [N, C]
 
     def score(hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:  # [N, C], [N] -> [N], fp32
         return -F.cross_entropy(model.lm_head(hidden).float() / temperature, target, reduction="none")

@@ -179,10 +179,10 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        C, I = config.hidden_size, config.intermediate_size
-        self.gate_proj = nn.Linear(C, I, bias=config.mlp_bias)
-        self.up_proj = nn.Linear(C, I, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(I, C, bias=config.mlp_bias)
+        C, wide = config.hidden_size, config.intermediate_size
+        self.gate_proj = nn.Linear(C, wide, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(C, wide, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(wide, C, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, T, C] -> [B, T, C]
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -221,18 +221,19 @@ class Llama(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
         self.inverse_frequencies = inverse_frequencies(config)  # [D/2], fp32: not part of the checkpoint
 
-    def forward(self, ids: Tensor, positions: Tensor = None, cache: Cache = None, at: Tensor = None,
-                checkpoint: bool = False) -> Tensor:
-        """Logits of the next token, [B, T, V], or [N, V] for N places in `at`."""
-        return self.lm_head(self.states(ids, positions, cache, at, checkpoint))
+    def forward(self, ids: Tensor, positions: Tensor | None = None, cache: Cache | None = None,
+                where: Tensor | None = None, checkpoint: bool = False) -> Tensor:
+        """Logits of the next token: [B, T, V], or [N, V] at the N positions that `where` selects."""
+        return self.lm_head(self.hidden_states(ids, positions, cache, where, checkpoint))
 
-    def states(self, ids: Tensor, positions: Tensor = None, cache: Cache = None, at: Tensor = None,
-               checkpoint: bool = False) -> Tensor:
-        """What the last layer turns into logits: [B, T, C], or [N, C] for N places in `at`.
+    def hidden_states(self, ids: Tensor, positions: Tensor | None = None, cache: Cache | None = None,
+                      where: Tensor | None = None, checkpoint: bool = False) -> Tensor:
+        """What `lm_head` turns into logits: [B, T, C], or [N, C] at the N positions that `where` selects.
 
-        ids: int[B, T]. positions: int[B, T], of each token in its row (None: 0..T-1). cache: keys and values
-        of the tokens before; takes the new ones. at: bool[B, T], where logits are wanted, in row order (their
-        layer is by far the widest). checkpoint: recompute blocks in the backward pass, keep no activations.
+        ids: int[B, T]. positions: int[B, T], of each token in its row (None: 0..T-1). cache: keys and values of the
+        tokens before; takes the new ones. where: bool[B, T], the positions whose logits are wanted, in row order (None:
+        all; the layer of the logits is by far the widest). checkpoint: recompute the blocks in the backward pass
+        instead of keeping their activations.
         """
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)  # [B, T]
@@ -245,7 +246,7 @@ class Llama(nn.Module):
         for block in self.model.layers:
             context = (cos, sin, cache)
             x = recompute(block, x, *context, use_reentrant=False) if checkpoint else block(x, *context)
-        x = x if at is None else x[at]  # [B, T, C] or [N, C]
+        x = x if where is None else x[where]  # [B, T, C] or [N, C]
         return self.model.norm(x)  # [B, T, C] or [N, C]
 
 

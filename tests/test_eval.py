@@ -102,7 +102,7 @@ def test_what_a_record_is_made_with(tmp_path, monkeypatch):
 
     def ask(model, tokenizer, questions, condition, samples, **options):
         calls.append((condition, samples, options["temperature"], options["seed"], questions, options["top_p"]))
-        return [[sample.Response([1, 2], 0.0, i % 2 == 0, "x") for i in range(samples)] for _ in questions]
+        return [[sample.Response([1, 2], 0.0, i % 2 == 0, "x", []) for i in range(samples)] for _ in questions]
 
     monkeypatch.setattr(sample, "ask", ask)
     evaluation.evaluate([ROOT / "checkpoints/base", ROOT / "checkpoints/ibpo"], "builtin", 4, 3, tmp_path, seed=5,
@@ -327,7 +327,7 @@ def test_bad_input_is_one_clear_line_before_anything_is_answered(arguments, says
     (tmp_path / "other").symlink_to(ROOT / "checkpoints")
     (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(records.sample, "ask", lambda *_, **options: [[sample.Response([1], 0.0, True, "1")]])
+    monkeypatch.setattr(records.sample, "ask", lambda *_, **options: [[sample.Response([1], 0.0, True, "1", [])]])
     with pytest.raises(SystemExit) as stop:
         evaluation.main(arguments)
     assert str(stop.value).startswith("error: ") and says in str(stop.value) and "\n" not in str(stop.value)

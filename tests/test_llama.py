@@ -21,8 +21,14 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
-from transformers import (AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM,
-                          PreTrainedTokenizerFast)
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils import logging
 
@@ -150,7 +156,7 @@ def test_a_long_sequence(tmp_path):
     ids = random_ids(1, 8300)
     at = torch.arange(8300)[None] >= 8150
     with torch.no_grad():
-        logits = llama.load(tmp_path)(ids, at=at)
+        logits = llama.load(tmp_path)(ids, where=at)
     torch.testing.assert_close(logits, oracle_logits(tmp_path, ids)[at], **CLOSE)
 
 
@@ -505,11 +511,11 @@ def test_gradients_of_transformers(tmp_path):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_at_selects_the_same_logits(small):
+def test_where_selects_the_same_logits(small):
     ids = random_ids(3, 20)
     at = torch.rand(3, 20, generator=torch.Generator().manual_seed(1)) < 0.3
     with torch.no_grad():
-        logits = small(ids, at=at)  # [N, V]
+        logits = small(ids, where=at)  # [N, V]
         assert logits.shape == (at.sum(), V) and at.any() and not at.all()
         torch.testing.assert_close(logits, small(ids)[at], rtol=0, atol=1e-5)
 

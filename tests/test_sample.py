@@ -89,8 +89,22 @@ def test_greedy_equals_uncached(kind, slots):
     assert len(lengths) >= 4 and {True, False} == {ended for _, ended in expected}  # rows end at different times
     found = generate(model, PROMPTS, 24, temperature=0, stop_ids=stop_ids, slots=slots)
     assert [(r.ids, r.finished) for r in found] == expected
-    for prompt, response in zip(PROMPTS, found):  # greedy: log-probabilities at temperature 1
+    for prompt, response in zip(PROMPTS, found, strict=True):  # greedy: log-probabilities at temperature 1
         assert response.logprob == pytest.approx(score(model, prompt, response.ids), abs=1e-4)
+
+
+@pytest.mark.parametrize("temperature, top_p", [(0, 1.0), (1.0, 1.0), (0.7, 0.9)])
+def test_engine_writes_what_the_simple_sampler_writes(model, temperature, top_p):
+    """The same tokens from the same noise, also at the end of a short context; log-probabilities but for rounding."""
+    for either in model, build(max_position_embeddings=24):
+        options = dict(temperature=temperature, top_p=top_p, stop_ids=(5,), seed=7)
+        expected = sample.generate_simply(either, PROMPTS, 80, **options)
+        assert len({len(r.ids) for r in expected}) > 8 and {r.finished for r in expected} == {True, False}
+        assert max(len(r.ids) for r in expected) > (64 if either is model else 8)  # beyond one draw of noise
+        for slots in 4, 64:
+            found = generate(either, PROMPTS, 80, slots=slots, **options)
+            assert [(r.ids, r.finished) for r in found] == [(r.ids, r.finished) for r in expected]
+            assert [r.logprob for r in found] == pytest.approx([r.logprob for r in expected], abs=1e-4)
 
 
 def test_greedy_varies(model):
@@ -120,14 +134,14 @@ def test_same_seed_same_ids_whatever_the_slots(model, temperature, top_p):
         assert [r.logprob for r in run] == pytest.approx([r.logprob for r in runs[0]], abs=1e-4)
     assert len({len(r.ids) for r in runs[0]}) > 8
     other = generate(model, prompts, 20, seed=12, **options)
-    assert sum(a.ids == b.ids for a, b in zip(other, runs[0])) < len(prompts) / 2
+    assert sum(a.ids == b.ids for a, b in zip(other, runs[0], strict=True)) < len(prompts) / 2
 
 
 def test_response_depends_on_its_index_and_prompt_only(model):
     """Neighbours do not matter: a longer list begins with the same responses."""
     whole = generate(model, PROMPTS, 15, stop_ids=[3], seed=5, slots=4)
     assert generate(model, PROMPTS[:7], 15, stop_ids=[3], seed=5, slots=4) == [
-        sample.Response(r.ids, pytest.approx(r.logprob, abs=1e-4), r.finished) for r in whole[:7]]
+        sample.Completion(r.ids, pytest.approx(r.logprob, abs=1e-4), r.finished) for r in whole[:7]]
     changed = generate(model, [[1, 2, 3]] + PROMPTS[1:], 15, stop_ids=[3], seed=5, slots=4)
     assert [r.ids for r in changed[1:]] == [r.ids for r in whole[1:]]
 
@@ -144,7 +158,7 @@ def passes(model):
 @pytest.mark.parametrize("at_once", [1, 40])
 def test_prompts_are_read_in_parts_that_fit(model, at_once, monkeypatch):
     whole = generate(model, PROMPTS * 2, 12, seed=5)
-    monkeypatch.setattr(sample, "READ", at_once)
+    monkeypatch.setattr(sample, "PREFILL_TOKENS", at_once)
     read = []
     handle = model.register_forward_pre_hook(lambda model, given, named: read.append(given[0].shape), with_kwargs=True)
     parts = generate(model, PROMPTS * 2, 12, seed=5)
@@ -210,7 +224,7 @@ def test_a_response_ends_with_the_context(model):
     options = dict(stop_ids=[3], seed=5, slots=3)
     prompts = [[1, 2], [4] * 7, [5, 6, 7, 8, 9]] * 4
     found, free = (generate(either, prompts, 20, **options) for either in (small, model))  # of the same weights
-    for prompt, mine, whole in zip(prompts, found, free):
+    for prompt, mine, whole in zip(prompts, found, free, strict=True):
         room = 8 - len(prompt)
         assert mine.ids == whole.ids[:room] and mine.finished == (whole.finished and len(whole.ids) <= room)
     assert {response.finished for response in found} == {True, False}
@@ -250,7 +264,7 @@ def test_stop_ids(model, stop_ids):
         assert any(r.finished and len(r.ids) == last for r in cut)
         assert [r.ids for r in cut] == [r.ids[:last] for r in responses]
     free = generate(model, PROMPTS * 3, 9, seed=1, slots=5)
-    for a, b in zip(responses, free):  # stopping changes nothing before it
+    for a, b in zip(responses, free, strict=True):  # stopping changes nothing before it
         assert b.ids[: len(a.ids)] == a.ids and len(b.ids) == 9
 
 
@@ -339,21 +353,24 @@ def test_responses_are_independent(seeds):
     model, draws, prompt = build(vocab_size=6, seed=1, std=0.25), 6000, [[1, 3, 2]]
     if seeds == "neighbouring responses":
         tokens = [r.ids[0] for r in generate(model, prompt * 2 * draws, 1, seed=4, slots=4096)]
-        pairs = Counter(zip(tokens[::2], tokens[1::2]))
+        pairs = Counter(zip(tokens[::2], tokens[1::2], strict=True))
     else:
         runs = [[r.ids[0] for r in generate(model, prompt * draws, 1, seed=seed, slots=4096)] for seed in (4, 5)]
-        pairs = Counter(zip(*runs))
-        assert sum(a == b for a, b in zip(runs[0][1:], runs[1])) < 0.8 * draws  # nor are they the same, one further
+        pairs = Counter(zip(*runs, strict=True))
+        shifted = zip(runs[0][1:], runs[1][:-1], strict=True)
+        assert sum(a == b for a, b in shifted) < 0.8 * draws  # nor are they the same, one further
     p = next_token(model, prompt[0], 1.0, 1.0).tolist()
     assert chi_square(pairs, {(a, b): p[a] * p[b] for a, b in product(range(6), repeat=2)}, draws) > 1e-3
 
 
-def test_choose_is_the_inverse_of_the_distribution_function():
+def test_sample_token_is_the_inverse_of_the_distribution_function():
     """Exactly: evenly spaced noise picks each token in proportion to its probability."""
     p = torch.tensor([0.125, 0.0, 0.5, 0.25, 0.125])
     noise = (torch.arange(800) + 0.5) / 800
-    def count(top_p, temperature=1.0, logits=p.log()):
-        ids, logp = sample.choose(logits.expand(800, -1), noise, temperature, top_p)
+    logits = p.log()
+
+    def count(top_p, temperature=1.0):
+        ids, logp = sample.sample_token(logits.expand(800, -1), noise, temperature, top_p)
         assert torch.allclose(logp, torch.log_softmax(logits / temperature, -1)[ids])  # before the cut
         return ids.bincount(minlength=5).tolist()
     assert count(1.0) == [100, 0, 400, 200, 100]
@@ -370,7 +387,7 @@ def test_top_p_by_a_few_candidates_is_exact(top_p):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(600, 50, generator=generator) * torch.linspace(0.1, 12, 600)[:, None]  # [600, 50]
     noise = torch.rand(600, generator=generator)
-    few, whole = (sample.choose(logits, noise, 1.0, top_p, candidates=candidates) for candidates in (8, 50))
+    few, whole = (sample.sample_token(logits, noise, 1.0, top_p, candidates=candidates) for candidates in (8, 50))
     assert torch.equal(few[0], whole[0]) and torch.equal(few[1], whole[1])
     wide = logits.softmax(-1).topk(8).values.sum(-1) < top_p
     assert 10 < wide.sum() < 590
@@ -381,7 +398,7 @@ def test_impossible_tokens_are_never_drawn(top_p):
     logits = torch.full((4, 100), -torch.inf)
     logits[:, 40:43] = torch.tensor([0.0, -1.0, 0.5])
     noise = torch.tensor([0.0, 1e-9, 0.5, 1 - 2**-24])
-    ids, logp = sample.choose(logits, noise, 1.0, top_p)
+    ids, logp = sample.sample_token(logits, noise, 1.0, top_p)
     assert set(ids.tolist()) <= {40, 41, 42} and logp.isfinite().all()
 
 
@@ -395,7 +412,7 @@ def test_logprob_equals_a_full_forward_pass(model, temperature, top_p):
     prompts = [prompt for prompt in PROMPTS for _ in range(2)]
     responses = generate(model, prompts, 20, temperature, top_p, stop_ids=[3], seed=2, slots=6)
     assert any(r.finished for r in responses)
-    for prompt, response in zip(prompts, responses):
+    for prompt, response in zip(prompts, responses, strict=True):
         assert response.logprob == pytest.approx(score(model, prompt, response.ids, temperature), abs=1e-4)
 
 
@@ -432,7 +449,7 @@ def test_bf16_answers_as_well_as_fp32():
         model, tokenizer, _ = sample.open_checkpoint(ROOT / "checkpoints/ibpo", dtype)
         rows = sample.ask(model, tokenizer, [p.question for p in problems], "asv", 1, max_new_tokens=300, top_p=0.9,
                           stop_ids=[tokenizer.eos_token_id])
-        right.append([voting.judge(p.answer, r.text, r.finished)[1] for p, (r,) in zip(problems, rows)])
+        right.append([voting.judge(p.answer, r.text, r.finished)[1] for p, (r,) in zip(problems, rows, strict=True)])
     assert min(map(sum, right)) > 0.75 * 64 and abs(sum(right[0]) - sum(right[1])) < 0.15 * 64
 
 

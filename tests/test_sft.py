@@ -39,7 +39,7 @@ def sampling(tmp_path, monkeypatch):
         assert condition == "scot"
         asked.append((tuple(questions), seed))
         progress(len(questions) * samples)
-        return [[sft.sample.Response([1], 0.0, i > 0, f"{question} {seed} {i}") for i in range(samples)]
+        return [[sft.sample.Response([1], 0.0, i > 0, f"{question} {seed} {i}", []) for i in range(samples)]
                 for question in questions]
 
     monkeypatch.setattr(sft, "open_start", lambda *_: (None, None))

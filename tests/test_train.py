@@ -52,7 +52,7 @@ def test_rollout_holds_what_was_sampled(condition, monkeypatch):
             for text, finished in ((voting.render_regular(other), True), (vote, True), (vote, False), (
                     voting.render_extended([right] * 2, [problem.answer] * 2, voting.SHORT), True)):
                 ids = tokenizer(text, add_special_tokens=False).input_ids + [tokenizer.eos_token_id] * finished
-                responses.append(sample.Response(ids, -1.0, finished))
+                responses.append(sample.Completion(ids, -1.0, finished))
         return responses
 
     monkeypatch.setattr(sample, "generate", generate)
@@ -108,7 +108,7 @@ def test_gradient_of_a_step_is_the_weighted_sum_over_responses(method, tmp_path,
     rollout = made_up_rollout(rng, 6, 4)
     rollout.tokens = rng.integers(1, 9, (6, 4))
     rollout.prompts = [rng.integers(1, 30, rng.integers(2, 6)).tolist() for _ in range(6)]
-    rollout.responses = [[sample.Response(rng.integers(1, 30, n).tolist(), 0.0, True) for n in row]
+    rollout.responses = [[sample.Completion(rng.integers(1, 30, n).tolist(), 0.0, True) for n in row]
                          for row in rollout.tokens]
     before = [w.detach().clone() for w in model.parameters()]
     found = []
