@@ -13,10 +13,11 @@ C model width, V vocabulary. Sequences are padded on the right only: causal atte
 import argparse
 import json
 import math
+import shutil
 import sys
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
+
+from plumbing.config_json import ARCHITECTURES, CheckpointError, read_fields, read_json, require, sliding_window
+
+if TYPE_CHECKING:  # importing it takes seconds
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 
 # On recent GPUs cuDNN would take over attention, and build a plan for each new length: in sampling, for every token.
 torch.backends.cuda.enable_cudnn_sdp(False)
@@ -38,25 +44,29 @@ class Config:
     intermediate_size: int  # width of the feed-forward layer
     num_hidden_layers: int
     num_attention_heads: int  # H
-    num_key_value_heads: int = None  # K; None: as many as query heads
-    head_dim: int = None  # D; None: C / H
+    num_key_value_heads: int | None = None  # K; None: as many as query heads
+    head_dim: int | None = None  # D; None: C / H
     rms_norm_eps: float | int = 1e-6
     rope_theta: float | int = 10000.0
-    rope_scaling: dict = None  # None, {"rope_type": "linear", ...} or {"rope_type": "llama3", ...}
+    rope_scaling: dict | None = None  # None, {"rope_type": "linear", ...} or {"rope_type": "llama3", ...}
     max_position_embeddings: int = 2048
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
-    bos_token_id: int = None
-    eos_token_id: int | list = None
-    pad_token_id: int = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list | None = None
+    pad_token_id: int | None = None
+    model_type: str = "llama"  # or another of ARCHITECTURES
 
     def __post_init__(self):
         for field in fields(self):
             value, kinds = getattr(self, field.name), get_args(field.type) or (field.type,)
-            absent = value is None and field.default is None
-            below = type(value) in (int, float) and value <= 0 and not field.name.endswith("token_id")
-            if below or not absent and type(value) not in kinds:
+            usable = type(value) in kinds
+            if field.name.endswith("token_id"):
+                usable = usable and all(type(id) is int for id in value) if type(value) is list else usable
+            elif type(value) in (int, float):
+                usable = usable and 0 < value < (1e30 if float in kinds else 2**31)  # NaN is not
+            if not usable:
                 raise ValueError(f"{field.name} = {value!r} is not a usable {kinds[0].__name__}")
         C, H, K = self.hidden_size, self.num_attention_heads, self.num_key_value_heads
         self.num_key_value_heads = K = K or H
@@ -64,6 +74,16 @@ class Config:
         if C % H or H % K or self.head_dim % 2:
             raise ValueError(f"hidden_size = {C}, num_attention_heads = {H}, num_key_value_heads = {K}: each "
                              f"has to be a multiple of the next, and head_dim = {self.head_dim} even")
+
+    @property
+    def qkv_bias(self) -> bool:
+        """Qwen2 has a bias on queries, keys and values whatever attention_bias, which is for these and the output."""
+        return self.attention_bias or self.model_type == "qwen2"
+
+    @property
+    def qk_norm(self) -> bool:
+        """Qwen3 normalises each head of queries and keys."""
+        return self.model_type == "qwen3"
 
     @property
     def context(self) -> int:
@@ -82,7 +102,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:  # [B, T, C] -> [B, T, C]
+    def forward(self, x: Tensor) -> Tensor:  # [..., size] -> [..., size]
         h = x.float()  # in fp32, whatever the weights are
         h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * h.to(x.dtype)
@@ -157,15 +177,19 @@ class Attention(nn.Module):
         C, D = config.hidden_size, config.head_dim
         H, K = config.num_attention_heads, config.num_key_value_heads
         self.layer, self.D = layer, D
-        self.q_proj = nn.Linear(C, H * D, bias=config.attention_bias)
-        self.k_proj = nn.Linear(C, K * D, bias=config.attention_bias)
-        self.v_proj = nn.Linear(C, K * D, bias=config.attention_bias)
+        self.q_proj = nn.Linear(C, H * D, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(C, K * D, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(C, K * D, bias=config.qkv_bias)
         self.o_proj = nn.Linear(H * D, C, bias=config.attention_bias)
+        self.q_norm = RMSNorm(D, config.rms_norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(D, config.rms_norm_eps) if config.qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache):
         B, T, _ = x.shape
-        q = rotate(self.q_proj(x).view(B, T, -1, self.D), cos, sin).transpose(1, 2)  # [B, H, T, D]
-        k = rotate(self.k_proj(x).view(B, T, -1, self.D), cos, sin)  # [B, T, K, D]
+        q = self.q_norm(self.q_proj(x).view(B, T, -1, self.D))  # [B, T, H, D]
+        k = self.k_norm(self.k_proj(x).view(B, T, -1, self.D))  # [B, T, K, D]
+        q = rotate(q, cos, sin).transpose(1, 2)  # [B, H, T, D]
+        k = rotate(k, cos, sin)  # [B, T, K, D]
         v = self.v_proj(x).view(B, T, -1, self.D)  # [B, T, K, D]
         if cache is not None:
             y = cache.attend(self.layer, q, k, v)  # [B, H, T, D]
@@ -264,91 +288,95 @@ def initialise(model: Llama, seed: int) -> Llama:
 # Checkpoint directories
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read; the message is one line that names the file and field."""
-
-
-def require(condition, where, complaint: str) -> None:
-    if not condition:
-        raise CheckpointError(f"{where}: {complaint}")
-
-
-def read_json(path: Path) -> dict:
-    try:
-        return dict(json.loads(path.read_text()))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; expected a checkpoint directory") from None
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a readable JSON object ({error})") from None
-
-
-def read_config(directory) -> Config:
+def read_config(directory: str | Path) -> Config:
     """The Config of a checkpoint directory. Raises CheckpointError for what this file does not implement."""
     path = Path(directory) / "config.json"
-    raw = {"hidden_act": "silu", "quantization_config": None, **read_json(path)}
-    for field, only in ("model_type", "llama"), ("hidden_act", "silu"), ("quantization_config", None):
-        require(raw.get(field) == only, path, f"{field} is {raw.get(field)!r}; only {only!r} is implemented")
-    # transformers 5 keeps all rotary settings in rope_parameters, 4 in rope_theta and rope_scaling
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    require(isinstance(rope, dict), path, f"rope_parameters (rope_scaling) is {rope!r}, not a JSON object")
-    needs = {"default": (), "linear": ("factor",),
-             "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
-    kind = str(rope.get("rope_type") or rope.get("type") or "default")  # "type": the oldest spelling
-    require(kind in needs, path, f"rope_type is {kind!r}; implemented are {', '.join(needs)}")
-    scaling = {field: rope.get(field) for field in needs[kind]}
-    for field, value in scaling.items():
-        require(type(value) in (int, float) and value > 0, path, f"{field} of {kind!r} is {value!r}")
-    raw["rope_theta"] = rope.get("rope_theta", raw.get("rope_theta"))
-    raw["rope_scaling"] = {"rope_type": kind, **scaling} if scaling else None
+    raw = read_fields(path)
     given = [f.name for f in fields(Config) if f.default is MISSING or raw.get(f.name) is not None]
     try:
-        return Config(**{name: raw.get(name) for name in given})
+        config = Config(**{name: raw.get(name) for name in given})
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    window = sliding_window(path, raw)
+    require(window is None or window >= config.context, path,
+            f"sliding_window is {window}, less than the context of {config.context}: not implemented")
+    return config
 
 
-def load(directory, dtype: torch.dtype = None, device=None) -> Llama:
-    """Read a Hugging Face LLaMA checkpoint directory.
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a checkpoint: one, or those that its index names, all in this directory."""
+    files, index = [directory / "model.safetensors"], directory / "model.safetensors.index.json"
+    if index.exists() and not files[0].exists():
+        table = read_json(index).get("weight_map")
+        require(isinstance(table, dict) and table, index, "weight_map is not a JSON object of file names")
+        for name in table.values():
+            beside = type(name) is str and Path(name).name == name
+            require(beside, index, f"weight_map names {name!r}, which is not a file of this directory")
+        files = sorted({directory / name for name in table.values()})
+    for file in files:
+        require(file.is_file(), file, "not a regular file" if file.exists() else "no such file")
+    return files
+
+
+def read_shapes(file: Path) -> dict[str, list[int]]:
+    """Name and shape of every tensor in a file, from its header alone."""
+    try:
+        with safe_open(file, framework="pt") as stored:
+            return {name: stored.get_slice(name).get_shape() for name in stored.keys()}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: cannot be read ({error})") from None
+
+
+def read_tensor(file: Path, name: str) -> Tensor:
+    # What was read of a mapped file counts as memory in use until it is closed. Opened for one tensor at a time, it
+    # adds one tensor to the peak, not a second copy of the model.
+    try:
+        tensor = safe_open(file, framework="pt").get_tensor(name)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: {name} cannot be read ({error})") from None
+    require(tensor.dtype.is_floating_point and tensor.dtype.itemsize > 1, file, f"{name} is quantised ({tensor.dtype})")
+    return tensor
+
+
+def load(directory: str | Path, dtype: torch.dtype | None = None, device: str | None = None) -> Llama:
+    """Read a Hugging Face checkpoint directory: LLaMA, or a family of plumbing/config_json.py.
 
     dtype: of the weights in memory (None: as stored). device: where they go (None: CPU). Whatever is missing,
     surplus, of another shape or not implemented raises CheckpointError, in one line.
     """
     directory, config = Path(directory), read_config(directory)
+    contents = {file: read_shapes(file) for file in weight_files(directory)}
+    stored = {name: shape for shapes in contents.values() for name, shape in shapes.items()}
+    # A size or a number of layers far beyond what is stored would take long to build, or not fit into memory.
+    width = max((size for shape in stored.values() for size in shape), default=0)
+    for field in "vocab_size", "hidden_size", "intermediate_size", "head_dim":
+        size = getattr(config, field)
+        require(size <= width, directory, f"{field} = {size}, but no stored tensor is wider than {width}")
+    layers = config.num_hidden_layers
+    require(layers <= len(stored), directory, f"num_hidden_layers = {layers}, but {len(stored)} tensors are stored")
     with torch.device("meta"):  # shapes only, no memory
         model = Llama(config)
     shapes = {name: list(weight.shape) for name, weight in model.state_dict().items()}
-    files, index = [directory / "model.safetensors"], directory / "model.safetensors.index.json"
-    if index.exists() and not files[0].exists():
-        table = read_json(index).get("weight_map")
-        require(isinstance(table, dict), index, "weight_map is not a JSON object")
-        files = sorted({directory / str(file) for file in table.values()})
-    weights = {}
     implied = ("rotary_emb.inv_freq",) + ("lm_head.weight",) * config.tie_word_embeddings  # stored or not
-    for file in files:
-        try:
-            for name in safe_open(file, framework="pt").keys():
-                if name.endswith(implied):
-                    continue
-                # What was read of a mapped file counts as memory in use until it is closed. Opened for one
-                # tensor at a time, it adds one tensor to the peak, not a second copy of the model.
-                tensor = safe_open(file, framework="pt").get_tensor(name)
-                shape, stored = shapes.get(name), list(tensor.shape)
-                require(name in shapes, file, f"surplus tensor {name}")
-                require(stored == shape, file, f"{name} has shape {stored}; config.json implies {shape}")
-                require(tensor.dtype.is_floating_point and tensor.dtype.itemsize > 1, file,
-                        f"{name} is quantised ({tensor.dtype})")
-                weights[name] = tensor.to(device or "cpu", dtype or tensor.dtype, copy=True)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{file}: cannot be read ({error})") from None
-    missing = sorted(name for name in shapes if name not in weights and not name.endswith(implied))
+    for name, shape in stored.items():
+        if not name.endswith(implied):
+            require(name in shapes, directory, f"surplus tensor {name}")
+            require(shape == shapes[name], directory, f"{name} has shape {shape}; config.json implies {shapes[name]}")
+    missing = sorted(name for name in shapes if name not in stored and not name.endswith(implied))
     require(not missing, directory, f"missing tensor {', '.join(missing[:1])} ({len(missing)} in all)")
+    weights = {}
+    for file, names in contents.items():
+        for name in names:
+            if not name.endswith(implied):
+                tensor = read_tensor(file, name)
+                weights[name] = tensor.to(device or "cpu", dtype or tensor.dtype, copy=True)
     model.load_state_dict(weights, strict=False, assign=True)
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     return model
 
 
-def save(model: Llama, directory, tokenizer=None) -> None:
+def save(model: Llama, directory: str | Path, tokenizer: "Tokenizer | None" = None) -> None:
     """Write a checkpoint directory that transformers 4 and 5 load, in the weights' own dtype."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -358,9 +386,13 @@ def save(model: Llama, directory, tokenizer=None) -> None:
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     stored = str(next(iter(weights.values())).dtype).removeprefix("torch.")
     rope = {"rope_theta": model.config.rope_theta, **(model.config.rope_scaling or {"rope_type": "default"})}
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+    family = model.config.model_type
+    config = {"architectures": [ARCHITECTURES[family]], "model_type": family, "hidden_act": "silu",
               "dtype": stored, "torch_dtype": stored, "rope_parameters": rope, **asdict(model.config)}
+    if family == "mistral":
+        config["sliding_window"] = None  # else it would be 4,096
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    shutil.copymode(directory / "config.json", directory / "model.safetensors")  # save_file lets only the owner read it
     if tokenizer is not None:
         tokenizer.save_pretrained(directory)
         file = directory / "tokenizer_config.json"  # transformers 4 does not know the name that 5 writes

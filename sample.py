@@ -13,12 +13,12 @@ same responses however many sequences run at once.
 """
 
 import argparse
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,12 +26,23 @@ from torch import Tensor
 
 import llama
 import voting
+from plumbing.checkpoints import (  # noqa: F401  (also for those who import sample)
+    DTYPES,
+    has_bf16,
+    notes_of,
+    open_checkpoint,
+    resolve_dtype,
+    stop_ids_in,
+    stop_ids_of,
+    usual_dtype,
+    usual_length,
+)
 
 if TYPE_CHECKING:  # importing it takes seconds
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
 PREFILL_TOKENS = 4096  # of prompts that are read in one pass: their activations and keys are held beside the cache
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+LEAST_TEMPERATURE = 1e-6  # beside 0; logits divided by much less are no longer finite
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,7 @@ def sample_token(logits: Tensor, noise: Tensor, temperature: float, top_p: float
         p, order = logp.topk(candidates)  # [N, candidates] each, the likeliest first
         p = p.exp()
         cdf = p.cumsum(-1)  # [N, candidates]
-        kept = (cdf - p < top_p).sum(-1, keepdim=True)  # [N, 1] tokens kept, at least the likeliest
+        kept = (cdf - p < top_p).sum(-1, keepdim=True).clamp(min=1)  # [N, 1] tokens kept; not 0 even if p is NaN
         mass = cdf.gather(-1, kept - 1)  # [N, 1]
         rank = torch.searchsorted(cdf, noise[:, None] * mass, right=True)  # [N, 1]
         ids = order.gather(-1, rank.minimum(kept - 1))[:, 0]  # [N]
@@ -113,6 +124,10 @@ def generate_simply(model: llama.Llama, prompts: list[list[int]], max_new_tokens
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The same with a cache and continuous batching
+
+
+class LogitsError(ValueError):
+    """The model's logits are not finite: damaged weights, or an update that made them overflow. One line."""
 
 
 class LengthError(ValueError):
@@ -246,6 +261,9 @@ class Engine:
         noise = torch.tensor([next(sequence.noise) for sequence in sequences], device=self.device)  # [N]
         tokens, logps = sample_token(logits, noise, self.temperature, self.top_p)  # [N] each
         for sequence, token, logp in zip(sequences, tokens.tolist(), logps.tolist(), strict=True):
+            if not math.isfinite(logp):
+                raise LogitsError(f"the model's logits are not finite at token {len(sequence.ids) + 1} of response "
+                                  f"{sequence.index}; its weights are damaged or too large")
             sequence.ids.append(token)
             sequence.logprob += logp
             finished = token in self.stop_ids
@@ -265,11 +283,14 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
     prompts: lists of token ids, none empty. temperature 0: greedy. slots: how many run at once, at most; fewer if their
     keys and values need more than cache_gib GiB. progress: called with the number of completions since the last call.
     A completion that reaches the end of the model's context is cut off there. Raises ValueError for arguments out of
-    range, LengthError for a prompt that fills the context, or if the cache holds no response.
+    range, LengthError for a prompt that fills the context, or if the cache holds no response, LogitsError for logits
+    that are not finite.
     """
-    if not temperature >= 0 or not 0 < top_p <= 1 or max_new_tokens < 1 or slots < 1:
-        raise ValueError(f"need temperature >= 0, 0 < top_p <= 1, max_new_tokens >= 1, slots >= 1; got "
-                         f"{temperature}, {top_p}, {max_new_tokens}, {slots}")
+    if not (temperature == 0 or temperature >= LEAST_TEMPERATURE) or not 0 < top_p <= 1:
+        raise ValueError(f"need temperature 0 (greedy) or at least {LEAST_TEMPERATURE:g}, and 0 < top_p <= 1; got "
+                         f"{temperature} and {top_p}")
+    if max_new_tokens < 1 or slots < 1:
+        raise ValueError(f"need max_new_tokens >= 1 and slots >= 1; got {max_new_tokens} and {slots}")
     if not all(prompts):
         raise ValueError("a prompt is empty: there is nothing to continue")
     if not prompts:
@@ -293,36 +314,7 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Checkpoints: what they were trained for, and questions to them
-
-
-def has_bf16() -> bool:
-    """Whether this CPU has instructions for products in bf16."""
-    has = torch.cpu.get_capabilities()  # names these two on x86 only
-    return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
-
-
-def resolve_dtype(wanted: str, otherwise: str, config: llama.Config, device: str) -> str:
-    """The type to sample in, fp32 or bf16. auto: bf16 where that is much faster, `otherwise` elsewhere.
-
-    It is much faster on a CPU that multiplies matrices in bf16, for a model so wide that these products are most of the
-    work. At width 96 it gains 6 %, and a run is no longer the same whatever the number of slots: rounding decides
-    near-ties.
-    """
-    if wanted != "auto":
-        return wanted
-    return "bf16" if device == "cpu" and config.hidden_size >= 512 and has_bf16() else otherwise
-
-
-def stop_ids_of(directory: str | Path, tokenizer: "Tokenizer") -> tuple[int, ...]:
-    """Every id that ends a response: of the tokenizer, config.json and generation_config.json (Llama 3.1 has three)."""
-    found = {tokenizer.eos_token_id}
-    for name in ("config.json", "generation_config.json"):
-        path = Path(directory) / name
-        if path.exists():
-            eos = llama.read_json(path).get("eos_token_id")
-            found.update(eos if isinstance(eos, list) else [eos])
-    return tuple(sorted(found - {None}))
+# Questions to a checkpoint
 
 
 def stop_ids_in(model: llama.Llama, tokenizer) -> tuple[int, ...]:
@@ -343,46 +335,6 @@ def ask(model: llama.Llama, tokenizer: "Tokenizer", questions: list[str], condit
         text = tokenizer.decode(written.ids[:-1] if written.finished else written.ids)
         responses.append(Response(written.ids, written.logprob, written.finished, text, prompt))
     return [responses[i : i + samples] for i in range(0, len(responses), samples)]
-
-
-def notes_of(directory: str | Path) -> dict:
-    """What train.py noted in ibpo.json: stage, prompt condition, settings. {} for a checkpoint from elsewhere."""
-    path = Path(directory) / "ibpo.json"
-    return llama.read_json(path) if path.exists() else {}
-
-
-def usual_length(directories: list[str | Path]) -> int:
-    """max_new_tokens for these checkpoints: the largest that one of them was trained with; 300 if it is not known."""
-    return max([notes_of(directory).get("settings", {}).get("max_new_tokens", 300) for directory in directories])
-
-
-def usual_dtype(directory: str | Path, wanted: str, device: str) -> str:
-    """fp32 or bf16, for a checkpoint that only answers. auto: bf16 on a GPU, on a CPU as `resolve_dtype` decides."""
-    return resolve_dtype(wanted, "fp32" if device == "cpu" else "bf16", llama.read_config(directory), device)
-
-
-def open_checkpoint(directory: str | Path, dtype: torch.dtype | None = None,
-                    device: str | None = None) -> tuple[llama.Llama, "Tokenizer", dict]:
-    """Model, tokenizer and notes of a checkpoint directory, written by train.py or in the Hugging Face format.
-
-    dtype, device: as in llama.load. Raises llama.CheckpointError, in one line, if the directory cannot be used.
-    """
-    from transformers import AutoTokenizer
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise llama.CheckpointError("--device cuda: torch sees no CUDA device")
-    model = llama.load(directory, dtype, device).eval()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises nothing more special
-        reason = str(error).strip().splitlines()[0]
-        raise llama.CheckpointError(f"{directory}: the tokenizer cannot be read ({reason})") from None
-    if tokenizer.chat_template is None:
-        raise llama.CheckpointError(f"{directory}: the tokenizer has no chat template; use an instruct model")
-    ids = stop_ids_of(directory, tokenizer)
-    if len(ids) > 1:  # some may be in generation_config.json alone, which `save` does not write
-        model.config.eos_token_id = list(ids)
-    return model, tokenizer, notes_of(directory)
 
 
 def main() -> None:

@@ -287,7 +287,8 @@ def shard(index):
 
 Q = "model.layers.1.self_attn.q_proj.weight"
 REFUSED = [  # damage, what the line must name
-    (config(model_type="mistral"), "model_type is 'mistral'"),
+    (config(model_type="gemma"), "model_type is 'gemma'"),
+    (config(model_type=["llama"]), "model_type is ['llama']"),
     (config(model_type=None), "model_type"),
     (config(hidden_act="gelu"), "hidden_act is 'gelu'"),
     (config(quantization_config={"quant_method": "gptq"}), "quantization_config"),

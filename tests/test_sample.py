@@ -6,6 +6,7 @@ Small random models in fp32 with weights large enough that no next token is near
 """
 
 import json
+import os
 import random
 from collections import Counter
 from itertools import product
@@ -20,6 +21,7 @@ import data
 import llama
 import sample
 import voting
+from plumbing import checkpoints
 from sample import generate
 from settings import PRESETS, Settings
 
@@ -298,11 +300,55 @@ def test_no_prompts(model):
 
 @pytest.mark.parametrize("wrong", [dict(temperature=-0.1), dict(top_p=0), dict(top_p=1.01), dict(top_p=-1),
                                    dict(max_new_tokens=0), dict(slots=0), dict(prompts=[[1], []]), dict(prompts=[[]]),
-                                   dict(temperature=float("nan")), dict(top_p=float("nan"))])
+                                   dict(temperature=float("nan")), dict(top_p=float("nan")), dict(temperature=1e-38),
+                                   dict(temperature=1e-7), dict(temperature=1e-300)])
 def test_wrong_arguments(model, wrong):
     with pytest.raises(ValueError) as error:
         generate(**{**dict(model=model, prompts=[[1]], max_new_tokens=3), **wrong})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("temperature, top_p", [(0, 1.0), (1.0, 1.0), (1.0, 0.9), (1.0, 1e-30)])
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite(broken, temperature, top_p):
+    """One line that says where, instead of the last id for ever, id 0, or an index out of range."""
+    model = build(seed=3)
+    prompts, reached = [[1, 2], [3]], []
+
+    def damage(model, args, logits):
+        reached.append(logits.shape)
+        if len(reached) == 3:  # two tokens have been written; now the second response of the batch meets a broken logit
+            logits[1, :, 4] = broken
+        return logits
+
+    model.register_forward_hook(damage)
+    with pytest.raises(sample.LogitsError, match="not finite at token 3 of response 1;") as error:
+        generate(model, prompts, 9, temperature, top_p)
+    assert "\n" not in str(error.value) and len(reached) == 3
+
+
+def test_masked_logits_are_no_error():
+    """A token may be forbidden: its logit is -inf and its probability 0."""
+    model = build(seed=3)
+    model.register_forward_hook(lambda model, args, logits: logits.index_fill(-1, torch.tensor([4, 5]), -torch.inf))
+    for temperature, top_p in (0, 1.0), (1.0, 1.0), (1.0, 0.9):
+        ids = {id for r in generate(model, PROMPTS, 20, temperature, top_p) for id in r.ids}
+        assert len(ids) > 5 and not ids & {4, 5}
+
+
+@pytest.mark.parametrize("temperature, top_p", [(1e-6, 1.0), (1e-6, 0.5), (1.0, 1e-45), (1.0, 1e-300)])
+def test_least_temperature_and_least_top_p_are_greedy(temperature, top_p):
+    model = build(seed=3, std=0.8)  # large logits
+    expected = [r.ids for r in generate(model, PROMPTS, 12, temperature=0)]
+    assert [r.ids for r in generate(model, PROMPTS, 12, temperature, top_p)] == expected
+
+
+def test_a_huge_limit_costs_nothing(model):
+    """Nothing is allocated for tokens that are not written, and the noise does not depend on the limit."""
+    options = dict(stop_ids=(3, 8, 5), seed=2)
+    expected = generate(model, PROMPTS, 100, **options)
+    assert all(r.finished for r in expected)
+    assert generate(model, PROMPTS, 10**9, **options) == expected
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -526,6 +572,122 @@ def test_checkpoint_without_a_chat_template(tmp_path):
     with pytest.raises(llama.CheckpointError) as error:
         sample.open_checkpoint(tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def directory(tmp_path) -> Path:
+    """A usable checkpoint directory."""
+    tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces())
+    llama.save(build(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id), tmp_path, tokenizer)
+    return tmp_path
+
+
+def edit(path: Path, **changes) -> None:
+    """Change fields of a JSON file; None removes one."""
+    content = {**(json.loads(path.read_text()) if path.exists() else {}), **changes}
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+def refusal(directory: Path) -> str:
+    with pytest.raises(llama.CheckpointError) as error:
+        sample.open_checkpoint(directory)
+    assert "\n" not in str(error.value) and str(directory) in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("notes, named", [
+    ({"condition": "vote"}, "condition is 'vote'"), ({"condition": ["asv"]}, "condition is"),
+    ({"condition": None}, "condition is None"), ({"settings": [1]}, "settings is"), ({"settings": "{}"}, "settings is"),
+    ({"settings": {"max_new_tokens": "300"}}, "max_new_tokens is '300'"), ([], "ibpo.json"), (7, "ibpo.json"),
+    ({"settings": {"max_new_tokens": -1}}, "max_new_tokens"), ({"settings": {"max_new_tokens": 3.5}}, "max_new_tokens"),
+    ({"settings": {"max_new_tokens": True}}, "max_new_tokens"), ("[" * 100_000, "ibpo.json")])
+def test_notes_of_the_wrong_type(directory, notes, named):
+    (directory / "ibpo.json").write_text(notes if isinstance(notes, str) else json.dumps(notes))
+    assert named in refusal(directory)
+    with pytest.raises(llama.CheckpointError):
+        sample.usual_length([directory])
+
+
+@pytest.mark.parametrize("eos", ["</s>", [1, "</s>"], {"id": 1}, 1.0, True])
+def test_stop_ids_of_the_wrong_type(directory, eos):
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
+    assert "eos_token_id" in refusal(directory)
+
+
+def test_tokenizer_without_eos(directory):
+    """The id in config.json is taken; without one no response would ever end, which is said at once."""
+    edit(directory / "tokenizer_config.json", eos_token=None)
+    model, tokenizer, _ = sample.open_checkpoint(directory)
+    assert tokenizer.eos_token_id == model.config.eos_token_id == sample.stop_ids_of(directory, tokenizer)[0]
+    edit(directory / "config.json", eos_token_id=None)
+    assert "EOS" in refusal(directory)
+
+
+def test_tokenizer_of_another_model(directory):
+    llama.save(build(vocab_size=9), directory)
+    edit(directory / "config.json", eos_token_id=1)
+    assert "the model knows 9 tokens" in refusal(directory)
+
+
+def test_no_code_of_a_checkpoint_is_run(directory, monkeypatch):
+    """Nor is anyone asked whether it may be run."""
+    (directory / "evil.py").write_text(f"""
+from pathlib import Path
+from transformers import PreTrainedTokenizerFast, PretrainedConfig
+Path({str(directory / 'it ran')!r}).touch()
+class Evil(PreTrainedTokenizerFast): pass
+class EvilConfig(PretrainedConfig): pass
+""")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
+    expected = voting.encode_prompt(sample.open_checkpoint(directory)[1], checkpoints.PROBE, "asv")
+    edit(directory / "config.json", auto_map={"AutoConfig": "evil.EvilConfig", "AutoTokenizer": ["evil.Evil"] * 2})
+    for name in "PreTrainedTokenizerFast", "Evil":
+        edit(directory / "tokenizer_config.json", tokenizer_class=name, auto_map={"AutoTokenizer": ["evil.Evil"] * 2})
+        try:
+            tokenizer = sample.open_checkpoint(directory)[1]
+            assert voting.encode_prompt(tokenizer, checkpoints.PROBE, "asv") == expected
+        except llama.CheckpointError as error:
+            assert "\n" not in str(error)
+        assert not (directory / "it ran").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "tokenizer_config.json", "config.json",
+                                  "ibpo.json", "generation_config.json", "chat_template.jinja"])
+def test_a_pipe_in_place_of_a_file(directory, name):
+    (directory / name).unlink(missing_ok=True)
+    os.mkfifo(directory / name)
+    assert name in refusal(directory)
+
+
+LOOP = "{% for _ in range(99999) %}"
+END = "{% endfor %}"
+TEMPLATES = {  # a chat template, and what the line says
+    "{{ messages[0].content": "the chat template fails (unexpected end",
+    "{{ nobody.content }}": "the chat template fails ('nobody' is undefined",
+    "{{ raise_exception('not\nhere') }}": "the chat template fails (not)",
+    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ messages[0].content }}": "System role not supported",
+    "{{ 1 // 0 }}": "the chat template fails",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "the chat template fails",
+    "{{ 'x' * 10**10 }}": "GiB of memory",
+    "{{ 'x' * 10**6 }}": "it writes 1,000,000 characters",
+    LOOP + "{{ 'x' * 10**6 }}" + END: "GiB of memory",
+    3 * LOOP + 3 * END: "still running after 2 seconds",
+    "{{ 9**(9**9) }}": "still running after 2 seconds",
+    "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}":
+        "drops the system turn: the prompts for scot and sv are the same",
+    "": "drops the system turn",
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux limits the memory of the trial run")
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_chat_templates_that_are_refused(directory, template, monkeypatch):
+    if "still running" in TEMPLATES[template]:
+        monkeypatch.setattr(checkpoints.templates, "SECONDS", 2.0)
+    (directory / "chat_template.jinja").write_text(template)
+    assert TEMPLATES[template] in refusal(directory)
 
 
 def test_command_line(tmp_path, capsys, monkeypatch):
