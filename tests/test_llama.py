@@ -13,6 +13,7 @@ import math
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,13 @@ from transformers import (
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils import logging
@@ -136,6 +143,38 @@ def test_rotary_spellings_at_far_positions(tmp_path, scaling, spelling):
     assert (expected - plain).abs().max() > 0.1  # the settings matter
     with torch.no_grad():
         torch.testing.assert_close(llama.load(tmp_path)(ids, FAR), expected, **CLOSE)
+
+
+ROPES = [{"rope_type": "default"}, LINEAR, {"type": "linear", "factor": 2.0}, LLAMA3,
+         {"rope_type": "llama3", **LINEAR, **LLAMA3, "original_max_position_embeddings": 4096},
+         {"rope_type": "linear", "type": "llama3", "factor": 8.0}, {"rope_type": "yarn", "factor": 4.0},
+         {"type": "yarn", "factor": 4.0}, {"rope_type": "dynamic", "factor": 4.0}, {"type": "su"}]
+ROPES += [{**settings, "rope_theta": 200000.0} for settings in ROPES]
+ROPES += [None, {}, "linear", {"rope_type": None, "factor": 2.0}, {"partial_rotary_factor": 0.5}]
+
+
+@pytest.mark.parametrize("top", [{}, {"rope_theta": 500000.0}, {"original_max_position_embeddings": 2048},
+                                 {"rope_theta": 500000.0, "partial_rotary_factor": 0.5}], ids=str)
+def test_both_rotary_spellings_at_once(tmp_path, top):
+    """Every combination of rope_parameters and rope_scaling: the frequencies of transformers, or a refusal."""
+    fields = dict(model_type="llama", vocab_size=V, hidden_size=64, intermediate_size=96, num_hidden_layers=1,
+                  num_attention_heads=2, max_position_embeddings=131072)
+    outcomes = Counter()
+    for old in ROPES:
+        for new in ROPES:
+            (tmp_path / "config.json").write_text(json.dumps(
+                {**fields, **top, "rope_scaling": old, "rope_parameters": new}))
+            try:
+                found = llama.inverse_frequencies(llama.read_config(tmp_path))
+            except llama.CheckpointError:
+                outcomes["refused"] += 1
+                continue
+            theirs = AutoConfig.from_pretrained(tmp_path)
+            assert torch.equal(found, LlamaRotaryEmbedding(theirs).inv_freq), (old, new)
+            outcomes[theirs.rope_parameters["rope_type"]] += 1
+    if "partial_rotary_factor" not in top:
+        assert min(outcomes[kind] for kind in ("default", "linear", "llama3", "refused")) > 30
+    assert sum(outcomes.values()) == len(ROPES) ** 2
 
 
 def test_absent_settings_have_their_defaults(tmp_path):
@@ -278,6 +317,14 @@ def replace(name, content):
     return lambda directory: (directory / name).write_bytes(content)
 
 
+def fifo(name):
+    """A pipe that nobody writes to in place of a file."""
+    def damage(directory):
+        (directory / name).unlink()
+        os.mkfifo(directory / name)
+    return damage
+
+
 def shard(index):
     def damage(directory):
         (directory / "model.safetensors").unlink()
@@ -298,6 +345,25 @@ REFUSED = [  # damage, what the line must name
     (config(rope_parameters={**LLAMA3, "low_freq_factor": "1"}), "low_freq_factor of 'llama3' is '1'"),
     (config(rope_parameters={"rope_type": "default", "rope_theta": "10000"}), "rope_theta = '10000'"),
     (config(rope_parameters="linear"), "rope_parameters"),
+    (config(rope_parameters={"rope_type": "default"}, rope_scaling={"rope_type": "yarn", "factor": 4.0}), "'yarn'"),
+    (config(rope_parameters={**LLAMA3, "low_freq_factor": 4.0}), "low_freq_factor = 4.0"),
+    (config(rope_parameters={**LINEAR, "factor": math.nan}), "factor of 'linear' is nan"),
+    (config(rope_parameters={**LINEAR, "factor": math.inf}), "factor of 'linear' is inf"),
+    (config(rope_parameters={**LINEAR, "partial_rotary_factor": 0.5}), "partial_rotary_factor is 0.5"),
+    (config(rope_parameters={"rope_theta": math.nan}), "rope_theta = nan"),
+    (config(rope_parameters={"rope_theta": 10**400}), "rope_theta = 1000"),
+    (config(rms_norm_eps=math.nan), "rms_norm_eps = nan"),
+    (config(rms_norm_eps=math.inf), "rms_norm_eps = inf"),
+    (config(hidden_size=10**30), "hidden_size = 10000"),
+    (config(max_position_embeddings=10**30), "max_position_embeddings = 10000"),
+    (config(vocab_size=10**9), "vocab_size = 1000000000, but no stored tensor is wider than 101"),
+    (config(intermediate_size=10**9), "intermediate_size = 1000000000, but"),
+    (config(head_dim=10**12), "head_dim = 1000000000000"),
+    (config(head_dim=10**9), "head_dim = 1000000000, but"),
+    (config(num_hidden_layers=10**9), "num_hidden_layers = 1000000000, but 30 tensors are stored"),
+    (config(num_attention_heads=10**9), "num_attention_heads = 1000000000"),
+    (config(eos_token_id=[2, "</s>"]), "eos_token_id = [2, '</s>']"),
+    (config(eos_token_id=[[2]]), "eos_token_id = [[2]]"),
     (config(hidden_size="64"), "hidden_size = '64'"),
     (config(hidden_size=64.0), "hidden_size = 64.0"),
     (config(hidden_size=None), "hidden_size"),
@@ -324,6 +390,8 @@ REFUSED = [  # damage, what the line must name
     (replace("config.json", b"{"), "config.json"),
     (replace("config.json", b"[1]"), "config.json"),
     (replace("config.json", b"\xff\xfe"), "config.json"),
+    (replace("config.json", b"[]"), "config.json"),
+    (replace("config.json", b'{"a":' * 100_000), "config.json"),
     (lambda directory: (directory / "config.json").unlink(), "config.json"),
     (replace("model.safetensors", b""), "model.safetensors"),
     (replace("model.safetensors", b"\x08" + bytes(7) + b"not json"), "model.safetensors"),
@@ -333,7 +401,14 @@ REFUSED = [  # damage, what the line must name
     (shard({"weight_map": [Q]}), "weight_map"),
     (shard({"weight_map": {Q: 1}}), "1"),
     (shard({}), "weight_map"),
+    (shard({"weight_map": {}}), "weight_map"),
+    (shard({"weight_map": {Q: ["model.safetensors"]}}), "weight_map"),
+    (shard({"weight_map": {Q: "../model.safetensors"}}), "'../model.safetensors', which is not a file of this"),
+    (shard({"weight_map": {Q: "/etc/passwd"}}), "'/etc/passwd', which is not a file of this"),
+    (shard({"weight_map": {Q: ".."}}), "not a regular file"),
     (shard([Q]), "index.json"),
+    (fifo("model.safetensors"), "model.safetensors: not a regular file"),
+    (fifo("config.json"), "config.json: not a regular file"),
 ]
 
 
@@ -345,6 +420,17 @@ def test_refused_in_one_line(tmp_path, damage, named):
         llama.load(tmp_path)
     line = str(refusal.value)
     assert named in line and str(tmp_path) in line and "\n" not in line
+
+
+@pytest.mark.parametrize("size", ["num_hidden_layers", "vocab_size", "hidden_size", "head_dim", "intermediate_size"])
+def test_nothing_is_built_that_is_not_stored(tmp_path, monkeypatch, size):
+    """Sizes are compared with the headers of the files first: 2**30 layers would take days."""
+    checkpoint(tmp_path)
+    edit(tmp_path, **{size: 2**30})
+    monkeypatch.setattr(llama, "Llama", lambda config: pytest.fail("a model was built"))
+    monkeypatch.setattr(llama, "read_tensor", lambda file, name: pytest.fail("a tensor was read"))
+    with pytest.raises(llama.CheckpointError, match=f"{size} = 1073741824, but"):
+        llama.load(tmp_path)
 
 
 def test_command_line(tmp_path, monkeypatch, capsys):
@@ -378,6 +464,90 @@ def test_saved_for_transformers(tmp_path, variant):
         llama.save(model, tmp_path / "ours")
         edit(tmp_path / "ours", **unread)
         assert torch.equal(oracle_logits(tmp_path / "ours", ids, FAR), expected)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no umask")
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_saved_files_honour_the_umask(tmp_path, small, umask, mode):
+    before = os.umask(umask)
+    try:
+        llama.save(small, tmp_path)
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "config.json": mode, "model.safetensors": mode}
+
+
+FAMILIES = {  # name -> classes of transformers, and settings that matter
+    "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": None}),
+    "mistral, window never reached": (MistralConfig, MistralForCausalLM, {"sliding_window": 512}),
+    "mistral nemo": (MistralConfig, MistralForCausalLM, {"sliding_window": None, "head_dim": 32}),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}}),
+    "qwen2, window not used": (Qwen2Config, Qwen2ForCausalLM, {"sliding_window": 5, "use_sliding_window": False}),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 32}),
+    "qwen3, biases": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 16, "attention_bias": True}),
+}
+
+
+def related(directory, family, **settings) -> Path:
+    """A random small model of a family that is LLaMA but for a detail, written by transformers."""
+    its_config, its_class, special = FAMILIES[family]
+    small = dict(vocab_size=V, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+                 num_key_value_heads=2, max_position_embeddings=512, bos_token_id=1, eos_token_id=[2, 3])
+    torch.manual_seed(0)
+    model = its_class(its_config(**{**small, **special, **settings}))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.2)
+    model.save_pretrained(directory, max_shard_size="60KB")
+    assert len(list(directory.glob("*.safetensors"))) > 2
+    return directory
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_related_families(tmp_path, family, tied):
+    """The logits of transformers, also with a cache; what is saved is a model of the same family."""
+    related(tmp_path / "theirs", family, tie_word_embeddings=tied)
+    ids = random_ids(2, 40)
+    expected = oracle_logits(tmp_path / "theirs", ids)
+    model = llama.load(tmp_path / "theirs")
+    assert expected.std() > 1
+    torch.testing.assert_close(model(ids), expected, **CLOSE)
+    cache = llama.Cache(model.config, rows=2, length=40, dtype=torch.float32, device="cpu")
+    first = model(ids[:, :30], cache=cache)
+    rest = model(ids[:, 30:], torch.arange(30, 40).expand(2, 10), cache)
+    torch.testing.assert_close(torch.cat((first, rest), 1), expected, **CLOSE)
+    llama.save(model, tmp_path / "ours")
+    assert type(oracle(tmp_path / "ours")) is FAMILIES[family][1]
+    assert torch.equal(oracle_logits(tmp_path / "ours", ids), expected)
+    assert torch.equal(llama.load(tmp_path / "ours")(ids), model(ids))
+
+
+@pytest.mark.parametrize("family, changes, named", [
+    ("mistral", {"sliding_window": 511}, "sliding_window is 511, less than the context of 512"),
+    ("mistral", {"sliding_window": "512"}, "sliding_window is '512'"),
+    ("mistral", {"sliding_window": None, "max_position_embeddings": 4097}, "sliding_window is 4096"),  # None: absent
+    ("mistral", {"num_key_value_heads": None}, "num_key_value_heads is missing"),
+    ("mistral", {"attention_bias": True}, "attention_bias is True; mistral has none"),
+    ("mistral", {"layer_types": ["sliding_attention"] * 3}, "layer_types"),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 100}, "sliding_window is 100"),
+    ("qwen2", {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "layer_types"),
+    ("qwen2", {"max_position_embeddings": None}, "max_position_embeddings is missing"),
+    ("qwen2", {"mlp_bias": True}, "mlp_bias is True; qwen2 has none"),
+    ("qwen2", {"model_type": "qwen3"}, "head_dim is missing"),
+    ("qwen2", {"model_type": "llama", "layer_types": None}, "surplus tensor model.layers.0.self_attn.k_proj.bias"),
+    ("qwen3", {"model_type": "llama", "layer_types": None}, "surplus tensor model.layers.0.self_attn.k_norm.weight"),
+    ("qwen3", {"model_type": "qwen3_moe"}, "model_type is 'qwen3_moe'"),
+    ("qwen3", {"head_dim": None}, "head_dim is missing"),
+])
+def test_related_families_that_are_refused(tmp_path, family, changes, named):
+    llama.load(related(tmp_path, family))
+    edit(tmp_path, **changes)
+    with pytest.raises(llama.CheckpointError) as refusal:
+        llama.load(tmp_path)
+    assert named in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
