@@ -33,7 +33,6 @@ from plumbing.checkpoints import (  # noqa: F401  (also for those who import sam
     open_checkpoint,
     resolve_dtype,
     stop_ids_in,
-    stop_ids_of,
     usual_dtype,
     usual_length,
 )
@@ -317,21 +316,15 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
 # Questions to a checkpoint
 
 
-def stop_ids_in(model: llama.Llama, tokenizer) -> tuple[int, ...]:
-    """Every id that ends a response, of an open model: `open_checkpoint` puts all of them in its config."""
-    eos = model.config.eos_token_id
-    found = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
-    return tuple(sorted(found - {None}))
-
-
 def ask(model: llama.Llama, tokenizer: "Tokenizer", questions: list[str], condition: str, samples: int,
         **options) -> list[list[Response]]:
-    """`samples` responses to each question, under a condition of voting.PROMPTS. options: of `generate`."""
+    """`samples` responses to each question, under a condition of voting.PROMPTS. options: of `generate`, but stop_ids."""
     prompts = []
     for question in questions:
         prompts += [voting.encode_prompt(tokenizer, question, condition)] * samples
+    completions = generate(model, prompts, stop_ids=stop_ids_in(model, tokenizer), **options)
     responses = []
-    for prompt, written in zip(prompts, generate(model, prompts, **options), strict=True):
+    for prompt, written in zip(prompts, completions, strict=True):
         text = tokenizer.decode(written.ids[:-1] if written.finished else written.ids)
         responses.append(Response(written.ids, written.logprob, written.finished, text, prompt))
     return [responses[i : i + samples] for i in range(0, len(responses), samples)]
@@ -347,7 +340,7 @@ def main() -> None:
     parser.add_argument("problem", help="the problem, in quotes")
     parser.add_argument("--condition", choices=list(voting.PROMPTS),
                         help="scot: one chain of thought; sv: always vote; asv: the model decides; modes: it "
-                             "decides among three modes (default: what the checkpoint was trained for, else scot)")
+                             "decides among three groups (default: what the checkpoint was trained for, else scot)")
     parser.add_argument("--samples", type=int, default=1, help="how many responses (default 1)")
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
     parser.add_argument("--top-p", type=float, default=0.9,
@@ -368,7 +361,7 @@ def main() -> None:
         limit = usual_length([args.directory]) if args.max_new_tokens is None else args.max_new_tokens
         (responses,) = ask(model, tokenizer, [args.problem], condition, args.samples,
                            max_new_tokens=limit, temperature=args.temperature, top_p=args.top_p,
-                           stop_ids=stop_ids_of(args.directory, tokenizer), seed=args.seed)
+                           seed=args.seed)
     except ValueError as error:  # CheckpointError is one
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

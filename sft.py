@@ -166,8 +166,8 @@ def sampled_solutions(settings: Settings) -> list[dict]:
                 if missing:
                     responses = sample.ask(
                         model, tokenizer, [problem.question for problem in missing], "scot", settings.sft_samples,
-                        top_p=settings.top_p, stop_ids=sample.stop_ids_in(model, tokenizer),
-                        seed=derive_seed(settings.seed, "samples", first), progress=bar.update, **settings.sampling)
+                        top_p=settings.top_p, seed=derive_seed(settings.seed, "samples", first), progress=bar.update,
+                        **settings.sampling)
                 for problem, row in zip(missing, responses):
                     texts = [response.text for response in row if response.finished]
                     known[key_of(asdict(problem))] = {**asdict(problem), "samples": texts}

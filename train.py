@@ -96,7 +96,7 @@ def roll_out(policy: llama.Llama, tokenizer, problems: list[data.Problem], m: in
     """Sample m responses to each problem under the ASV prompt (or that of three groups), and judge them."""
     condition = settings.condition("ibpo")
     rows = sample.ask(policy, tokenizer, [problem.question for problem in problems], condition, m, top_p=top_p,
-                      stop_ids=sample.stop_ids_in(policy, tokenizer), seed=seed, **settings.sampling)
+                      seed=seed, **settings.sampling)
     judged, _ = voting.judge_rows([problem.answer for problem in problems],
                                   [[(r.text, r.finished, len(r.ids)) for r in row] for row in rows], condition)
     return Rollout(**vars(judged), levels=np.array([problem.level for problem in problems]),

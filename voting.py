@@ -16,6 +16,7 @@ its consensus buys trials for free.
 import random
 import textwrap
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -68,9 +69,25 @@ PROMPTS = {
 }
 
 
-def messages(question: str, condition: str) -> list[dict]:
-    """The conversation that asks `question` under a condition of PROMPTS."""
+DATE = "26 Jul 2024"  # for chat templates such as that of Llama 3.2, which would write today's: not repeatable
+
+
+def messages(question: str, condition: str, system_turn: bool = True) -> list[dict]:
+    """The conversation that asks `question` under a condition of PROMPTS. system_turn: whether it may have one."""
+    if not system_turn:
+        return [{"role": "user", "content": f"{PROMPTS[condition]}\n\n{question}"}]
     return [{"role": "system", "content": PROMPTS[condition]}, {"role": "user", "content": question}]
+
+
+@lru_cache(maxsize=16)
+def has_system_turn(tokenizer) -> bool:
+    """Whether the tokenizer's chat template writes a system turn; some drop it, others raise an error."""
+    try:
+        text = tokenizer.apply_chat_template(messages("1 + 1?", "scot"), tokenize=False, add_generation_prompt=True,
+                                             date_string=DATE)
+    except Exception:  # a template may raise anything
+        return False
+    return PROMPTS["scot"] in text
 
 
 class PromptError(ValueError):
@@ -78,9 +95,13 @@ class PromptError(ValueError):
 
 
 def encode_prompt(tokenizer, question: str, condition: str) -> list[int]:
-    """Prompt ids through the tokenizer's own chat template (which writes its own BOS: none is added here)."""
-    text = tokenizer.apply_chat_template(messages(question, condition), tokenize=False, add_generation_prompt=True,
-                                         date_string="26 Jul 2024")  # Llama 3.2 would write today's: not repeatable
+    """Prompt ids through the tokenizer's own chat template (which writes its own BOS: none is added here).
+
+    Where the template has no system turn, the user's turn begins with the instruction. Raises PromptError.
+    """
+    text = tokenizer.apply_chat_template(
+        messages(question, condition, has_system_turn(tokenizer)), tokenize=False, add_generation_prompt=True,
+        date_string=DATE)
     ids = tokenizer(text, add_special_tokens=False).input_ids
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
         known = tokenizer.unk_token_id not in tokenizer(PROMPTS[condition], add_special_tokens=False).input_ids

@@ -28,7 +28,7 @@ def make_record(path: Path, problems: list, header: dict, samples: int, model, t
     """Answer the problems and write the record: a header line, then a line per problem with its raw responses."""
     with tqdm(total=len(problems) * samples, desc=path.stem, unit="response", dynamic_ncols=True) as bar:
         rows = sample.ask(model, tokenizer, [problem.question for problem in problems], header["condition"], samples,
-                          stop_ids=sample.stop_ids_in(model, tokenizer), progress=bar.update, **options)
+                          progress=bar.update, **options)
     cut = sum(not r.finished for row in rows for r in row) / (len(problems) * samples)
     if cut > 0.05:
         print(f"note: {cut:.0%} of the responses of {path.stem} were cut off (max_new_tokens), and count as wrong")

@@ -585,7 +585,7 @@ def test_grown_vocabulary(tmp_path, variant, dtype):
     model = llama.load(checkpoint(tmp_path / "old", **VARIANTS[variant]), dtype)
     ids = random_ids(2, 9)
     before = model(ids)  # [B, T, V]
-    sft.grow(model, 3)
+    sft.resize_embeddings(model, 3)
     after = model(ids)  # [B, T, V + 3]
     assert after.shape[-1] == V + 3 and torch.equal(after[..., :V], before)
     torch.testing.assert_close(after[..., V:], before.float().mean(-1, keepdim=True).expand(2, 9, 3).to(dtype),
@@ -603,7 +603,7 @@ def test_grown_vocabulary(tmp_path, variant, dtype):
     assert torch.equal(again(ids), model(ids))
     if dtype == torch.float32:
         torch.testing.assert_close(model(ids), oracle_logits(tmp_path / "new", ids), **CLOSE)
-    sft.grow(model, 0)
+    sft.resize_embeddings(model, 0)
     assert torch.equal(again(ids), model(ids))
 
 

@@ -22,8 +22,8 @@ import llama
 import sample
 import voting
 from plumbing import checkpoints
+from plumbing.settings import PRESETS, Settings
 from sample import generate
-from settings import PRESETS, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 V = 12

@@ -162,7 +162,7 @@ class Run:
         rollout = made_up_rollout(rng, len(problems), m)
         rollout.prompts = [rng.integers(3, 30, 3).tolist() for _ in problems]
         rollout.tokens[:] = 4
-        rollout.responses = [[sample.Response(rng.integers(3, 30, 4).tolist(), -5.0, True) for _ in range(m)]
+        rollout.responses = [[sample.Response(rng.integers(3, 30, 4).tolist(), -5.0, True, "", []) for _ in range(m)]
                              for _ in problems]
         self.rollouts.append(dict(problems=problems, m=m, seed=seed, top_p=top_p, rollout=rollout,
                                   weight=policy.lm_head.weight.detach().clone()))
