@@ -12,13 +12,14 @@ Budget is measured, in trials and in tokens per response. References at equal bu
     efficiency boundary   the straight line from the base model (1 trial) to SV-SFT, which always votes (Fig. 2a)
     self-consistency      the plurality of k separate base samples, k trials; k may differ between problems, at random
     thinned controls      another model whose votes are cut back at random to their first trial, to the same trials
-Intervals are 95 %, by a bootstrap over problems; all models share the resampled problems, so differences are paired.
+Intervals are 95 %, by a bootstrap over problems (plumbing/statistics.py); differences are paired.
 """
 
 import argparse
 import json
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,51 +27,64 @@ import data
 import ibpo
 import sample
 import voting
-from plumbing import plots
+from plumbing import plots, printing
 from plumbing.records import Record, is_record_of, make_record, read_record
+from plumbing.statistics import Bootstrap
 
-RESAMPLES = 2000
 ADAPTIVE = ("asv", "modes")  # the prompts that let a model decide how much to spend
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Intervals
+# Models on the same problems, and their references. A "mean" is an array of statistics.Bootstrap.means: float[draws].
 
 
-class Bootstrap:
-    """Paired bootstrap over n problems: `estimate` and 95 % interval of any function of per-problem means.
+class Means(NamedTuple):
+    """Means of a record over its problems."""
 
-    runs: how often the training was repeated. The columns then hold one run's problems after the other's, n / runs
-    each; runs are resampled first, then the problems of every run that was drawn (each time it was).
-    """
+    correct: np.ndarray  # float[draws]
+    first: np.ndarray  # float[draws]
+    trials: np.ndarray  # float[draws]
+    tokens: np.ndarray  # float[draws]
+    extended: np.ndarray  # float[draws]
+    consistent: np.ndarray  # float[m, draws]
 
-    def __init__(self, n: int, seed: int = 0, runs: int = 1):
-        rng, size = np.random.default_rng(seed), n // runs
-        times = rng.multinomial(runs, np.full(runs, 1 / runs), size=RESAMPLES)  # int[R, runs]
-        drawn = [rng.multinomial(size * t, np.full(size, 1 / size)) for t in times.T]  # runs × int[R, n / runs]
-        self.weights = np.concatenate(drawn, axis=1) / n  # [R, n]
 
-    def __call__(self, statistic, *columns: np.ndarray) -> tuple[float, float, float]:
-        """statistic takes the mean of each column (float[n] or float[n, c]); returns (estimate, low, high)."""
-        estimate = statistic(*[column.mean(axis=0) for column in columns])
-        # resampled means have the resamples last, so that statistics index columns, not resamples
-        means = [(self.weights @ column).T for column in columns]  # [R] or [c, R]
-        low, high = np.percentile(statistic(*means), [2.5, 97.5])
-        return float(estimate), float(low), float(high)
+class Evaluation:
+    """Records of several models on the same problems, and their resampled means. runs: as in Bootstrap."""
+
+    def __init__(self, records: list[Record], runs: int = 1):
+        self.records = {r.name: r for r in records}
+        self.bootstrap = Bootstrap(len(records[0].levels), runs)
+        columns = [np.column_stack([getattr(r, key).mean(axis=1) for key in Means._fields[:-1]] + [r.consistent])
+                   for r in records]  # float[n, 5 + m] each
+        ends = np.cumsum([column.shape[1] for column in columns])[:-1]
+        means = np.split(self.bootstrap.means(np.concatenate(columns, axis=1)), ends)  # float[5 + m, draws] each
+        self.means = {r.name: Means(*rows[:5], consistent=rows[5:]) for r, rows in zip(records, means)}
+
+    def find(self, condition: str, greedy: bool = False) -> str | None:
+        """The name of the first model that answers under this prompt."""
+        return next((r.name for r in self.records.values() if (r.condition, r.greedy) == (condition, greedy)), None)
+
+    def by_level(self) -> dict[int, "Evaluation"]:
+        """The evaluation of each level's problems."""
+        records = list(self.records.values())
+        levels = records[0].levels  # int[n]
+        return {level: Evaluation([r.at(levels == level) for r in records], self.bootstrap.runs)
+                for level in sorted(set(levels.tolist()))}
 
 
 def on_boundary(trials, base, sv, sv_trials):
     """Accuracy of the efficiency boundary at a number of trials: the line through (1, base) and (sv_trials, sv)."""
-    return base + (trials - 1) / (sv_trials - 1) * (sv - base)
+    with np.errstate(divide="ignore", invalid="ignore"):  # without a vote there is no line: no finite number
+        return base + (trials - 1) / (sv_trials - 1) * (sv - base)
 
 
-def over_line(bootstrap: Bootstrap, r: Record, base: Record, end: Record, unit: str) -> tuple[float, float, float]:
-    """Accuracy of r minus that of the straight line from base to `end` at equal cost, in "trials" or "tokens".
+def over_line(model: Means, base: Means, end: Means, unit: str) -> np.ndarray:
+    """Accuracy of a model minus that of the straight line from base to `end` at equal cost, in "trials" or "tokens".
 
     The line is what base and `end` attain, each on a random part of the problems. A base sample is the unit of cost.
     """
-    accuracy, cost = ([getattr(each, name).mean(axis=1) for each in (r, base, end)] for name in ("correct", unit))
-    return bootstrap(lambda a, b, e, a_cost, b_cost, e_cost: a - on_boundary(a_cost / b_cost, b, e, e_cost / b_cost),
-                     *accuracy, *cost)
+    cost, end_cost = getattr(model, unit) / getattr(base, unit), getattr(end, unit) / getattr(base, unit)
+    return model.correct - on_boundary(cost, base.correct, end.correct, end_cost)
 
 
 def at_trials(curve, trials):
@@ -79,7 +93,7 @@ def at_trials(curve, trials):
     Any k for some problems and another for the rest, at random: the highest chord of the curve. (k = 2 alone gains
     nothing: of two different answers the first one counts.)
     """
-    curve, t = np.asarray(curve), np.clip(trials, 1, len(curve))  # [K] or [K, R]; scalar or [R]
+    curve, t = np.asarray(curve), np.clip(trials, 1, len(curve))  # [K] or [K, draws]; scalar or [draws]
     chords = [np.where((i <= t) & (t <= j), curve[i - 1] + (t - i) / max(j - i, 1) * (curve[j - 1] - curve[i - 1]), 0)
               for i in range(1, len(curve) + 1) for j in range(i, len(curve) + 1)]
     return np.max(chords, axis=0)
@@ -91,24 +105,25 @@ def thinned(trials, right, first, own_trials):
     return keep * right + (1 - keep) * first
 
 
-def over_model(bootstrap: Bootstrap, r: Record, other: Record, equal_trials: bool = False):
-    """Accuracy of r minus that of another model, with its interval.
+def over_model(model: Means, other: Means, equal_trials: bool = False) -> np.ndarray:
+    """Accuracy of a model minus that of another.
 
     equal_trials: after votes of the one that spends more are cut back, as in `thinned`.
     """
-    def minus(a, a_first, a_trials, b, b_first, b_trials):
-        trials = np.minimum(a_trials, b_trials)
-        return thinned(trials, a, a_first, a_trials) - thinned(trials, b, b_first, b_trials) if equal_trials else a - b
-
-    return bootstrap(minus, *(getattr(each, key).mean(axis=1)  # float[n]
-                              for each in (r, other) for key in ("correct", "first", "trials")))
+    if not equal_trials:
+        return model.correct - other.correct
+    trials = np.minimum(model.trials, other.trials)
+    left, right = (thinned(trials, each.correct, each.first, each.trials) for each in (model, other))
+    return left - right
 
 
 def adaptive_self_consistency(answers: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Majority voting over separate samples that stops as a sequential vote does. Returns right bool[n], trials int[n].
 
-    After Aggarwal et al. 2023, arXiv 2305.11860; it needs no training. Samples are taken from left to right until an answer has occurred three times, at most eight. The answer is the
-    plurality of those taken, the first seen on ties: voting.trials_needed and voting.plurality, in arrays.
+    After Aggarwal et al. 2023, arXiv 2305.11860; it needs no training. Samples are taken from left to right until an
+    answer has occurred three times, at most eight. The answer is the plurality of those taken, the first seen on ties:
+    voting.trials_needed and voting.plurality, in arrays.
+
     answers: int[n, 8], the same number for the same answer, -1 for none (it costs a trial and never counts).
     correct: bool[n, 8] or 0/1, whether that answer is right; of equal answers the first one is asked.
     right: False also where no sample has an answer.  trials: samples taken, 3 to 8.
@@ -138,133 +153,91 @@ def adaptive_self_consistency(answers: np.ndarray, correct: np.ndarray) -> tuple
 # Table and comparisons
 
 
-def percent(estimate) -> str:
-    value, low, high = (100 * x for x in estimate)
-    return f"{value:6.2f} [{low:.2f}, {high:.2f}]"
-
-
-def number(estimate) -> str:
-    value, low, high = estimate
-    return f"{value:.2f} ±{(high - low) / 2:.2f}"
-
-
-def summarise(records: list[Record], runs: int = 1) -> dict:
-    """Every number of the table and the comparisons, from records on the same problems. runs: as in Bootstrap."""
-    bootstrap = Bootstrap(len(records[0].questions), runs=runs)
-    levels = {level: records[0].levels == level for level in sorted(set(records[0].levels.tolist()))}  # bool[n] each
-    within = {level: Bootstrap(int(at.sum()), runs=runs) for level, at in levels.items()}
-    base = next((r for r in records if r.condition == "scot" and not r.greedy), None)
-    greedy = next((r for r in records if r.greedy), None)
-    sv = next((r for r in records if r.condition == "sv"), None)
-    summary = {"problems": len(records[0].questions), "models": {}, "self_consistency": None, "comparisons": {}}
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        return values.mean(axis=1)  # float[n], over the samples of a problem
-
-    def per_vote(r: Record, at=slice(None)) -> float:
-        return float(r.trials[at][r.extended[at]].mean()) if r.extended[at].any() else 0.0
-
-    for r in records:
-        row = {"accuracy": bootstrap(lambda a: a, mean(r.correct)), "trials": bootstrap(lambda t: t, mean(r.trials)),
-               "tokens": bootstrap(lambda t: t, mean(r.tokens)), "vote_share": float(r.extended.mean()),
-               "trials_per_vote": per_vote(r),
-               "malformed": float(r.malformed.mean()), "rule_kept": r.rule_kept, "shares": r.shares(), "levels": {}}
-        if base is not None and r is not base:
-            row["gain"] = bootstrap(lambda a, b: a - b, mean(r.correct), mean(base.correct))
-        for level, at in levels.items():
-            interval = within[level]
-            after_right, after_wrong = (r.extended[at][~r.malformed[at] & (r.first[at] == right)]
-                                        for right in (True, False))
-            row["levels"][level] = {
-                "problems": int(at.sum()), "accuracy": interval(lambda a: a, mean(r.correct[at])),
-                "vote_share": interval(lambda v: v, mean(r.extended[at])),
-                "first_trial": interval(lambda f: f, mean(r.first[at])), "trials": float(r.trials[at].mean()),
-                "trials_per_vote": per_vote(r, at), "tokens": float(r.tokens[at].mean()), "shares": r.shares(at),
-                "votes_after_right": float(after_right.mean()) if after_right.size else None,
-                "votes_after_wrong": float(after_wrong.mean()) if after_wrong.size else None}
-        summary["models"][r.name] = row
-
-    if base is not None and base.consistent.shape[1] > 1:
-        K = base.consistent.shape[1]
-        majority, single = base.consistent[:, K - 1], mean(base.correct)  # float[n]
-        summary["self_consistency"] = [bootstrap(lambda c: c, base.consistent[:, k]) for k in range(K)]
-        summary["mixed_self_consistency"] = [float(at_trials(base.consistent.mean(axis=0), k + 1)) for k in range(K)]
-        rows = {"single samples": bootstrap(lambda a, b: a - b, majority, single)}
-        for level, at in levels.items():
-            rows[f"single samples, level {level}"] = within[level](lambda a, b: a - b, majority[at], single[at])
-        if greedy is not None:
-            rows["greedy decoding"] = bootstrap(lambda a, b: a - b, majority, mean(greedy.correct))
-        summary["comparisons"][f"majority of {K} {base.name} samples"] = rows
-    for r in records:
-        if r.condition not in ADAPTIVE:
-            continue
-        rows = {}
-        if base is not None and sv is not None and sv.trials.mean() > 1:
-            rows["efficiency boundary"] = over_line(bootstrap, r, base, sv, "trials")
-            rows["efficiency boundary in tokens"] = over_line(bootstrap, r, base, sv, "tokens")
-        if summary["self_consistency"] is not None:
-            for unit in ("trials", "tokens"):  # a base sample is the unit
-                spent, each = mean(getattr(r, unit)), mean(getattr(base, unit))
-                if spent.mean() / each.mean() <= base.consistent.shape[1]:
-                    rows[f"self-consistency at equal {unit}"] = bootstrap(
-                        lambda a, t, c, u: a - at_trials(c, t / u), mean(r.correct), spent, base.consistent, each)
-                    gain = bootstrap(lambda t, c, u: at_trials(c, t / u) - c[0], spent, base.consistent, each)
-                    if gain[1] > 0:  # times nothing means nothing
-                        rows[f"factor at equal {unit}"] = bootstrap(
-                            lambda a, t, c, u, b: (a - b) / np.maximum(at_trials(c, t / u) - c[0], 1e-9),
-                            mean(r.correct), spent, base.consistent, each, mean(base.correct))
-        for other in records:
-            if other.condition in ADAPTIVE and other is not r:
-                rows[f"{other.name} ({other.trials.mean():.2f} trials)"] = over_model(bootstrap, r, other)
-                if other.trials.mean() > r.trials.mean():
-                    rows[f"{other.name}, thinned to equal trials"] = over_model(bootstrap, r, other, equal_trials=True)
-        summary["comparisons"][r.name] = rows
+def summarise(evaluation: Evaluation) -> dict:
+    """Every number of the table and the comparisons. JSON can hold it: an Estimate is a list [value, low, high]."""
+    records, interval = evaluation.records, evaluation.bootstrap.interval
+    levels, base = evaluation.by_level(), evaluation.find("scot")
+    summary = {"problems": evaluation.bootstrap.n, "base": base, "sv": evaluation.find("sv"),
+               "models": {name: row_of(evaluation, levels, name) for name in records},
+               "self_consistency": None, "majority": None,
+               "comparisons": {name: compare(evaluation, name) for name, r in records.items()
+                               if r.condition in ADAPTIVE}}
+    if base is not None and records[base].correct.shape[1] > 1:
+        curve = evaluation.means[base].consistent  # float[K, draws]
+        summary["self_consistency"] = [interval(accuracy) for accuracy in curve]
+        summary["mixed_self_consistency"] = [float(at_trials(curve[:, 0], k + 1)) for k in range(len(curve))]
+        summary["majority"] = compare_majority(evaluation, levels)
     return summary
 
 
-def print_summary(summary: dict) -> None:
-    three_modes = any(row["shares"]["short"] for row in summary["models"].values())
-    print(f"\n{summary['problems']} test problems; 95 % intervals\n")
-    print(f"{'model':14s} {'pass@1 %':>22s} {'gain':>22s} {'trials':>11s} {'tokens':>13s} "
-          + (f"{'short':>6s} " if three_modes else "")
-          + f"{'votes':>6s} {'malformed':>9s} {'rule kept':>9s}")
-    for name, row in summary["models"].items():
-        gain = percent(row["gain"]) if "gain" in row else ""
-        print(f"{name:14s} {percent(row['accuracy']):>22s} {gain:>22s} {number(row['trials']):>11s} "
-              f"{number(row['tokens']):>13s} " + (f"{row['shares']['short']:6.1%} " if three_modes else "")
-              + f"{row['vote_share']:6.1%} {row['malformed']:9.2%} "
-              + (f"{'-':>9s}" if row["rule_kept"] is None else f"{row['rule_kept']:9.1%}"))
-    if summary["self_consistency"]:
-        values = "  ".join(f"{k}: {100 * row[0]:.1f}" for k, row in enumerate(summary["self_consistency"], 1))
-        print(f"\nself-consistency, % by samples   {values}")
-    levels = sorted({level for row in summary["models"].values() for level in row["levels"]})
-    for key, title in (("accuracy", "accuracy %"), ("first_trial", "first trial right %"),
-                       ("vote_share", "voting share %"), ("trials", "trials"), ("tokens", "tokens")):
-        print(f"\n{title + ' by level':28s}" + "".join(f"{level:8d}" for level in levels))
-        for name, row in summary["models"].items():
-            values = [row["levels"][level][key] for level in levels if level in row["levels"]]
-            shown = [f"{v:8.2f}" if key in ("trials", "tokens") else f"{100 * v[0]:8.1f}" for v in values]
-            print(f"{name:28s}" + "".join(shown))
-    if three_modes:
-        print(f"\n{'share of each mode % by level':28s}" + "".join(f"{level:8d}" for level in levels)[1:])
-        for name, row in summary["models"].items():
-            for mode in row["shares"]:
-                values = [100 * row["levels"][level]["shares"][mode] for level in levels if level in row["levels"]]
-                if any(values):
-                    print(f"{name:18s}{mode:10s}" + "".join(f"{value:8.1f}" for value in values))
-    for name, rows in summary["comparisons"].items():
-        if not rows:  # nothing to compare with
+def votes_among(r: Record, chosen: np.ndarray) -> float | None:
+    """The share of votes among the chosen responses, bool[n, m]; None if there are none."""
+    return float(r.extended[chosen].mean()) if chosen.any() else None
+
+
+def trials_per_vote(r: Record) -> float:
+    return float(r.trials[r.extended].mean()) if r.extended.any() else 0.0
+
+
+def row_of(evaluation: Evaluation, levels: dict[int, Evaluation], name: str) -> dict:
+    """A model's row of the table, and what it does at each level."""
+    base, r, mean = evaluation.find("scot"), evaluation.records[name], evaluation.means[name]
+    interval = evaluation.bootstrap.interval
+    row = {"accuracy": interval(mean.correct), "trials": interval(mean.trials), "tokens": interval(mean.tokens),
+           "vote_share": float(r.extended.mean()), "trials_per_vote": trials_per_vote(r),
+           "malformed": float(r.malformed.mean()), "rule_kept": r.rule_kept, "shares": r.shares(), "levels": {}}
+    if base not in (None, name):
+        row["gain"] = interval(mean.correct - evaluation.means[base].correct)
+    for level, part in levels.items():
+        r, mean, interval = part.records[name], part.means[name], part.bootstrap.interval
+        row["levels"][level] = {
+            "problems": len(r.levels), "accuracy": interval(mean.correct), "vote_share": interval(mean.extended),
+            "first_trial": interval(mean.first), "trials": float(r.trials.mean()),
+            "trials_per_vote": trials_per_vote(r), "tokens": float(r.tokens.mean()), "shares": r.shares(),
+            "votes_after_right": votes_among(r, r.valid & r.first),
+            "votes_after_wrong": votes_among(r, r.valid & ~r.first)}
+    return row
+
+
+def compare_majority(evaluation: Evaluation, levels: dict[int, Evaluation]) -> dict:
+    """What the plurality of all K base samples adds to single samples, and to greedy decoding."""
+    base, greedy = evaluation.find("scot"), evaluation.find("scot", greedy=True)
+    mean, interval = evaluation.means[base], evaluation.bootstrap.interval
+    return {"samples": len(mean.consistent), "minus_single": interval(mean.consistent[-1] - mean.correct),
+            "minus_single_by_level": {
+                level: part.bootstrap.interval(part.means[base].consistent[-1] - part.means[base].correct)
+                for level, part in levels.items()},
+            "minus_greedy": interval(mean.consistent[-1] - evaluation.means[greedy].correct) if greedy else None}
+
+
+def compare(evaluation: Evaluation, name: str) -> dict:
+    """A model that decides how much to spend beside its references. What cannot be compared is None, or left out."""
+    means, interval = evaluation.means, evaluation.bootstrap.interval
+    base, sv, mean = means.get(evaluation.find("scot")), means.get(evaluation.find("sv")), means[name]
+    rows = {"boundary": {}, "self_consistency": {}, "gain_ratio": {}, "models": {}}
+    for unit in ("trials", "tokens"):
+        if base is not None and sv is not None:
+            rows["boundary"][unit] = interval(over_line(mean, base, sv, unit))
+        if base is None or len(base.consistent) < 2:
             continue
-        print(f"\n{name} minus ... (points, paired)")
-        for other, estimate in rows.items():
-            if other.startswith("factor"):
-                print("      its gain over the base is {:.2f} [{:.2f}, {:.2f}] times as large".format(*estimate))
-            else:
-                verdict = "above" if estimate[1] > 0 else "below" if estimate[2] < 0 else "not told apart"
-                print(f"    {other:36s} {percent(estimate):>24s}  {verdict}")
+        samples = getattr(mean, unit) / getattr(base, unit)  # float[draws]: a base sample is the unit
+        if samples[0] <= len(base.consistent):
+            reference = at_trials(base.consistent, samples)  # float[draws]
+            gain = reference - base.consistent[0]
+            rows["self_consistency"][unit] = interval(mean.correct - reference)
+            if interval(gain).low > 0:  # times nothing means nothing
+                rows["gain_ratio"][unit] = interval((mean.correct - base.correct) / np.maximum(gain, 1e-9))
+    for other, r in evaluation.records.items():
+        if r.condition in ADAPTIVE and other != name:
+            dearer = means[other].trials[0] > mean.trials[0]
+            rows["models"][other] = {
+                "trials": float(means[other].trials[0]), "minus": interval(over_model(mean, means[other])),
+                "minus_at_equal_trials": interval(over_model(mean, means[other], True)) if dearer else None}
+    return rows
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Command line
 
 
 def report(out: Path, names: list[str] = None) -> dict:
@@ -279,15 +252,14 @@ def report(out: Path, names: list[str] = None) -> dict:
         records.sort(key=lambda r: (order[r.condition], r.greedy, r.name.startswith("ibpo"), r.name))
     different = [r.name for r in records if r.questions != records[0].questions]
     if different:
-        raise data.DataError(f"{out}/records: {different[0]} answered other problems than {records[0].name}")
-    summary = summarise(records)
-    summary["base"] = next((r.name for r in records if r.condition == "scot" and not r.greedy), None)
-    summary["sv"] = next((r.name for r in records if r.condition == "sv"), None)
-    print_summary(summary)
+        raise data.DataError(f"{folder}: {different[0]} answered other problems than {records[0].name}; evaluate both "
+                             f"with the same --data, --problems and --seed, or delete {folder / different[0]}.jsonl")
+    summary = summarise(Evaluation(records))
+    printing.print_summary(summary)
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     plots.plot_budget(summary, out / "accuracy_vs_budget.png")
     plots.plot_levels(summary, out / "by_level.png")
-    plots.plot_modes(summary, out / "modes.png")
+    plots.plot_groups(summary, out / "groups.png")
     return summary
 
 
@@ -361,7 +333,8 @@ def print_examples(path: Path, count: int) -> None:
 
 
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directories", nargs="*",
                         help="checkpoint directories (default: checkpoints/base checkpoints/ibpo)")
     parser.add_argument("--data", default="builtin", help="test problems: builtin, or a .jsonl file (default builtin)")

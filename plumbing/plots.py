@@ -51,8 +51,8 @@ def save(figure, path: Path, axis, columns: int) -> None:
 
 
 def plot_budget(summary: dict, path: Path) -> None:
-    """Accuracy against trials and against tokens (Fig. 2a/b). summary: eval.summarise's, and who is "base" and "sv"."""
-    models, base, sv = summary["models"], summary.get("base"), summary.get("sv")
+    """Accuracy against trials and against tokens (Fig. 2a/b). summary: of eval.summarise."""
+    models, base, sv = summary["models"], summary["base"], summary["sv"]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
         for axis, unit in zip(axes, ("trials", "tokens")):
@@ -104,13 +104,13 @@ def plot_levels(summary: dict, path: Path) -> None:
         save(figure, path, axes[-1], columns=5)  # the base never votes: it is in this panel only
 
 
-MODES = {  # of voting.py, the cheapest at the bottom
+GROUPS = {  # of voting.py, the cheapest at the bottom
     "regular": ("one trial", "#d9e2ec"), "short": ("short vote", "#7fb3d5"), "extended": ("long vote", "#1f4e79"),
     "malformed": ("malformed", "#c0392b")}
 
 
-def plot_modes(summary: dict, path: Path) -> None:
-    """The share of each mode by level, stacked: a panel for each model that votes. No file if none does."""
+def plot_groups(summary: dict, path: Path) -> None:
+    """The share of each group by level, stacked: a panel for each model that votes. No file if none does."""
     models = {name: row for name, row in summary["models"].items() if row["shares"]["regular"] + row["malformed"] < 1}
     if not models:
         return
@@ -122,13 +122,13 @@ def plot_modes(summary: dict, path: Path) -> None:
         axis.set_visible(False)
     for axis, (name, row) in zip(axes.flat, models.items()):
         levels, below = list(row["levels"]), np.zeros(len(row["levels"]))
-        for mode, (label, colour) in MODES.items():
-            share = np.array([100 * row["levels"][level]["shares"][mode] for level in levels])
+        for group, (label, colour) in GROUPS.items():
+            share = np.array([100 * row["levels"][level]["shares"][group] for level in levels])
             axis.bar(levels, share, bottom=below, width=0.86, color=colour, label=label)
             for level, value, bottom in zip(levels, share, below):
                 if value >= 7:  # below that there is no room for the number
                     axis.text(level, bottom + value / 2, f"{value:.0f}", ha="center", va="center", fontsize=9,
-                              color="white" if mode in ("extended", "malformed") else "0.15")
+                              color="white" if group in ("extended", "malformed") else "0.15")
             below += share
         axis.set_title(f"{name}\n{row['trials'][0]:.2f} trials, {100 * row['accuracy'][0]:.1f} % right", fontsize=10)
         axis.set_xlabel("level (difficulty)")

@@ -8,7 +8,7 @@ Everything that eval.py prints or draws is computed from records, so a better pa
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import index
 from pathlib import Path
 
@@ -66,9 +66,14 @@ class Record(voting.Judged):
     answers: np.ndarray  # int[n, m], the same number for the same answer to a problem, -1 for none
     consistent: np.ndarray  # float[n, m], column k-1: how often a plurality of k of the m samples is right
 
-    def shares(self, at=slice(None)) -> dict[str, float]:
-        """The share of each group, and of malformed responses, at these problems."""
-        return {name: float(self.in_group(name)[at].mean()) for name in (*voting.GROUPS, "malformed")}
+    def shares(self) -> dict[str, float]:
+        """The share of each group, and of malformed responses."""
+        return {name: float(self.in_group(name).mean()) for name in (*voting.GROUPS, "malformed")}
+
+    def at(self, problems: np.ndarray) -> "Record":
+        """The record of some of the problems. problems: bool[n]."""
+        arrays = {key: value[problems] for key, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return replace(self, questions=[self.questions[i] for i in np.flatnonzero(problems)], **arrays)
 
 
 def self_consistency(gold: str, finals: list) -> list[float]:
