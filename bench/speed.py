@@ -2,9 +2,9 @@
 beside scipy's milp alone; where the time of one IBPO step goes, and how far that is from what this machine's matrix
 products allow; and what gradient checkpointing costs and saves.
 
-    python tests/bench.py --quick               # about three minutes: fewer prompts, two batch sizes
-    python tests/bench.py                       # built-in model; more with --smollm2 DIR --gsm8k gsm8k_test.jsonl
-    python tests/bench.py --pass-at-1 2000      # another question: does sampling in bf16 cost accuracy?
+    python bench/speed.py --quick               # about three minutes: fewer prompts, two batch sizes
+    python bench/speed.py                       # built-in model; more with --smollm2 DIR --gsm8k gsm8k_test.jsonl
+    python bench/speed.py --pass-at-1 2000      # another question: does sampling in bf16 cost accuracy?
 
 Both sides get the same weights, prompts, dtype and sampling (temperature 1, top-p 0.9), and stop at the same ids. Their
 random numbers differ, so their responses do; what is compared are tokens per second, counted up to the stop id. With
@@ -24,32 +24,32 @@ from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import csr_array, eye_array, kron
 from transformers import AutoModelForCausalLM
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-import data  # noqa: E402
-import ibpo  # noqa: E402
-import llama  # noqa: E402
-import sample  # noqa: E402
-import train  # noqa: E402
-import voting  # noqa: E402
-from eval import Bootstrap, percent  # noqa: E402
-from learn import AdamW, Example, add_gradient  # noqa: E402
-from plumbing.settings import Settings  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import data
+import ibpo
+import llama
+import sample
+import train
+import voting
+from learn import AdamW, Example, add_gradient
+from methods import METHODS
+from plumbing.settings import Settings
+from plumbing.statistics import Bootstrap, percent
 
 SAMPLES = 8
 
 
-def seconds(function) -> tuple[float, object]:
+def seconds(function, *arguments) -> tuple[float, object]:
     """How long it takes, and what it returns."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     begin = clock()
-    result = function()
+    result = function(*arguments)
     return clock() - begin, result
 
 
-def fastest(function) -> tuple[float, object]:
+def fastest(function, *arguments) -> tuple[float, object]:
     """The shortest of three times, and what the function returns: for short ones, which a busy machine disturbs."""
-    return min((seconds(function) for _ in range(3)), key=lambda pair: pair[0])
+    return min((seconds(function, *arguments) for _ in range(3)), key=lambda pair: pair[0])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def compare_sampling(name: str, directory, problems: list, condition: str, limit
                     continue
                 side(model, part[:2], batch, 2, stop_ids)  # warm up
                 counts[side].rows = 0
-                spent, lengths = seconds(lambda: side(model, part, batch, limit, stop_ids))
+                spent, lengths = seconds(side, model, part, batch, limit, stop_ids)
                 each[side] = spent / len(part)
                 rates.append(sum(lengths) / spent)
                 best[side] = max(best[side], rates[-1])
@@ -140,9 +140,10 @@ def compare_pass_at_1(directory, count: int) -> None:
                           max_new_tokens=300, top_p=0.9, stop_ids=sample.stop_ids_of(directory, tokenizer))
         right[dtype] = np.array([voting.judge(problem.answer, r.text, r.finished)[1]
                                  for problem, (r,) in zip(problems, rows)], float)  # [count]
-    interval = Bootstrap(count)
-    single = {dtype: interval(lambda mean: mean, column) for dtype, column in right.items()}
-    difference = interval(lambda a, b: a - b, right["bf16"], right["fp32"])
+    bootstrap = Bootstrap(count)
+    means = dict(zip(right, bootstrap.means(np.stack(list(right.values()), axis=1))))  # float[draws] each
+    single = {dtype: bootstrap.interval(mean) for dtype, mean in means.items()}
+    difference = bootstrap.interval(means["bf16"] - means["fp32"])
     half = (single["fp32"][2] - single["fp32"][1]) / 2
     print(f"\npass@1 of {directory} on {count:,} problems, %, with 95 % intervals")
     for name, estimate in {**single, "bf16 - fp32, paired": difference}.items():
@@ -165,6 +166,10 @@ def milp_of(margin, correct, extended, cap):
                               constraints=[one_per_prompt, under_cap], options={"mip_rel_gap": 0}).x.round() @ value)
 
 
+def select_often(correct, extended, rng) -> list[ibpo.Selection]:
+    return [ibpo.select_ibpo(correct, extended, 0.5, rng=rng) for _ in range(100)]
+
+
 def compare_selection(sizes) -> None:
     print(f"\nselection, {SAMPLES} responses per prompt, cap 50 %: all of ibpo.select_ibpo against milp alone")
     print(f"{'prompts':>8}{'batches':>9}{'ours: ms':>10}{'milp: ms':>10}{'ratio':>8}   same optimum")
@@ -175,7 +180,7 @@ def compare_selection(sizes) -> None:
         for _ in range(batches):
             correct = rng.random((n, SAMPLES)) < rng.random((n, 1))  # easy and hard prompts
             extended = rng.random((n, SAMPLES)) < 0.5
-            spent, chosen = fastest(lambda: [ibpo.select_ibpo(correct, extended, 0.5, rng=rng) for _ in range(100)])
+            spent, chosen = fastest(select_often, correct, extended, rng)
             mine += spent / 100
             margin = ibpo.reward_margin(correct, extended)
             spent, optimum = fastest(milp_of(margin, correct, extended, 0.5))
@@ -201,15 +206,14 @@ def time_step(directory, n: int) -> None:
           f"at {rate / 1e9:.0f} GFLOP/s")
     settings = Settings()
     model, tokenizer, _ = sample.open_checkpoint(directory, torch.float32)
-    stop_ids = sample.stop_ids_of(directory, tokenizer)
     problems = data.load("builtin", "train", n, seed=1)
     optimizer = AdamW(model, 0.9, settings.beta2, settings.weight_decay)
-    rolling, rollout = seconds(lambda: train.roll_out(model, tokenizer, problems, SAMPLES, settings, stop_ids, seed=1,
-                                                      top_p=settings.rl_top_p))
-    grading, _ = seconds(lambda: [voting.judge(problem.answer, r.text, r.finished)
-                                  for problem, row in zip(problems, rollout.responses) for r in row])
-    solving, (selection, weights) = seconds(lambda: train.select(rollout, None, settings, seed=1))
-    accepted = train.weighted_examples(rollout, weights)
+    rolling, rollout = seconds(train.roll_out, model, tokenizer, problems, SAMPLES, settings.rl_top_p, 1, settings)
+    texts = [[(r.text, r.finished, len(r.ids)) for r in row] for row in rollout.responses]
+    grading, _ = seconds(voting.judge_rows, [problem.answer for problem in problems], texts, "asv")
+    feasible = ibpo.feasible_set(rollout.correct, rollout.valid)  # bool[n, SAMPLES]
+    solving, selection = seconds(METHODS["ibpo"].select, rollout, feasible, settings, np.random.default_rng(1))
+    accepted = train.weighted_examples(rollout, ibpo.share_ties(selection.weights, feasible, rollout.group))
 
     def learn() -> None:
         model.train()
@@ -234,7 +238,7 @@ def time_step(directory, n: int) -> None:
 
 
 def gradient_step(directory, responses: int, checkpointing: bool) -> None:
-    """Print the seconds of a gradient on some responses of 640 tokens at once, and the peak memory of the process, MiB."""
+    """Print the seconds of a gradient on some responses of 640 tokens at once, and the process's peak memory, MiB."""
     settings = Settings(checkpointing=checkpointing, micro_tokens=1 << 30)
     model = llama.load(directory, torch.float32).train()
     generator = torch.Generator().manual_seed(0)

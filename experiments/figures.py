@@ -1,5 +1,6 @@
-"""The figures of `python experiments/reproduce.py` from several seeds' logs and the oracles' samples: Fig. 2c/d, 5 and 10 of the
-paper, and the ladder. Fig. 2a/b and 2e/f are those of plots.py.
+"""The figures of several seeds' logs and of the oracles' samples: Fig. 2c/d, 5 and 10 of the paper, and the ladder.
+
+Fig. 2a/b and 2e/f are those of plumbing/plots.py.
 
     python experiments/reproduce.py --report
 """

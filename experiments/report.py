@@ -1,12 +1,12 @@
-"""Tables and figures of `python reproduce.py`, from what it keeps in results/records.
+"""Tables and figures of `python experiments/reproduce.py`, from what it keeps in results/records.
 
-Models are the last checkpoints: nothing is selected. A number is the mean over all seeds and test problems; every seed has training, samples
-and problems of its own (but two seeds share two thirds of those of level 1, up to the order of factors). An interval
-is the 95 % percentile interval of 2,000 resamples (eval.Bootstrap): as many seeds as there are, drawn with
-replacement, and for every draw as many of its problems. All models share the draws, so differences are paired. Two
-things that such an interval does not know: the base model is the same in all seeds, so it says nothing of other bases;
-and few seeds look more alike than seeds are (three show two thirds of the variance between seeds), so the table "Seed
-by seed" belongs to it.
+Models are the last checkpoints: nothing is selected. A number is the mean over all seeds and test problems. Every seed
+has training, samples and problems of its own (but two seeds share two thirds of those of level 1, up to the order of
+factors). An interval is the 95 % percentile interval of 2,000 resamples (plumbing/statistics.py): as many seeds as
+there are, drawn with replacement, and for every draw as many of its problems. All models share the draws, so
+differences are paired. Two things that such an interval does not know: the base model is the same in all seeds, so it
+says nothing of other bases; and few seeds look more alike than seeds are (three show two thirds of the variance
+between seeds), so the table "Seed by seed" belongs to it.
 
 A row is made of the seeds that have its model, and compared with others on these seeds alone; its column "seeds" says
 how many. results.md says what is missing.
@@ -25,12 +25,13 @@ from pathlib import Path
 import numpy as np
 
 import data
-import eval as evaluation
+from eval import Evaluation, adaptive_self_consistency, over_line, over_model, summarise
 from experiments import figures as seed_figures
 from experiments import oracles
 from experiments.tables import CAPS, FIGURES, LADDER, LEARN_WHEN, NAMES, ORACLE_MODELS, text
 from plumbing import plots
 from plumbing.records import Record
+from plumbing.statistics import Estimate
 from voting import GROUPS
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -43,8 +44,8 @@ def load(path: Path) -> Record:
         with np.load(path) as file:
             fields = {name: file[name].item() if file[name].ndim == 0 else file[name] for name in file.files}
         if "group" not in fields:  # records of earlier versions have a mask for each group
-            extended, short, malformed = (fields.pop(name) for name in ("extended", "short", "malformed"))
-            group = GROUPS.index("extended") * extended + GROUPS.index("short") * short  # int[n, m]
+            malformed = fields.pop("malformed")  # bool[n, m]
+            group = sum(GROUPS.index(name) * fields.pop(name, 0) for name in ("short", "extended"))  # int[n, m]
             fields |= {"group": group, "valid": ~malformed}
         return Record(**{**fields, "questions": fields["questions"].tolist()})
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
@@ -54,11 +55,13 @@ def load(path: Path) -> Record:
 class Kept:
     """results/records: seed-N/eval/MODEL.npz, seed-N/oracle/MODEL.npz, seed-N/logs/MODEL.jsonl.gz."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, models: list[str]):
         found = {int(path.name[5:]): path for path in folder.glob("seed-*") if path.name[5:].isdecimal()}
         self.seeds = {seed: found[seed] for seed in sorted(found)}  # number -> folder
-        self.load = functools.cache(load)  # the base is compared with every model, with the same draws
-        self.bootstrap = functools.cache(lambda n, runs: evaluation.Bootstrap(n, runs=runs))
+        self.models = models
+        self.load = functools.cache(load)
+        self.evaluation = functools.cache(self.evaluation)  # models are compared in many ways, with the same draws
+        self.summary = functools.cache(lambda seeds: summarise(self.evaluation("eval", seeds)))
 
     def having(self, kind: str, names: list[str]) -> tuple[int, ...]:
         """The seeds that have all of these models."""
@@ -79,6 +82,13 @@ class Kept:
                                      "or not as many of each level with every seed")
         return found
 
+    def evaluation(self, kind: str, seeds: tuple[int, ...]) -> Evaluation:
+        """All models that have these seeds, and in "eval" adaptive self-consistency."""
+        records = self.records(kind, seeds, [name for name in self.models if {*seeds} <= {*self.having(kind, [name])}])
+        if kind == "eval":
+            records["adaptive-sc"] = adaptive(records["base"])
+        return Evaluation(list(records.values()), len(seeds))
+
     def logs(self, seeds: tuple[int, ...], name: str) -> list[list[dict]]:
         """The steps of its training, for each seed; empty if one of them is missing."""
         files = [self.seeds[seed] / "logs" / f"{name}.jsonl.gz" for seed in seeds]
@@ -87,7 +97,7 @@ class Kept:
 
 def adaptive(base: Record) -> Record:
     """Adaptive self-consistency with the base's eight samples, as a record of one response per problem."""
-    right, trials = evaluation.adaptive_self_consistency(base.answers, base.correct)  # bool[n], int[n]
+    right, trials = adaptive_self_consistency(base.answers, base.correct)  # bool[n], int[n]
     taken = np.arange(base.tokens.shape[1]) < trials[:, None]  # bool[n, 8]
     columns = dict(correct=right, trials=trials, tokens=(base.tokens * taken).sum(axis=1),
                    group=np.zeros_like(trials), valid=np.ones_like(right), first=base.first[:, 0],
@@ -111,55 +121,56 @@ def read_log(path: Path) -> list[dict]:
 # Numbers
 
 
-def attained(records: dict[str, Record], name: str, seeds: int) -> dict:
+def attained(evaluation: Evaluation, name: str) -> dict:
     """What an IuB model gains over the base, what the oracles gain with as many trials, and the share of that.
 
     An oracle chooses by the even samples and is scored on the odd ones, then the other way round; both count half.
     The intervals take its choices as given.
     """
-    base, sv = records["base"], records["sv-sft"]
-    bootstrap = evaluation.Bootstrap(len(base.levels), runs=seeds)
-    even, odd = slice(0, None, 2), slice(1, None, 2)
-    single, own = base.correct.mean(axis=1), records[name].correct.mean(axis=1)  # float[n] each
-    budget = float(records[name].trials.mean())
-    row = {"trials": budget, "gain": bootstrap(lambda a, b: a - b, own, single)}
+    bootstrap, means = evaluation.bootstrap, evaluation.means
+    base, sv = evaluation.records["base"], evaluation.records["sv-sft"]
+    halves = slice(0, None, 2), slice(1, None, 2)
+    own = means[name].correct - means["base"].correct  # float[draws]
+    budget = float(means[name].trials[0])
+    row = {"trials": budget, "gain": bootstrap.interval(own)}
     for kind, oracle, first in (("blind", oracles.blind, base.correct), ("seeing", oracles.seeing, sv.first)):
         right, trials = 0, 0
-        for known, unseen in ((even, odd), (odd, even)):
+        for known, unseen in (halves, halves[::-1]):
             known, unseen = (oracle(first[:, half], sv.correct[:, half], sv.trials[:, half])
                              for half in (known, unseen))
             share = oracles.allocate(known, budget, rng=0)  # float[n]
             trials += oracles.score(share, unseen)[1] / 2
             right += (unseen.stop + share * (unseen.go_on - unseen.stop)) / 2  # float[n]; its mean is the score's
-        gain = bootstrap(lambda o, b: o - b, right, single)
-        part = None if gain[1] <= 0 else bootstrap(  # a share of nothing means nothing
-            lambda a, o, b: (a - b) / np.maximum(o - b, 1e-9), own, right, single)
+        best = bootstrap.means(right[:, None])[0] - means["base"].correct  # float[draws]
+        gain = bootstrap.interval(best)
+        part = bootstrap.interval(own / np.maximum(best, 1e-9)) if gain.low > 0 else None  # of nothing means nothing
         row[kind] = {"trials": trials, "gain": gain, "share": part}
     return row
 
 
-def within_levels(bootstrap: evaluation.Bootstrap, record: Record, base: Record) -> tuple[float, float, float]:
+def within_levels(evaluation: Evaluation, name: str) -> Estimate | None:
     """How much more often it votes on problems that the base fails on more often than on the others of their level.
 
     A problem is one of the former if its share of right base samples is below its level's mean. From each vote the
     share of its level is subtracted; malformed responses are left out.
     """
-    formed, vote = ~record.malformed[:, 0], record.extended[:, 0].astype(float)  # [n] each
+    record, base = evaluation.records[name], evaluation.records["base"]
+    formed, vote = record.valid[:, 0], record.extended[:, 0].astype(float)  # [n] each
     rate, harder = base.correct.mean(axis=1), np.zeros_like(formed)  # [n] each
     for level in np.unique(record.levels):
         at = record.levels == level  # bool[n]
         harder[at] = rate[at] < rate[at].mean()
         vote[at] -= vote[at & formed].mean()
-    hard, easy = (1.0 * (formed & half) for half in (harder, ~harder))  # float[n] each
-    return bootstrap(
-        lambda v, h, w, e: v / np.maximum(h, 1e-9) - w / np.maximum(e, 1e-9), vote * hard, hard, vote * easy, easy)
+    hard, easy = formed & harder, formed & ~harder  # bool[n] each
+    on_hard, hard, on_easy, easy = evaluation.bootstrap.means(
+        np.stack([vote * hard, hard, vote * easy, easy], axis=1))  # float[draws] each
+    return evaluation.bootstrap.interval(on_hard / np.maximum(hard, 1e-9) - on_easy / np.maximum(easy, 1e-9))
 
 
-def voting_curves(records: dict[str, Record], seeds: int) -> dict:
+def voting_curves(evaluation: Evaluation) -> dict:
     """Fig. 5: accuracy of the plurality of k = 1..16 responses, of the base and of SV-SFT, and tokens per response."""
-    bootstrap = evaluation.Bootstrap(len(records["base"].levels), runs=seeds)
-    return {name: {"tokens": float(records[name].tokens.mean()),
-                   "accuracy": [bootstrap(lambda a: a, column) for column in records[name].consistent.T]}
+    return {name: {"tokens": float(evaluation.means[name].tokens[0]),
+                   "accuracy": [evaluation.bootstrap.interval(curve) for curve in evaluation.means[name].consistent]}
             for name in ("base", "sv-sft")}
 
 
@@ -189,26 +200,21 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
         value for runs in logs.values() for log in runs for step in log
         for key, value in step.items() if key.startswith("seconds")) / 3600
 
-    summaries = {}  # by seeds: of the models that have just these, and what they are compared with
     for name, of in seeds_of.items():
-        if of and of not in summaries:
-            same = [other for other in models if seeds_of[other] == of]
-            records = kept.records("eval", of, list(dict.fromkeys(references + same)))
-            records["adaptive-sc"] = adaptive(records["base"])
-            summaries[of] = evaluation.summarise(list(records.values()), len(of)), records
-        if of:
-            summary, records = summaries[of]
-            result["models"][name] = {"label": NAMES[name], **summary["models"][name],
-                                      **seed_by_seed(records[name], logs[name], of, used)}
-            result["comparisons"][name] = summary["comparisons"].get(name)
-            bootstrap = kept.bootstrap(summary["problems"], len(of))
-            if name in LEARN_WHEN:
-                result["within_levels"][name] = within_levels(bootstrap, records[name], records["base"])
-            if name in ORACLE_MODELS[2:]:
-                result["minus_adaptive"][name] = {unit: evaluation.over_line(
-                    bootstrap, records[name], records["base"], records["adaptive-sc"], unit)
-                    for unit in ("trials", "tokens")}
-    result |= {key: summaries[used][0].get(key) for key in ("problems", "self_consistency", "mixed_self_consistency")}
+        if not of:
+            continue
+        evaluated, summary = kept.evaluation("eval", of), kept.summary(of)
+        result["models"][name] = {"label": NAMES[name], **summary["models"][name],
+                                  **seed_by_seed(evaluated.records[name], logs[name], of, used)}
+        result["comparisons"][name] = summary["comparisons"].get(name)
+        if name in LEARN_WHEN:
+            result["within_levels"][name] = within_levels(evaluated, name)
+        if name in ORACLE_MODELS[2:]:
+            means = evaluated.means
+            result["minus_adaptive"][name] = {unit: evaluated.bootstrap.interval(over_line(
+                means[name], means["base"], means["adaptive-sc"], unit)) for unit in ("trials", "tokens")}
+    result |= {key: kept.summary(used)[key] for key in (
+        "problems", "base", "sv", "self_consistency", "mixed_self_consistency")}
 
     others = {f"ibpo-{cap}": (f"random-{cap}", f"ibpo-{larger}") for cap, larger in zip(CAPS, (*CAPS[1:], None))}
     result["minus_random"] = {name: difference(kept, seeds_of, name, random) for name, (random, _) in others.items()}
@@ -220,22 +226,20 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
     for name in ORACLE_MODELS[1:]:
         of = tuple(seed for seed in kept.having("oracle", ["base", "sv-sft", name]) if seed in used)
         if of and name == "sv-sft":
-            result["voting"] = voting_curves(kept.records("oracle", of, ["base", name]), len(of))
+            result["voting"] = voting_curves(kept.evaluation("oracle", of))
         elif of:
-            samples = kept.records("oracle", of, ["base", "sv-sft", name])
-            result["oracles"][name] = {"seeds": len(of), **attained(samples, name, len(of))}
+            result["oracles"][name] = {"seeds": len(of), **attained(kept.evaluation("oracle", of), name)}
     return result, logs
 
 
-def difference(kept: Kept, seeds_of: dict, name: str, other: str, equal_trials: bool = False):
-    """eval.over_model on the seeds that have both models; None if there is none."""
+def difference(kept: Kept, seeds_of: dict, name: str, other: str, equal_trials: bool = False) -> Estimate | None:
+    """Accuracy of a model minus that of another, on the seeds that have both; None if there is none."""
     of = tuple(seed for seed in seeds_of.get(name, ()) if seed in seeds_of.get(other, ()))
     if not of:
         return None
-    records = kept.records("eval", of, ["base", *({name, other} - {"adaptive-sc", "base"})])
-    records["adaptive-sc"] = adaptive(records["base"])
-    bootstrap = kept.bootstrap(len(records[name].levels), len(of))
-    return evaluation.over_model(bootstrap, records[name], records[other], equal_trials)
+    evaluated = kept.evaluation("eval", of)
+    return evaluated.bootstrap.interval(
+        over_model(evaluated.means[name], evaluated.means[other], equal_trials))
 
 
 def seed_by_seed(record: Record, logs: list[list[dict]], of: tuple[int, ...], used: tuple[int, ...]) -> dict:
@@ -251,12 +255,11 @@ def seed_by_seed(record: Record, logs: list[list[dict]], of: tuple[int, ...], us
 
 def report(results: Path, models: list[str], seeds: int) -> None:
     """results.json, results.md and the figures. models, seeds: what there should be, to say what is missing."""
-    result, logs = numbers(Kept(results / "records"), models, seeds)
+    result, logs = numbers(Kept(results / "records", models), models, seeds)
     (results / "results.json").write_text(json.dumps(result, indent=1) + "\n")
     shown = ["base", "sv-sft", "asv-sft", "adaptive-sc",
              *(f"{kind}-{cap}" for kind in ("random", "ibpo") for cap in CAPS)]
-    summary = {**result, "base": "base", "sv": "sv-sft",
-               "models": {name: result["models"][name] for name in shown if name in result["models"]}}
+    summary = {**result, "models": {name: result["models"][name] for name in shown if name in result["models"]}}
     plots.plot_budget(summary, results / "accuracy_vs_budget.png")
     summary["models"] = {name: row for name, row in summary["models"].items() if name in ORACLE_MODELS}
     plots.plot_levels(summary, results / "by_level.png")

@@ -3,7 +3,7 @@
     python experiments/reproduce.py                  # three seeds, hours; the same command continues where it stopped
     python experiments/reproduce.py --seeds 5        # two more of them; what is finished stays
     python experiments/reproduce.py --report         # tables and figures again, from the records in results/
-    python experiments/reproduce.py --smoke          # the same path in minutes, in runs/reproduce-smoke; its numbers mean nothing
+    python experiments/reproduce.py --smoke          # the same path in minutes, in runs/reproduce-smoke; no results
 
 For each seed: SV-SFT and ASV-SFT; from ASV-SFT all caps and methods, on the same prompts, with as many samples and
 steps; and ASV-SFT with other shares of one-trial examples. Each model answers the test problems of its seed (eval/)
@@ -164,7 +164,8 @@ def run_all(todo: list[tuple[int, str]], jobs: int, runs: Path, options: list[st
 
 
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="how many (default 3: seeds 0, 1 and 2)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1,
                         help="models at a time (default: one per core, fastest); 1: in this process, on all cores")

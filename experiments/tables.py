@@ -1,16 +1,18 @@
-"""The tables of `python experiments/reproduce.py`: results.md from report.py's numbers, with the paper's beside ours; what the
-models are called in them and in figures, and the rungs of the ladder.
+"""results.md: a function for each of its sections, from report.py's numbers, with the paper's beside ours; what the
+models are called in tables and figures, and the rungs of the ladder.
 
     python experiments/reproduce.py --report
 """
 
 from plumbing import plots
+from plumbing.statistics import Estimate, number, percent
 
 CAPS = tuple(plots.CAPS)  # q+, %
+IUB = plots.IUB  # the models of these caps
 ALPHAS = (0.25, 0.5, 2)  # ASV-SFT-alpha, beside 1
 PRICES = (0.02, 0.05, 0.07, 0.1)  # of length, in reward per 27 tokens (a one-trial response takes 29)
-ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES = ["base", "sv-sft", *(f"ibpo-{cap}" for cap in CAPS)], 400, 16
-LEARN_WHEN = ["asv-sft", *(f"ibpo-{cap}" for cap in CAPS)]  # the start, and what has learned when to vote
+ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES = ["base", "sv-sft", *IUB], 400, 16
+LEARN_WHEN = ["asv-sft", *IUB]  # the start, and what has learned when to vote
 
 TABLE_3 = {"base": "base", "base-greedy": "base, greedy", "sv-sft": "SV-SFT", "asv-sft": "ASV-SFT",
            **{f"asv-sft-{alpha:g}": f"ASV-SFT-{alpha:g}" for alpha in ALPHAS},
@@ -45,88 +47,85 @@ def table(head: list[str], rows: list[list]) -> str:
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [head, ["---"] * len(head), *rows]) + "\n"
 
 
-def percent(estimate) -> str:
-    return "" if estimate is None else "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * x for x in estimate))
+def points(estimate: Estimate | None) -> str:
+    return percent(estimate, digits=1)
 
 
-def number(estimate, digits: int) -> str:
-    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*estimate, d=digits)
+def has(name: str, key: str) -> bool:
+    """Whether a model has this quantity: separate samples are no votes."""
+    return (name, key) != ("adaptive-sc", "vote_share")
 
 
-def text(result: dict) -> str:
-    """results.md."""
-    models, versus, seeds = result["models"], result["comparisons"], len(result["seeds"])
+def measured(row: dict) -> list[str]:
+    """Seeds, accuracy, trials and tokens of a model."""
+    return [row["seeds"], points(row["accuracy"]), number(row["trials"], 2), number(row["tokens"], 1)]
 
-    def has(name: str, key: str) -> bool:  # separate samples are no votes
-        return (name, key) != ("adaptive-sc", "vote_share")
 
-    def measured(name: str) -> list[str]:
-        row = models[name]
-        return [row["seeds"], percent(row["accuracy"]), number(row["trials"], 2), number(row["tokens"], 1)]
+def votes(name: str, row: dict) -> list[str]:
+    """The share of votes among the accepted responses and on the test split."""
+    return [f"{100 * row['accepted_vote_share']:.1f}" if "accepted_vote_share" in row else "",
+            f"{100 * row['vote_share']:.1f}" if has(name, "vote_share") else ""]
 
-    def votes(name: str) -> list[str]:  # among the accepted and on the test split
-        row = models[name]
-        return [f"{100 * row['accepted_vote_share']:.1f}" if "accepted_vote_share" in row else "",
-                f"{100 * row['vote_share']:.1f}" if has(name, "vote_share") else ""]
 
-    def near(name: str, cap: float) -> str:
-        share = 100 * models[name]["vote_share"]
-        return ("yes" if abs(share - cap) <= 10 else "no") if has(name, "vote_share") else ""
+def near(name: str, row: dict, cap: float) -> str:
+    """Whether the share of votes on the test split is within 10 points of the cap."""
+    if not has(name, "vote_share"):
+        return ""
+    return "yes" if abs(100 * row["vote_share"] - cap) <= 10 else "no"
 
-    def against_random(name: str) -> str:
-        row, estimate = models.get(name.replace("ibpo", "random")), result["minus_random"][name]
-        if not estimate:
-            return ""
-        pairs = zip(row["by_seed"]["accuracy"], models[name]["by_seed"]["accuracy"])
-        return f"{percent(estimate)} ({row['trials'][0]:.2f}, {sum(None not in pair for pair in pairs)})"
 
-    boundary = {name: percent(rows["efficiency boundary"]) for name, rows in versus.items() if rows}
-    paper = [[NAMES[name], *measured(name), percent(models[name].get("gain")), *PAPER.get(name, ("", "", ""))]
-             for name in TABLE_3 if name in models]
-    caps = [[NAMES[name], models[name]["seeds"], *votes(name), *(percent(versus[name].get(other)) for other in (
-                "efficiency boundary", "efficiency boundary in tokens", "self-consistency at equal trials")),
-             against_random(name), percent(result["minus_random_at_equal_trials"][name]),
-             percent(result["minus_next_cap"][name])] for cap in CAPS if (name := f"ibpo-{cap}") in models]
-    ladder = [[NAMES[name], what, *measured(name), *votes(name), near(name, 50), boundary[name],
-               f"{percent(result['ladder'][name])} ({NAMES[other]})" if result["ladder"].get(name) else ""]
-              for name, other, what in LADDER if name in models]
-    attained = [[NAMES[name], row["seeds"], f"{row['trials']:.2f}", percent(row["gain"]),
-                 *(cell for kind in ("blind", "seeing") for cell in (
-                     f"{row[kind]['trials']:.2f}", percent(row[kind]["gain"]), percent(row[kind]["share"])))]
-                for name, row in result["oracles"].items()]
-    single = [[NAMES[name], *(" / ".join("–" if value is None else f"{scale * value:.{digits}f}"
-                                         for value in row["by_seed"][key]) if has(name, key) else ""
-                              for key, scale, digits in (("accuracy", 100, 1), ("trials", 1, 2),
-                                                         ("vote_share", 100, 1)))]
-              for name, row in models.items()]
-    adaptive_sc = [[NAMES[name], models[name]["seeds"], *map(percent, row.values())]
-                   for name, row in sorted(result["minus_adaptive"].items())]
-    by_level = [[NAMES[name], *(" / ".join(f"{100 * level[key][0]:.1f}" for level in row["levels"].values())
-                                if has(name, key) else "" for key in ("vote_share", "first_trial", "accuracy")),
-                 " / ".join(f"{level['trials_per_vote']:.2f}" if row["vote_share"] else ""
-                            for level in row["levels"].values()).strip(" /")] for name, row in models.items()]
-    after_first = [[NAMES[name], *(" / ".join("–" if level[key] is None else f"{100 * level[key]:.1f}"
-                                              for level in models[name]["levels"].values())
-                                   for key in ("votes_after_right", "votes_after_wrong")),
-                    percent(result["within_levels"][name])] for name in LEARN_WHEN if name in models]
-    missing = "".join(["\n**Missing**\n\n"] * bool(result["missing"]) + [f"* {line}\n" for line in result["missing"]])
+def boundary(result: dict, name: str, unit: str = "trials") -> str:
+    return points((result["comparisons"][name] or {"boundary": {}})["boundary"].get(unit))
+
+
+def each(values: list[float | None], scale: float = 1, digits: int = 1) -> str:
+    """Numbers side by side, of levels or seeds; a dash for one that is missing."""
+    return " / ".join("–" if value is None else f"{scale * value:.{digits}f}" for value in values)
+
+
+def head(result: dict) -> str:
+    seeds, missing = len(result["seeds"]), result["missing"]
+    lines = "".join(["\n**Missing**\n\n"] * bool(missing) + [f"* {line}\n" for line in missing])
     return f"""# Results
 
-Made by `python experiments/reproduce.py --report` from `records/`, on {result['problems'] // seeds:,} test problems per seed,
-with the last checkpoints. A row is the mean over those of the {seeds} seeds that have its model (column "seeds"), a
-difference over those that have both. In brackets are 95 % intervals over seeds and problems: a bootstrap that draws
-seeds, and for every draw problems of that seed (of one seed: over problems alone); differences are paired. How, and
-what they leave out: `report.py`. By the logs, the steps of training alone took {result['training_hours']:.1f}
-hours of one process.
-{missing}
-## Table 3
+Made by `python experiments/reproduce.py --report` from `records/`, on {result['problems'] // seeds:,} test problems
+per seed, with the last checkpoints. A row is the mean over those of the {seeds} seeds that have its model (column
+"seeds"), a difference over those that have both. In brackets are 95 % intervals over seeds and problems: a bootstrap
+that draws seeds, and for every draw problems of that seed (of one seed: over problems alone); differences are paired.
+How, and what they leave out: `report.py`. By the logs, the steps of training alone took
+{result['training_hours']:.1f} hours of one process.
+{lines}"""
 
-ASV-SFT-α has α times as many one-trial examples; the IuB models start from α = 1. On the right are the paper's numbers, for LLaMA-3.1-8B-Instruct on MATH500:
-**another model and other data**. Compare the order of the rows, not the numbers.
+
+def table_3(result: dict) -> str:
+    models = result["models"]
+    rows = [[NAMES[name], *measured(models[name]), points(models[name].get("gain")), *PAPER.get(name, ("", "", ""))]
+            for name in TABLE_3 if name in models]
+    return f"""## Table 3
+
+ASV-SFT-α has α times as many one-trial examples; the IuB models start from α = 1. On the right are the paper's numbers,
+for LLaMA-3.1-8B-Instruct on MATH500: **another model and other data**. Compare the order of the rows, not the numbers.
 
 {table(["model", "seeds", "pass@1, %", "trials", "tokens", "gain, points", "paper: pass@1", "paper: gain",
-        "paper: trials"], paper)}
-## Each cap against its references
+        "paper: trials"], rows)}"""
+
+
+def against_random(result: dict, name: str) -> str:
+    models, other, estimate = result["models"], name.replace("ibpo", "random"), result["minus_random"][name]
+    if not estimate:
+        return ""
+    pairs = zip(models[other]["by_seed"]["accuracy"], models[name]["by_seed"]["accuracy"])
+    return f"{points(estimate)} ({models[other]['trials'][0]:.2f}, {sum(None not in pair for pair in pairs)})"
+
+
+def caps(result: dict) -> str:
+    models = result["models"]
+    rows = [[NAMES[name], models[name]["seeds"], *votes(name, models[name]),
+             boundary(result, name), boundary(result, name, "tokens"),
+             points(result["comparisons"][name]["self_consistency"].get("trials")), against_random(result, name),
+             points(result["minus_random_at_equal_trials"][name]), points(result["minus_next_cap"][name])]
+            for name in IUB if name in models]
+    return f"""## Each cap against its references
 
 Differences are in accuracy, points. Votes accepted: the share among the accepted responses of the last ten steps.
 Self-consistency: the best mixture of k = 1 to 8. Random groups: the same training under the same cap, but random
@@ -135,22 +134,42 @@ are cut back at random to their first trial.
 
 {table(["model", "seeds", "votes accepted, %", "votes on test, %", "− boundary in trials", "− boundary in tokens",
         "− self-consistency, equal trials", "− random groups (their trials, seeds)", "− random groups, equal trials",
-        "− next cap, equal trials"], caps)}
-## Adaptive self-consistency
+        "− next cap, equal trials"], rows)}"""
+
+
+def adaptive(result: dict) -> str:
+    rows = [[NAMES[name], result["models"][name]["seeds"], *map(points, row.values())]
+            for name, row in sorted(result["minus_adaptive"].items())]
+    return f"""## Adaptive self-consistency
 
 It needs no training: separate samples of the base until three agree, at most eight. Done on some problems, at random,
 with a single sample on the others, it spends any budget. Differences in accuracy, points:
 
-{table(["model", "seeds", "− adaptive SC, equal trials", "− adaptive SC, equal tokens"], adaptive_sc)}
-## The ladder
+{table(["model", "seeds", "− adaptive SC, equal trials", "− adaptive SC, equal tokens"], rows)}"""
+
+
+def ladder(result: dict) -> str:
+    models = result["models"]
+    rows = [[NAMES[name], what, *measured(models[name]), *votes(name, models[name]), near(name, models[name], 50),
+             boundary(result, name),
+             f"{points(result['ladder'][name])} ({NAMES[other]})" if result["ladder"].get(name) else ""]
+            for name, other, what in LADDER if name in models]
+    return f"""## The ladder
 
 The same prompts, samples and steps, q₊ = 50 % where a cap is heeded. Votes accepted: the share among responses with a
 positive weight, last ten steps. The last column is what a rung adds in accuracy to the one in brackets; look at the
 trials, too, or at the height above the efficiency boundary.
 
 {table(["rung", "what it does", "seeds", "accuracy, %", "trials", "tokens", "votes accepted, %", "votes on test, %",
-        "within 10 points of 50 %", "− boundary in trials", "− the rung in brackets"], ladder)}
-## Oracles
+        "within 10 points of 50 %", "− boundary in trials", "− the rung in brackets"], rows)}"""
+
+
+def clairvoyants(result: dict) -> str:
+    rows = [[NAMES[name], row["seeds"], f"{row['trials']:.2f}", points(row["gain"]),
+             *(cell for kind in ("blind", "seeing") for cell in (
+                 f"{row[kind]['trials']:.2f}", points(row[kind]["gain"]), points(row[kind]["share"])))]
+            for name, row in result["oracles"].items()]
+    return f"""## Oracles
 
 The share of the attainable that is attained. A clairvoyant is given as many trials as the IuB model, takes single
 trials of the base and votes of SV-SFT, and knows (i) each problem's pass rates and trials, (ii) also whether the first
@@ -160,20 +179,51 @@ differ a little from the budget, and are fewer where more would not help. Eight 
 who knew them exactly would choose better, and the shares would be lower.
 
 {table(["model", "seeds", "trials", "gain", "(i) trials", "(i) gain", "share of (i), %", "(ii) trials", "(ii) gain",
-        "share of (ii), %"], attained)}
-## Level by level
+        "share of (ii), %"], rows)}"""
+
+
+def by_level(result: dict) -> str:
+    rows = []
+    for name, row in result["models"].items():
+        levels = row["levels"].values()
+        shares = [each([level[key][0] for level in levels], 100) if has(name, key) else ""
+                  for key in ("vote_share", "first_trial", "accuracy")]
+        per_vote = each([level["trials_per_vote"] for level in levels], digits=2) if row["vote_share"] else ""
+        rows.append([NAMES[name], *shares, per_vote])
+    return f"""## Level by level
 
 From level 1 to level 5.
 
-{table(["model", "votes, %", "first trial right, %", "accuracy, %", "trials per vote"], by_level)}
-## What does it see?
+{table(["model", "votes, %", "first trial right, %", "accuracy, %", "trials per vote"], rows)}"""
+
+
+def after_first(result: dict) -> str:
+    models = result["models"]
+    rows = [[NAMES[name], *(each([level[key] for level in models[name]["levels"].values()], 100)
+                            for key in ("votes_after_right", "votes_after_wrong")),
+             points(result["within_levels"][name])] for name in LEARN_WHEN if name in models]
+    return f"""## What does it see?
 
 The choice to vote is written after the first trial. The share of votes among well-formed responses, from level 1 to 5,
 where the first trial is right and where it is wrong. And what is left within a level: votes on problems that the base
 fails on more often than on the mean of their level, less those on the others, in points:
 
 {table(["model", "votes after a right first trial, %", "votes after a wrong one, %", "harder problems of a level"],
-       after_first)}
-## Seed by seed
+       rows)}"""
 
-{table(["model", "accuracy, %", "trials", "votes on test, %"], single)}"""
+
+def by_seed(result: dict) -> str:
+    columns = ("accuracy", 100, 1), ("trials", 1, 2), ("vote_share", 100, 1)
+    rows = [[NAMES[name], *(each(row["by_seed"][key], scale, digits) if has(name, key) else ""
+                            for key, scale, digits in columns)] for name, row in result["models"].items()]
+    return f"""## Seed by seed
+
+{table(["model", "accuracy, %", "trials", "votes on test, %"], rows)}"""
+
+
+SECTIONS = (head, table_3, caps, adaptive, ladder, clairvoyants, by_level, after_first, by_seed)
+
+
+def text(result: dict) -> str:
+    """results.md, without its figures."""
+    return "\n".join(section(result) for section in SECTIONS)

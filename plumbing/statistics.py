@@ -56,8 +56,8 @@ class Bootstrap:
             for i in range(0, RESAMPLES, rows):
                 counts = rng.multinomial(size * drawn[i : i + rows], np.full(size, 1 / size))  # int[rows, n / runs]
                 sums[i : i + rows] += counts.astype(float) @ part
-        of_runs = parts.mean(axis=1)  # [runs, c]
-        return np.concatenate([of_runs.mean(axis=0)[None], of_runs, sums / self.n]).T
+        once = np.concatenate([parts.mean(axis=(0, 1))[None], parts.mean(axis=1)])  # [1 + runs, c]
+        return np.concatenate([once, sums / self.n]).T
 
     def interval(self, values: np.ndarray) -> Estimate | None:
         """The percentile interval of a statistic of means: float[1 + runs + RESAMPLES]; None unless all are finite."""

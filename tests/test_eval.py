@@ -3,43 +3,27 @@
 import gc
 import json
 import random
-import types
 import weakref
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-import records
 from scipy.optimize import linprog
 
 import data
 import eval as evaluation
 import sample
 import voting
+from plumbing import records, statistics
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_bootstrap_agrees_with_the_normal_interval():
-    rng = np.random.default_rng(0)
-    x = (rng.random(2000) < 0.3).astype(float)
-    value, low, high = evaluation.Bootstrap(2000)(lambda a: a, x)
-    half = 1.96 * (x.mean() * (1 - x.mean()) / 2000) ** 0.5
-    assert value == pytest.approx(x.mean())
-    assert low == pytest.approx(x.mean() - half, abs=0.15 * half)
-    assert high == pytest.approx(x.mean() + half, abs=0.15 * half)
-
-
-def test_differences_are_paired():
-    """Two models that nearly always agree differ by much less than their own intervals would suggest."""
-    rng = np.random.default_rng(0)
-    x = (rng.random(1000) < 0.5).astype(float)
-    y = x.copy()
-    y[:20] = 1 - y[:20]
-    bootstrap = evaluation.Bootstrap(1000)
-    _, low, high = bootstrap(lambda a, b: a - b, x, y)
-    _, own_low, own_high = bootstrap(lambda a: a, x)
-    assert high - low < 0.35 * (own_high - own_low)
+def means(**values) -> evaluation.Means:
+    """A model with these means, as if they were exact."""
+    rows = {key: np.full(1 + 1 + statistics.RESAMPLES, value) for key, value in values.items()}
+    return evaluation.Means(**{**dict.fromkeys(evaluation.Means._fields), **rows})
 
 
 def test_at_trials_is_the_best_mixture():
@@ -63,14 +47,10 @@ def test_boundary_goes_through_both_models():
 
 def test_over_line_measures_cost_in_samples_of_the_base():
     """In trials one base sample costs 1; in tokens it costs what it costs, and the line begins there."""
-    def record(right, tokens, trials):
-        columns = dict(correct=np.array([[right]]), tokens=np.array([[tokens]]), trials=np.array([[trials]]))
-        return types.SimpleNamespace(**columns)
-
-    base, sv, model = record(0.5, 20, 1), record(0.9, 100, 5), record(0.8, 60, 2)
-    value, low, high = evaluation.over_line(evaluation.Bootstrap(1), model, base, sv, "tokens")
-    assert value == low == high == pytest.approx(0.8 - 0.7)  # 60 is half-way from 20 to 100
-    assert evaluation.over_line(evaluation.Bootstrap(1), model, base, sv, "trials")[0] == pytest.approx(0.8 - 0.6)
+    base, sv, model = (means(correct=right, tokens=tokens, trials=trials) for right, tokens, trials in (
+        (0.5, 20, 1), (0.9, 100, 5), (0.8, 60, 2)))
+    assert evaluation.over_line(model, base, sv, "tokens") == pytest.approx(0.8 - 0.7)  # 60: half-way from 20 to 100
+    assert evaluation.over_line(model, base, sv, "trials") == pytest.approx(0.8 - 0.6)
 
 
 def test_thinned_against_simulation():
@@ -90,7 +70,7 @@ def test_thinned_against_simulation():
 
 
 def test_answers_in_other_notation_are_the_same():
-    assert records.numbered(["1/2", None, "3", "0.5", "3"]) == ([0, -1, 1, 0, 1], ["1/2", "3"])
+    assert voting.number_answers(["1/2", None, "3", "0.5", "3"]) == ([0, -1, 1, 0, 1], ["1/2", "3"])
 
 
 def test_a_curve_goes_on_flat_beyond_its_ends():
@@ -120,15 +100,12 @@ def test_what_a_record_is_made_with(tmp_path, monkeypatch):
 
 def test_two_models_at_equal_trials():
     """Whichever of the two spends more is cut back to the other; the difference changes its sign with the order."""
-    def record(right, first, trials):
-        return types.SimpleNamespace(**{key: np.array([[value]]) for key, value in (
-            ("correct", right), ("first", first), ("trials", trials))})
-
-    cheap, dear, bootstrap = record(0.7, 0.6, 2.0), record(0.9, 0.5, 5.0), evaluation.Bootstrap(1)
-    assert evaluation.over_model(bootstrap, cheap, dear)[0] == pytest.approx(-0.2)
+    cheap, dear = (means(correct=right, first=first, trials=trials) for right, first, trials in (
+        (0.7, 0.6, 2.0), (0.9, 0.5, 5.0)))
+    assert evaluation.over_model(cheap, dear) == pytest.approx(-0.2)
     cut = 0.5 + 0.25 * 0.4  # a quarter of the votes is left
-    assert evaluation.over_model(bootstrap, cheap, dear, equal_trials=True)[0] == pytest.approx(0.7 - cut)
-    assert evaluation.over_model(bootstrap, dear, cheap, equal_trials=True)[0] == pytest.approx(cut - 0.7)
+    assert evaluation.over_model(cheap, dear, equal_trials=True) == pytest.approx(0.7 - cut)
+    assert evaluation.over_model(dear, cheap, equal_trials=True) == pytest.approx(cut - 0.7)
 
 
 def test_self_consistency_against_brute_force():
@@ -147,22 +124,66 @@ def test_self_consistency_against_brute_force():
             assert shares[k - 1] == right / 8
 
 
+def test_adaptive_self_consistency_is_the_rule_of_voting():
+    rng, seen = np.random.default_rng(8), Counter()
+    for kinds in (1, 2, 4, 6, 9):
+        answers = rng.integers(-1, kinds, (400, 8))
+        gold = rng.integers(0, kinds, 400)
+        right, trials = evaluation.adaptive_self_consistency(answers, answers == gold[:, None])
+        for i in range(400):
+            texts = [None if a < 0 else str(a) for a in answers[i]]
+            needed = voting.trials_needed(texts)
+            final, count = voting.plurality(texts[:needed])
+            assert trials[i] == needed and right[i] == (final == str(gold[i]))
+            counts = sorted(Counter(filter(None, texts[:needed])).values())
+            seen.update({"three": needed == 3, "early": 3 < needed < 8, "no consensus": count < 3,
+                         "consensus at eight": needed == 8 and count == 3, "tie": counts[-2:-1] == counts[-1:] != [],
+                         "no answer": None in texts})
+    assert min(seen.values()) >= 50, f"the random answers are too tame: {seen}"
+
+
+def test_adaptive_self_consistency_by_hand():
+    answers = [[4, 4, 4, 7, 7, 7, 7, 7], [7, 4, 4, 7, -1, 5, 6, 8], [-1] * 8]
+    right, trials = evaluation.adaptive_self_consistency(answers, np.equal(answers, 7))
+    assert right.tolist() == [False, True, False]       # what comes after consensus; the first of a tie; no answer
+    assert trials.tolist() == [3, 8, 8]
+    right, trials = evaluation.adaptive_self_consistency(np.zeros((0, 8), int), np.zeros((0, 8)))
+    assert right.shape == trials.shape == (0,)
+
+
+@pytest.mark.parametrize("bad, message", [
+    (dict(answers=np.zeros((2, 5), int)), "answers must be an array"),
+    (dict(answers=np.full((2, 8), -2)), "-1 for no answer"),
+    (dict(answers=np.full((2, 8), 0.5)), "whole numbers"),
+    (dict(answers=np.full((2, 8), -1)), "cannot be correct"),
+    (dict(correct=np.ones((3, 8))), "correct has the shape"),
+])
+def test_bad_answers_are_refused_in_one_line(bad, message):
+    good = dict(answers=np.zeros((2, 8), int), correct=np.ones((2, 8)))
+    evaluation.adaptive_self_consistency(**good)
+    with pytest.raises(ValueError, match=message) as error:
+        evaluation.adaptive_self_consistency(**{**good, **bad})
+    assert "\n" not in str(error.value)
+
+
 def test_summary_is_counted_right():
     """Random records against loops over their responses."""
     rng, n = np.random.default_rng(0), 60
     levels = rng.integers(1, 4, n)
 
     def made_up(name, condition, m, greedy=False):
-        malformed = rng.random((n, m)) < 0.1
-        extended = (rng.random((n, m)) < 0.5) & ~malformed & (condition in ("sv", "asv"))
+        valid = rng.random((n, m)) > 0.1
+        extended = (rng.random((n, m)) < 0.5) & valid & (condition in ("sv", "asv"))
         trials = np.where(extended, rng.integers(3, 9, (n, m)), 1 + (rng.random((n, m)) < 0.2))
-        return records.Record(name, condition, greedy, [str(i) for i in range(n)], levels, rng.random((n, m)) < 0.6,
-                              extended, malformed, trials, trials * 20 + rng.integers(0, 9, (n, m)),
-                              rng.random((n, m)) < 0.4, rng.integers(0, 3, (n, m)), rng.random((n, m)))
+        return records.Record(
+            name=name, condition=condition, greedy=greedy, questions=[str(i) for i in range(n)], levels=levels,
+            correct=rng.random((n, m)) < 0.6, group=extended * voting.GROUPS.index("extended"), valid=valid,
+            trials=trials, tokens=trials * 20 + rng.integers(0, 9, (n, m)), first=rng.random((n, m)) < 0.4,
+            answers=rng.integers(0, 3, (n, m)), consistent=rng.random((n, m)))
 
     models = [made_up("base", "scot", 4), made_up("base-greedy", "scot", 1, greedy=True), made_up("sv", "sv", 1),
               made_up("asv", "asv", 1)]
-    summary = evaluation.summarise(models)
+    summary = evaluation.summarise(evaluation.Evaluation(models))
     base, greedy = models[:2]
     for r in models:
         row, cells = summary["models"][r.name], [(i, j) for i in range(n) for j in range(r.correct.shape[1])]
@@ -187,10 +208,11 @@ def test_summary_is_counted_right():
                 assert found[key] == mean(r.extended, after)
             if votes:
                 assert found["trials_per_vote"] == mean(r.trials, votes)
-    rows = summary["comparisons"]["majority of 4 base samples"]
-    assert rows["greedy decoding"][0] == pytest.approx(base.consistent[:, 3].mean() - greedy.correct.mean())
-    assert rows["single samples"][0] == pytest.approx(base.consistent[:, 3].mean() - base.correct.mean())
-    assert evaluation.RESAMPLES >= 1000  # fewer, and the ends of the intervals are noise
+    rows = summary["majority"]
+    majority = base.consistent[:, 3].mean()
+    assert rows["samples"] == 4 and rows["minus_greedy"].value == pytest.approx(majority - greedy.correct.mean())
+    assert rows["minus_single"].value == pytest.approx(majority - base.correct.mean())
+    assert statistics.RESAMPLES >= 1000  # fewer, and the ends of the intervals are noise
 
 
 def write_record(path, rows, condition="asv"):
@@ -218,9 +240,10 @@ def test_record_is_judged_from_raw_text(tmp_path):
 
 @pytest.mark.parametrize("condition", ["asv", "modes"])
 def test_short_votes_in_a_record(condition, tmp_path, capsys):
-    """Of three modes they are one, with a column and a place in the plot; of two they are malformed."""
+    """Of three groups they are one, with a column and a place in the plot; of two they are malformed."""
     solution = "7\n\\boxed{%s}"
-    texts = [voting.render_regular(solution % "2"), voting.render_extended([solution % "2"] * 2, ["2"] * 2, voting.SHORT),
+    texts = [voting.render_regular(solution % "2"),
+             voting.render_extended([solution % "2"] * 2, ["2"] * 2, voting.SHORT),
              voting.render_extended([solution % "2"] * 3, ["2"] * 3), "[TRIAL]"]
     (tmp_path / "records").mkdir()
     rows = [{"question": f"q{i}{j}", "answer": "2", "level": 1 + i, "responses": [
@@ -229,20 +252,21 @@ def test_short_votes_in_a_record(condition, tmp_path, capsys):
     write_record(tmp_path / "records" / "m.jsonl", rows, condition=condition)
     record = records.read_record(tmp_path / "records" / "m.jsonl")
     three = condition == "modes"
-    assert record.short.sum() == (4 if three else 0) and record.malformed.sum() == (1 if three else 5)
+    assert record.in_group("short").sum() == (4 if three else 0) and record.malformed.sum() == (1 if three else 5)
     assert record.rule_kept == pytest.approx(1 if three else 4 / 8)
     summary = evaluation.report(tmp_path)
     row = summary["models"]["m"]
     assert row["shares"] == pytest.approx({"regular": 3 / 12, "short": 4 / 12 * three, "extended": 4 / 12,
                                            "malformed": (1 if three else 5) / 12})
     level = row["levels"][2]["shares"]
-    assert level == pytest.approx({"regular": 0, "short": 0.75 * three, "extended": 0.25, "malformed": 0.75 * (not three)})
+    assert level == pytest.approx({"regular": 0, "short": 0.75 * three, "extended": 0.25,
+                                   "malformed": 0.75 * (not three)})
     printed = capsys.readouterr().out
-    assert ("share of each mode % by level" in printed) == (" short " in printed) == three
+    assert ("share of each group % by level" in printed) == (" short " in printed) == three
     if three:
         (line,) = [line.split() for line in printed.splitlines() if line.split()[:2] == ["m", "short"]]
         assert line[2:] == ["25.0", "75.0", "0.0"]
-    assert (tmp_path / "modes.png").stat().st_size > 10_000
+    assert (tmp_path / "groups.png").stat().st_size > 10_000
 
 
 def test_a_base_model_alone(tmp_path, capsys):
@@ -259,13 +283,15 @@ def test_no_reference_without_a_vote(tmp_path, capsys):
     """Where nobody spends more than one trial there is no line to be above, and nothing to be a multiple of."""
     (tmp_path / "records").mkdir()
     one = [voting.render_regular("\\boxed{%d}" % answer) for answer in (2, 3)]
-    for name, condition, texts in (("base", "scot", ["\\boxed{2}", "\\boxed{3}"]), ("sv", "sv", one), ("asv", "asv", one)):
+    plain = ["\\boxed{2}", "\\boxed{3}"]
+    for name, condition, texts in (("base", "scot", plain), ("sv", "sv", one), ("asv", "asv", one)):
         rows = [{"question": f"q{i}", "answer": "2", "level": 1, "responses": [
             {"text": texts[(i + j) % 2], "tokens": 3, "finished": True} for j in range(4 if name == "base" else 1)]}
             for i in range(20)]
         write_record(tmp_path / "records" / f"{name}.jsonl", rows, condition=condition)
     rows = evaluation.report(tmp_path)["comparisons"]["asv"]
-    assert list(rows) == ["self-consistency at equal trials", "self-consistency at equal tokens"]
+    assert rows["boundary"] == {"trials": None, "tokens": None} and not rows["gain_ratio"]
+    assert list(rows["self_consistency"]) == ["trials", "tokens"]
     assert "nan" not in capsys.readouterr().out and "NaN" not in (tmp_path / "summary.json").read_text()
 
 
@@ -351,8 +377,10 @@ def test_broken_record_is_one_clear_line(tmp_path):
     path.write_text(header + row)
     assert records.read_record(path).questions == ["q"]
     for text in ("", "{}", '{"condition": "asv", "temperature": 1.0}\n{"answer": 3}', "not json",
-                 header + row + row, header.replace("asv", "fun") + row, header + row.replace('"level": 1', '"level": "1"'),
-                 header + row.replace('"tokens": 3', '"tokens": "3"'), header + row.replace('"2", "tokens', '5, "tokens'),
+                 header + row + row, header.replace("asv", "fun") + row,
+                 header + row.replace('"level": 1', '"level": "1"'),
+                 header + row.replace('"tokens": 3', '"tokens": "3"'),
+                 header + row.replace('"2", "tokens', '5, "tokens'),
                  header + '{"question": "q", "answer": "2", "level": 1, "responses": []}', header + 10**5 * "["):
         path.write_text(text)
         with pytest.raises(data.DataError) as error:

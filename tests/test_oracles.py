@@ -11,11 +11,12 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import oracles
 import pytest
-from oracles import Choices
 from scipy.optimize import linprog
 from scipy.stats import chisquare
+
+from experiments import oracles
+from experiments.oracles import Choices
 
 
 def random_responses(rng, n, k):
@@ -199,5 +200,5 @@ def test_bad_choices_are_refused(call, message):
 
 
 def test_needs_no_torch():
-    code = "import sys, oracles; assert 'torch' not in sys.modules and 'scipy' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(oracles.__file__).parent, check=True)
+    code = "import sys; from experiments import oracles; assert 'torch' not in sys.modules and 'scipy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(oracles.__file__).parent.parent, check=True)

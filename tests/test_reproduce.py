@@ -11,24 +11,18 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import plots
 import pytest
-import report
-import report_text
-import reproduce
-import settings
 
 import eval as evaluation
-import learn
-import sft
-import train
 import voting
+from experiments import report, reproduce, tables
+from plumbing import plots, settings, stage
 
 ROOT = Path(__file__).resolve().parent.parent
 PROBLEMS, ORACLE_PROBLEMS, SEEDS = 100, 40, 2
 RIGHT = {1: 0.98, 2: 0.93, 3: 0.75, 4: 0.62, 5: 0.42}  # a trial's chance, by level
 TRAINED = [name for name in reproduce.MODELS
-           if not name.startswith(("base", "sv-sft", "asv-sft")) and not name.endswith("-best")]  # by Algorithm 1
+           if not name.startswith(("base", "sv-sft", "asv-sft"))]  # by Algorithm 1
 VOTES = {"ibpo-25": (0, 0, 0, 0.4, 0.9), "ibpo-50": (0, 0.1, 0.6, 0.9, 0.95), "ibpo-75": (0.1, 0.8, 0.95, 1, 1)}
 
 
@@ -57,7 +51,7 @@ def write_runs(runs: Path, problems=PROBLEMS, oracle_problems=ORACLE_PROBLEMS, s
     truth = {}
     for seed in range(seeds):
         for kind, models, n in (("eval", reproduce.MODELS, problems),
-                                ("oracle", report_text.ORACLE_MODELS, oracle_problems)):
+                                ("oracle", tables.ORACLE_MODELS, oracle_problems)):
             for name in models:
                 rng = random.Random(f"{kind} {seed} {name}")
                 condition = {"base": "scot", "base-greedy": "scot", "sv-sft": "sv"}.get(name, "asv")
@@ -156,13 +150,13 @@ def test_every_model_is_counted_right(made):
 def test_differences_are_counted_right(made):
     _, truth, result = made
     mean = {name: counted(truth, name).mean(axis=0) for name in reproduce.MODELS}
-    for name, other, _ in report_text.LADDER[1:-1]:
+    for name, other, _ in tables.LADDER[1:-1]:
         assert result["ladder"][name][0] == pytest.approx(mean[name][0] - mean[other][0])
     (base, *_), (sv, sv_trials, _) = mean["base"], mean["sv-sft"]
-    for cap in report_text.CAPS:
+    for cap in tables.CAPS:
         right, trials, _ = mean[f"ibpo-{cap}"]
         line = np.interp(trials, [1, sv_trials], [base, sv])
-        assert result["comparisons"][f"ibpo-{cap}"]["efficiency boundary"][0] == pytest.approx(right - line)
+        assert result["comparisons"][f"ibpo-{cap}"]["boundary"]["trials"][0] == pytest.approx(right - line)
         other, other_trials, _ = mean[f"random-{cap}"]
         assert result["minus_random"][f"ibpo-{cap}"][0] == pytest.approx(right - other)
         first, other_first = (np.mean([given[0] == "7" for seed in range(SEEDS) for (given,) in truth["eval", seed, n]])
@@ -196,7 +190,7 @@ def test_adaptive_self_consistency_is_counted_right(made):
     row = result["models"]["adaptive-sc"]
     assert (row["accuracy"][0], row["trials"][0]) == pytest.approx((right, trials))
     assert row["tokens"][0] == pytest.approx(24 * trials, abs=1.5)  # 20 to 28 each
-    for cap in report_text.CAPS:
+    for cap in tables.CAPS:
         own, own_trials, _ = counted(truth, f"ibpo-{cap}").mean(axis=0)
         mixed = np.interp(own_trials, [1, trials], [counted(truth, "base")[:, 0].mean(), right])
         assert result["minus_adaptive"][f"ibpo-{cap}"]["trials"][0] == pytest.approx(own - mixed)
@@ -208,13 +202,13 @@ def test_oracles_are_counted_right(made, kind):
     """One problem after the other, the best ratio of gain to trials first; no two ratios that matter tie here."""
     _, truth, result = made
     samples = {name: np.array([[outcome(given) for given in row] for seed in range(SEEDS)
-                               for row in truth["oracle", seed, name]], float) for name in report_text.ORACLE_MODELS}
+                               for row in truth["oracle", seed, name]], float) for name in tables.ORACLE_MODELS}
     first = np.array([[given[0] == "7" for given in row] for seed in range(SEEDS)
                       for row in truth["oracle", seed, "base" if kind == "blind" else "sv-sft"]], float)
     vote, trials = samples["sv-sft"][:, :, 0], samples["sv-sft"][:, :, 1]
     if kind == "seeing":
         vote, trials = np.maximum(vote, first), np.where(first, 1, trials)
-    for name in report_text.ORACLE_MODELS[2:]:
+    for name in tables.ORACLE_MODELS[2:]:
         budget, right = samples[name][:, :, 1].mean(), 0
         for mine, other in ((0, 1), (1, 0)):
             gain = (vote - first)[:, mine::2].mean(axis=1)
@@ -238,26 +232,25 @@ def test_tables_say_what_the_numbers_are(made):
     folder, truth, result = made
     markdown = (folder / "results/results.md").read_text()
     table_3 = rows_of(markdown, "Table 3")
-    assert list(table_3) == ["base", "base, greedy", "SV-SFT", "ASV-SFT", "ASV-SFT-0.25", "ASV-SFT-0.5", "ASV-SFT-2", *(
-        f"IuB-{cap} %{best}" for cap in (25, 50, 75) for best in ("", ", best"))]
-    assert table_3["IuB-25 %, best"][-3:] == ["", "", ""]
+    assert list(table_3) == ["base", "base, greedy", "SV-SFT", "ASV-SFT", "ASV-SFT-0.25", "ASV-SFT-0.5", "ASV-SFT-2",
+                             "IuB-25 %", "IuB-50 %", "IuB-75 %"]
     assert table_3["IuB-25 %"][-3:] == ["54.2", "2.94", "2.24"] and "another model and other data" in markdown
     for name, row in table_3.items():
-        right, trials, _ = counted(truth, {text: key for key, text in report_text.NAMES.items()}[name]).mean(axis=0)
+        right, trials, _ = counted(truth, {text: key for key, text in tables.NAMES.items()}[name]).mean(axis=0)
         assert row[0] == "2" and row[1].startswith(f"{100 * right:.1f} [") and row[2].startswith(f"{trials:.2f} [")
     caps = rows_of(markdown, "Each cap against its references")
-    for cap in report_text.CAPS:
+    for cap in tables.CAPS:
         votes = 100 * counted(truth, f"ibpo-{cap}")[:, 2].mean()
         row = caps[f"IuB-{cap} %"]
         assert row[2] == f"{votes:.1f}" and cap - 2 <= float(row[1]) <= cap
         assert row[6].endswith(f"({counted(truth, f'random-{cap}')[:, 1].mean():.2f}, 2)")
     assert caps["IuB-75 %"][-1] == "" and caps["IuB-50 %"][-1].endswith("]")
     ladder = rows_of(markdown, "The ladder")
-    assert list(ladder) == [report_text.NAMES[name] for name, *_ in report_text.LADDER]
+    assert list(ladder) == [tables.NAMES[name] for name, *_ in tables.LADDER]
     assert ladder["margin, no cap"][-1].endswith("(CGPO)") and ladder["ASV-SFT"][-1] == ""
     assert list(rows_of(markdown, "Adaptive self-consistency")) == ["IuB-25 %", "IuB-50 %", "IuB-75 %"]
     assert list(rows_of(markdown, "Oracles")) == ["IuB-25 %", "IuB-50 %", "IuB-75 %"]
-    assert list(rows_of(markdown, "Seed by seed")) == [report_text.NAMES[n] for n in (*reproduce.MODELS, "adaptive-sc")]
+    assert list(rows_of(markdown, "Seed by seed")) == [tables.NAMES[n] for n in (*reproduce.MODELS, "adaptive-sc")]
     levels = np.tile(1 + np.arange(PROBLEMS) % 5, SEEDS)
     right, trials, votes = counted(truth, "ibpo-50").T
     cells = [" / ".join(f"{100 * column[levels == level].mean():.1f}" for level in range(1, 6))
@@ -317,7 +310,7 @@ def test_a_row_is_made_of_the_seeds_that_have_it(made, copy):
     assert row["by_seed"]["accuracy"] == [pytest.approx(grpo[0]), None]
     assert result["ladder"]["grpo"][0] == pytest.approx(grpo[0] - ibpo[0])  # of the same seed
     line = np.interp(grpo[1], [1, sv[1]], [base[0], sv[0]])
-    assert result["comparisons"]["grpo"]["efficiency boundary"][0] == pytest.approx(grpo[0] - line)
+    assert result["comparisons"]["grpo"]["boundary"]["trials"][0] == pytest.approx(grpo[0] - line)
     ibpo, other = (counted(truth, name)[second, 0].mean() for name in ("ibpo-25", "random-25"))
     assert result["minus_random"]["ibpo-25"][0] == pytest.approx(ibpo - other)
     ladder = rows_of(markdown, "The ladder")
@@ -375,29 +368,16 @@ def test_readme_quotes_the_results():
 
 def test_names_agree():
     """The models that are trained, those in the tables, and those in the figures."""
-    assert {name for name, *_ in report_text.LADDER} - {"adaptive-sc"} <= set(reproduce.MODELS)
-    assert {*report_text.PAPER, *report_text.TABLE_3, *report_text.ORACLE_MODELS} <= set(reproduce.MODELS)
-    assert set(report_text.NAMES) == {*reproduce.MODELS, "adaptive-sc"}
-    assert len(set(report_text.NAMES.values())) == len(report_text.NAMES)
-    assert len(set(reproduce.MODELS)) == len(reproduce.MODELS) == 19 + 3 + 3  # other alphas, best checkpoints
-    assert [name for name, *_ in report_text.LADDER if name.startswith("length")] == [
+    assert {name for name, *_ in tables.LADDER} - {"adaptive-sc"} <= set(reproduce.MODELS)
+    assert {*tables.PAPER, *tables.TABLE_3, *tables.ORACLE_MODELS} <= set(reproduce.MODELS)
+    assert set(tables.NAMES) == {*reproduce.MODELS, "adaptive-sc"}
+    assert len(set(tables.NAMES.values())) == len(tables.NAMES)
+    assert len(set(reproduce.MODELS)) == len(reproduce.MODELS) == 19 + 3  # other alphas
+    assert [name for name, *_ in tables.LADDER if name.startswith("length")] == [
         name for name in reproduce.MODELS if name.startswith("length")]
 
 
-def test_interval_over_seeds_and_problems():
-    """Against the normal interval of a mean of seeds, each the mean of problems: between seeds, and within."""
-    rng, runs, size = np.random.default_rng(0), 20, 200
-    chance = rng.uniform(0.3, 0.7, runs)
-    column = (rng.random((runs, size)) < chance[:, None]).astype(float)  # [runs, size]
-    value, low, high = evaluation.Bootstrap(runs * size, runs=runs)(lambda a: a, column.ravel())
-    between = column.mean(axis=1).var() / runs
-    within = (column.mean(axis=1) * (1 - column.mean(axis=1))).mean() / size / runs
-    assert value == pytest.approx(column.mean())
-    assert high - low == pytest.approx(2 * 1.96 * (between + within) ** 0.5, rel=0.08)
-    _, low, high = evaluation.Bootstrap(runs * size)(lambda a: a, column.ravel())  # one run: problems alone
-    assert high - low == pytest.approx(2 * 1.96 * (column.var() / column.size) ** 0.5, rel=0.08)
-
-
+@pytest.mark.slow
 def test_tiny_real_run(tmp_path, monkeypatch, capsys):
     """Some of the jobs, stopped on the way; the second call does only what is left, the third nothing."""
     if not (ROOT / "checkpoints/base").exists():
@@ -408,7 +388,7 @@ def test_tiny_real_run(tmp_path, monkeypatch, capsys):
         prompts=2, accumulate=1, samples=4, steps=2, valid_every=1, valid_problems=5, eval_problems=10))
     some = ["asv-sft", "sv-sft", "base", "ibpo-25", "length-penalty-0.05", "asv-sft-0.5"]
     monkeypatch.setattr(reproduce, "JOBS", {name: reproduce.JOBS[name] for name in some})
-    monkeypatch.setattr(reproduce, "MODELS", ["base", "base-greedy", "sv-sft", "asv-sft", *some[3:], "ibpo-25-best"])
+    monkeypatch.setattr(reproduce, "MODELS", ["base", "base-greedy", "sv-sft", "asv-sft", *some[3:]])
     command = ["--smoke", "--seeds", "1", "--jobs", "1"]
 
     def interrupted(*arguments, **options):
@@ -418,30 +398,22 @@ def test_tiny_real_run(tmp_path, monkeypatch, capsys):
         patch.setattr(evaluation, "respond", interrupted)
         with pytest.raises(SystemExit, match="the same command continues"):
             reproduce.main(command)
-    run_stage, trained = learn.run_stage, []
+    enter, trained = stage.Stage.__enter__, []
 
-    def noted(settings, stage, name, *arguments, **options):
-        trained.append(name)
-        return run_stage(settings, stage, name, *arguments, **options)
+    def noted(self):
+        trained.append(self.name)
+        return enter(self)
 
-    for module in (sft, train):
-        monkeypatch.setattr(module, "run_stage", noted)
+    monkeypatch.setattr(stage.Stage, "__enter__", noted)
     reproduce.main(command)
     assert trained == ["sv-sft", "ibpo-25", "length-penalty-0.05", "asv-sft-0.5"]  # asv-sft was there
     results, run = tmp_path / "runs/reproduce-smoke/results", tmp_path / "runs/reproduce-smoke/seed-0"
-    notes = json.loads((run / "ibpo-25/best/ibpo.json").read_text())
-    log = [json.loads(line) for line in (run / "ibpo-25/log.jsonl").read_text().splitlines()]
-    within = [row["valid_accuracy"] for row in log if row["valid_vote_share"] <= 0.3]
-    assert notes["steps"] in (0, 1, 2)
-    assert notes["valid_vote_share"] <= 0.3 and notes["valid_accuracy"] >= max(within) if within else (
-        notes["valid_vote_share"] <= min(row["valid_vote_share"] for row in log))
-    for module in (sft, train):
-        monkeypatch.setattr(module, "run_stage", interrupted)
+    monkeypatch.setattr(stage.Stage, "__enter__", interrupted)
     monkeypatch.setattr(evaluation, "make_record", interrupted)
     reproduce.main(command)
     shutil.rmtree(run)
     reproduce.main(command)  # all is kept: no checkpoint is needed any more
-    assert {path.stem for path in results.glob("records/seed-0/eval/*")} == {*some, "base-greedy", "ibpo-25-best"}
+    assert {path.stem for path in results.glob("records/seed-0/eval/*")} == {*some, "base-greedy"}
     assert {path.stem for path in results.glob("records/seed-0/oracle/*")} == {
         "base", "base-greedy", "sv-sft", "ibpo-25"}
     assert report.load(results / "records/seed-0/oracle/sv-sft.npz").correct.shape == (10, 16)
