@@ -28,7 +28,7 @@ import ibpo
 import sample
 import voting
 from plumbing import plots, printing
-from plumbing.records import Record, is_record_of, make_record, read_record
+from plumbing.records import Record, digest, is_record_of, make_record, read_record
 from plumbing.statistics import Bootstrap
 
 ADAPTIVE = ("asv", "modes")  # the prompts that let a model decide how much to spend
@@ -155,8 +155,7 @@ def adaptive_self_consistency(answers: np.ndarray, correct: np.ndarray) -> tuple
 
 def summarise(evaluation: Evaluation) -> dict:
     """Every number of the table and the comparisons. JSON can hold it: an Estimate is a list [value, low, high]."""
-    records, interval = evaluation.records, evaluation.bootstrap.interval
-    levels, base = evaluation.by_level(), evaluation.find("scot")
+    records, levels, base = evaluation.records, evaluation.by_level(), evaluation.find("scot")
     summary = {"problems": evaluation.bootstrap.n, "base": base, "sv": evaluation.find("sv"),
                "models": {name: row_of(evaluation, levels, name) for name in records},
                "self_consistency": None, "majority": None,
@@ -164,7 +163,7 @@ def summarise(evaluation: Evaluation) -> dict:
                                if r.condition in ADAPTIVE}}
     if base is not None and records[base].correct.shape[1] > 1:
         curve = evaluation.means[base].consistent  # float[K, draws]
-        summary["self_consistency"] = [interval(accuracy) for accuracy in curve]
+        summary["self_consistency"] = [evaluation.bootstrap.share(accuracy) for accuracy in curve]
         summary["mixed_self_consistency"] = [float(at_trials(curve[:, 0], k + 1)) for k in range(len(curve))]
         summary["majority"] = compare_majority(evaluation, levels)
     return summary
@@ -182,17 +181,18 @@ def trials_per_vote(r: Record) -> float:
 def row_of(evaluation: Evaluation, levels: dict[int, Evaluation], name: str) -> dict:
     """A model's row of the table, and what it does at each level."""
     base, r, mean = evaluation.find("scot"), evaluation.records[name], evaluation.means[name]
-    interval = evaluation.bootstrap.interval
-    row = {"accuracy": interval(mean.correct), "trials": interval(mean.trials), "tokens": interval(mean.tokens),
+    bootstrap = evaluation.bootstrap
+    row = {"accuracy": bootstrap.share(mean.correct), "trials": bootstrap.interval(mean.trials),
+           "tokens": bootstrap.interval(mean.tokens),
            "vote_share": float(r.extended.mean()), "trials_per_vote": trials_per_vote(r),
            "malformed": float(r.malformed.mean()), "rule_kept": r.rule_kept, "shares": r.shares(), "levels": {}}
     if base not in (None, name):
-        row["gain"] = interval(mean.correct - evaluation.means[base].correct)
+        row["gain"] = bootstrap.difference(mean.correct - evaluation.means[base].correct)
     for level, part in levels.items():
-        r, mean, interval = part.records[name], part.means[name], part.bootstrap.interval
+        r, mean, share = part.records[name], part.means[name], part.bootstrap.share
         row["levels"][level] = {
-            "problems": len(r.levels), "accuracy": interval(mean.correct), "vote_share": interval(mean.extended),
-            "first_trial": interval(mean.first), "trials": float(r.trials.mean()),
+            "problems": len(r.levels), "accuracy": share(mean.correct), "vote_share": share(mean.extended),
+            "first_trial": share(mean.first), "trials": float(r.trials.mean()),
             "trials_per_vote": trials_per_vote(r), "tokens": float(r.tokens.mean()), "shares": r.shares(),
             "votes_after_right": votes_among(r, r.valid & r.first),
             "votes_after_wrong": votes_among(r, r.valid & ~r.first)}
@@ -202,37 +202,38 @@ def row_of(evaluation: Evaluation, levels: dict[int, Evaluation], name: str) -> 
 def compare_majority(evaluation: Evaluation, levels: dict[int, Evaluation]) -> dict:
     """What the plurality of all K base samples adds to single samples, and to greedy decoding."""
     base, greedy = evaluation.find("scot"), evaluation.find("scot", greedy=True)
-    mean, interval = evaluation.means[base], evaluation.bootstrap.interval
-    return {"samples": len(mean.consistent), "minus_single": interval(mean.consistent[-1] - mean.correct),
+    mean, difference = evaluation.means[base], evaluation.bootstrap.difference
+    return {"samples": len(mean.consistent), "minus_single": difference(mean.consistent[-1] - mean.correct),
             "minus_single_by_level": {
-                level: part.bootstrap.interval(part.means[base].consistent[-1] - part.means[base].correct)
+                level: part.bootstrap.difference(part.means[base].consistent[-1] - part.means[base].correct)
                 for level, part in levels.items()},
-            "minus_greedy": interval(mean.consistent[-1] - evaluation.means[greedy].correct) if greedy else None}
+            "minus_greedy": difference(mean.consistent[-1] - evaluation.means[greedy].correct) if greedy else None}
 
 
 def compare(evaluation: Evaluation, name: str) -> dict:
     """A model that decides how much to spend beside its references. What cannot be compared is None, or left out."""
-    means, interval = evaluation.means, evaluation.bootstrap.interval
+    means, difference = evaluation.means, evaluation.bootstrap.difference
     base, sv, mean = means.get(evaluation.find("scot")), means.get(evaluation.find("sv")), means[name]
     rows = {"boundary": {}, "self_consistency": {}, "gain_ratio": {}, "models": {}}
     for unit in ("trials", "tokens"):
         if base is not None and sv is not None:
-            rows["boundary"][unit] = interval(over_line(mean, base, sv, unit))
+            rows["boundary"][unit] = difference(over_line(mean, base, sv, unit))
         if base is None or len(base.consistent) < 2:
             continue
         samples = getattr(mean, unit) / getattr(base, unit)  # float[draws]: a base sample is the unit
         if samples[0] <= len(base.consistent):
             reference = at_trials(base.consistent, samples)  # float[draws]
             gain = reference - base.consistent[0]
-            rows["self_consistency"][unit] = interval(mean.correct - reference)
-            if interval(gain).low > 0:  # times nothing means nothing
-                rows["gain_ratio"][unit] = interval((mean.correct - base.correct) / np.maximum(gain, 1e-9))
+            rows["self_consistency"][unit] = difference(mean.correct - reference)
+            if difference(gain).low > 0:  # times nothing means nothing
+                rows["gain_ratio"][unit] = evaluation.bootstrap.interval(
+                    (mean.correct - base.correct) / np.maximum(gain, 1e-9))
     for other, r in evaluation.records.items():
         if r.condition in ADAPTIVE and other != name:
             dearer = means[other].trials[0] > mean.trials[0]
             rows["models"][other] = {
-                "trials": float(means[other].trials[0]), "minus": interval(over_model(mean, means[other])),
-                "minus_at_equal_trials": interval(over_model(mean, means[other], True)) if dearer else None}
+                "trials": float(means[other].trials[0]), "minus": difference(over_model(mean, means[other])),
+                "minus_at_equal_trials": difference(over_model(mean, means[other], True)) if dearer else None}
     return rows
 
 
@@ -287,17 +288,16 @@ def respond(directories: list, source: str, problems: int, samples: dict[str, in
     for directory, own in zip(directories, [called] if called else different_names(directories)):
         model = None  # the one before makes room
         resolved = sample.usual_dtype(directory, dtype, device)
-        condition = sample.notes_of(directory).get("condition", "scot")
+        condition, weights = sample.notes_of(directory).get("condition", "scot"), digest(directory)
         kinds = [("", samples[condition], options["temperature"])]
         if condition == "scot":
             kinds.append(("-greedy", 1, 0.0))
         for suffix, m, temperature in kinds:
             name = own + suffix
             names.append(name)
-            weights = Path(directory) / "model.safetensors"
             header = {"model": str(directory), "condition": condition, "data": source, "problems": len(chosen),
                       "samples": m, "seed": seed, "dtype": resolved, **options, "temperature": temperature,
-                      "modified": weights.stat().st_mtime if weights.exists() else None}
+                      "weights": weights}
             path = out / "records" / f"{name}.jsonl"
             if not is_record_of(path, header, chosen):
                 if model is None:

@@ -2,11 +2,10 @@
 
 Models are the last checkpoints: nothing is selected. A number is the mean over all seeds and test problems. Every seed
 has training, samples and problems of its own (but two seeds share two thirds of those of level 1, up to the order of
-factors). An interval is the 95 % percentile interval of 2,000 resamples (plumbing/statistics.py): as many seeds as
-there are, drawn with replacement, and for every draw as many of its problems. All models share the draws, so
-differences are paired. Two things that such an interval does not know: the base model is the same in all seeds, so it
-says nothing of other bases; and few seeds look more alike than seeds are (three show two thirds of the variance
-between seeds), so the table "Seed by seed" belongs to it.
+factors). An interval is the wider of two (plumbing/statistics.py): the 95 % percentile interval of 2,000 resamples, of
+as many seeds as there are, drawn with replacement, and for every draw of as many of its problems; and Student's t
+interval over the seeds, of which three look more alike than seeds are. All models share the draws, so differences are
+paired. The base model is the same in all seeds, so an interval says nothing of other bases.
 
 A row is made of the seeds that have its model, and compared with others on these seeds alone; its column "seeds" says
 how many. results.md says what is missing.
@@ -132,7 +131,7 @@ def attained(evaluation: Evaluation, name: str) -> dict:
     halves = slice(0, None, 2), slice(1, None, 2)
     own = means[name].correct - means["base"].correct  # float[draws]
     budget = float(means[name].trials[0])
-    row = {"trials": budget, "gain": bootstrap.interval(own)}
+    row = {"trials": budget, "gain": bootstrap.difference(own)}
     for kind, oracle, first in (("blind", oracles.blind, base.correct), ("seeing", oracles.seeing, sv.first)):
         right, trials = 0, 0
         for known, unseen in (halves, halves[::-1]):
@@ -142,7 +141,7 @@ def attained(evaluation: Evaluation, name: str) -> dict:
             trials += oracles.score(share, unseen)[1] / 2
             right += (unseen.stop + share * (unseen.go_on - unseen.stop)) / 2  # float[n]; its mean is the score's
         best = bootstrap.means(right[:, None])[0] - means["base"].correct  # float[draws]
-        gain = bootstrap.interval(best)
+        gain = bootstrap.difference(best)
         part = bootstrap.interval(own / np.maximum(best, 1e-9)) if gain.low > 0 else None  # of nothing means nothing
         row[kind] = {"trials": trials, "gain": gain, "share": part}
     return row
@@ -164,13 +163,13 @@ def within_levels(evaluation: Evaluation, name: str) -> Estimate | None:
     hard, easy = formed & harder, formed & ~harder  # bool[n] each
     on_hard, hard, on_easy, easy = evaluation.bootstrap.means(
         np.stack([vote * hard, hard, vote * easy, easy], axis=1))  # float[draws] each
-    return evaluation.bootstrap.interval(on_hard / np.maximum(hard, 1e-9) - on_easy / np.maximum(easy, 1e-9))
+    return evaluation.bootstrap.difference(on_hard / np.maximum(hard, 1e-9) - on_easy / np.maximum(easy, 1e-9))
 
 
 def voting_curves(evaluation: Evaluation) -> dict:
     """Fig. 5: accuracy of the plurality of k = 1..16 responses, of the base and of SV-SFT, and tokens per response."""
     return {name: {"tokens": float(evaluation.means[name].tokens[0]),
-                   "accuracy": [evaluation.bootstrap.interval(curve) for curve in evaluation.means[name].consistent]}
+                   "accuracy": [evaluation.bootstrap.share(curve) for curve in evaluation.means[name].consistent]}
             for name in ("base", "sv-sft")}
 
 
@@ -211,7 +210,7 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
             result["within_levels"][name] = within_levels(evaluated, name)
         if name in ORACLE_MODELS[2:]:
             means = evaluated.means
-            result["minus_adaptive"][name] = {unit: evaluated.bootstrap.interval(over_line(
+            result["minus_adaptive"][name] = {unit: evaluated.bootstrap.difference(over_line(
                 means[name], means["base"], means["adaptive-sc"], unit)) for unit in ("trials", "tokens")}
     result |= {key: kept.summary(used)[key] for key in (
         "problems", "base", "sv", "self_consistency", "mixed_self_consistency")}
@@ -238,7 +237,7 @@ def difference(kept: Kept, seeds_of: dict, name: str, other: str, equal_trials: 
     if not of:
         return None
     evaluated = kept.evaluation("eval", of)
-    return evaluated.bootstrap.interval(
+    return evaluated.bootstrap.difference(
         over_model(evaluated.means[name], evaluated.means[other], equal_trials))
 
 

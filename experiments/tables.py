@@ -27,7 +27,7 @@ LADDER = [  # name, the rung it is compared with, what is different from that
     ("asv-sft", None, "where all of them start"),
     ("rft", "asv-sft", "learns from all correct responses"),
     ("cgpo", "rft", "from one correct response per prompt"),
-    ("margin", "cgpo", "from the kind with the larger pass rate; no cap"),
+    ("margin", "cgpo", "from the group with the larger pass rate; no cap"),
     ("ibpo-50", "margin", "at most half of the accepted responses vote"),
     ("random-50", "ibpo-50", "the same cap, but random prompts vote"),
     ("listing-50", "ibpo-50", "the paper's SciPy listing as it behaves (D1-D5)"),
@@ -90,10 +90,10 @@ def head(result: dict) -> str:
 
 Made by `python experiments/reproduce.py --report` from `records/`, on {result['problems'] // seeds:,} test problems
 per seed, with the last checkpoints. A row is the mean over those of the {seeds} seeds that have its model (column
-"seeds"), a difference over those that have both. In brackets are 95 % intervals over seeds and problems: a bootstrap
-that draws seeds, and for every draw problems of that seed (of one seed: over problems alone); differences are paired.
-How, and what they leave out: `report.py`. By the logs, the steps of training alone took
-{result['training_hours']:.1f} hours of one process.
+"seeds"), a difference over those that have both. In brackets are 95 % intervals, the wider of two: a bootstrap that
+draws seeds, and for every draw problems of that seed (of one seed: problems alone); and a t interval over the seeds,
+which with three seeds is 2.5 standard deviations of a seed either way. Differences are paired. How, and what they leave
+out: `report.py`. By the logs, the steps of training alone took {result['training_hours']:.1f} hours of one process.
 {lines}"""
 
 

@@ -5,11 +5,7 @@
 
 from collections.abc import Iterator
 
-from plumbing.statistics import Estimate, number, percent
-
-
-def verdict(estimate: Estimate) -> str:
-    return "above" if estimate.low > 0 else "below" if estimate.high < 0 else "not told apart"
+from plumbing.statistics import Estimate, number, percent, verdict
 
 
 def comparison_lines(rows: dict) -> Iterator[tuple[str, Estimate | None]]:
@@ -23,12 +19,13 @@ def comparison_lines(rows: dict) -> Iterator[tuple[str, Estimate | None]]:
         yield f"{other}, thinned to equal trials", row["minus_at_equal_trials"]
 
 
-def print_differences(title: str, lines: list[tuple[str, Estimate | None]]) -> None:
-    lines = [(label, estimate) for label, estimate in lines if estimate is not None]
+def print_differences(title: str, lines: list[tuple[str, Estimate | None, int]]) -> None:
+    """lines: label, difference (None: none) and over how many problems."""
+    lines = [line for line in lines if line[1] is not None]
     if lines:
         print(f"\n{title} minus ... (points, paired)")
-    for label, estimate in lines:
-        print(f"    {label:36s} {percent(estimate):>24s}  {verdict(estimate)}")
+    for label, estimate, problems in lines:
+        print(f"    {label:36s} {percent(estimate):>24s}  {verdict(estimate, problems)}")
 
 
 def plus_minus(estimate: Estimate) -> str:
@@ -74,13 +71,15 @@ def print_summary(summary: dict) -> None:
         values = "  ".join(f"{k}: {100 * row.value:.1f}" for k, row in enumerate(summary["self_consistency"], 1))
         print(f"\nself-consistency, % by samples   {values}")
     print_levels(summary["models"])
+    n, models = summary["problems"], summary["models"]
     if rows := summary["majority"]:
-        by_level = rows["minus_single_by_level"].items()
+        at_level = models[summary["base"]]["levels"]
         print_differences(f"majority of {rows['samples']} {summary['base']} samples", [
-            ("single samples", rows["minus_single"]),
-            *((f"single samples, level {level}", estimate) for level, estimate in by_level),
-            ("greedy decoding", rows["minus_greedy"])])
+            ("single samples", rows["minus_single"], n),
+            *((f"single samples, level {level}", estimate, at_level[level]["problems"])
+              for level, estimate in rows["minus_single_by_level"].items()),
+            ("greedy decoding", rows["minus_greedy"], n)])
     for name, rows in summary["comparisons"].items():
-        print_differences(name, list(comparison_lines(rows)))
+        print_differences(name, [(*line, n) for line in comparison_lines(rows)])
         for unit, ratio in rows["gain_ratio"].items():
             print(f"    its gain over the base is {number(ratio, 2)} times that of self-consistency at equal {unit}")

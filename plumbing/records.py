@@ -6,6 +6,7 @@ Everything that eval.py prints or draws is computed from records, so a better pa
     python eval.py --redraw runs/builtin/eval    # table and plots again, from the saved records
 """
 
+import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -42,16 +43,44 @@ def make_record(path: Path, problems: list, header: dict, samples: int, model, t
 
 
 def is_record_of(path: Path, header: dict, problems: list) -> bool:
-    """Whether there is such a record: made with these settings, of these questions, answers and levels."""
+    """Whether there is such a record: made with these settings and weights, of these questions, answers and levels.
+
+    Where the checkpoint lies does not matter: a run may be copied or moved.
+    """
     if not path.exists():
         return False
+    keys = "question", "answer", "level"
     try:
         before, *rows = map(json.loads, path.read_text().splitlines())
-    except ValueError:  # half a file, or none
+        asked = [[row[key] for key in keys] for row in rows]
+        if "weights" not in before:  # an earlier version compared when the weights were written
+            files = weights_of(header["model"])
+            same = len(files) == 1 and before.pop("modified") == files[0].stat().st_mtime
+            before["weights"] = header["weights"] if same else None
+    except (ValueError, KeyError, TypeError, AttributeError):  # half a file, or none
         return False
-    keys = "question", "answer", "level"
-    return before == header and [[row[key] for key in keys] for row in rows] == [
+    return {**before, "model": header["model"]} == header and asked == [
         [getattr(problem, key) for key in keys] for problem in problems]
+
+
+def weights_of(directory: str | Path) -> list[Path]:
+    return sorted(Path(directory).glob("*.safetensors"))
+
+
+def digest(directory: str | Path) -> str:
+    """A hash of a checkpoint's weights: of all bytes, and of a file above 64 MiB of 1,024 blocks, evenly spaced."""
+    found = hashlib.sha256()
+    for path in weights_of(directory):
+        size = path.stat().st_size
+        found.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            if size <= 1 << 26:
+                found.update(file.read())
+                continue
+            for i in range(1024):
+                file.seek(i * (size - 4096) // 1023)
+                found.update(file.read(4096))
+    return found.hexdigest()
 
 
 @dataclass
@@ -95,6 +124,8 @@ def read_record(path: Path) -> Record:
         header, *rows = [json.loads(line) for line in path.read_text().splitlines()]
         if not rows or not all(row["responses"] for row in rows):
             raise ValueError("no responses")
+        if len({len(row["responses"]) for row in rows}) > 1:
+            raise ValueError("not as many responses to each problem")
         if header.get("problems", len(rows)) != len(rows):
             raise ValueError(f"{len(rows)} of {header['problems']} problems")
         if header["condition"] not in voting.PROMPTS:

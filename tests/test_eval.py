@@ -95,7 +95,7 @@ def test_what_a_record_is_made_with(tmp_path, monkeypatch):
     path = tmp_path / "records/ibpo.jsonl"
     header = json.loads(path.read_text().splitlines()[0])
     assert records.is_record_of(path, header, problems)
-    assert not any(records.is_record_of(path, {**header, key: "another"}, problems) for key in header)
+    assert not any(records.is_record_of(path, {**header, key: "another"}, problems) for key in {*header} - {"model"})
 
 
 def test_two_models_at_equal_trials():
@@ -325,8 +325,6 @@ def test_a_model_is_opened_only_to_answer(tmp_path, monkeypatch, capsys):
     assert len(opened) == 2
     headers = [json.loads((tmp_path / f"records/{name}.jsonl").open().readline()) for name in ("base-greedy", "ibpo")]
     assert [(header["temperature"], header["seed"], header["problems"]) for header in headers] == [(0, 0, 3), (1, 0, 3)]
-    weights = ROOT / "checkpoints/ibpo/model.safetensors"
-    assert headers[1]["modified"] == weights.stat().st_mtime  # trained again, it has to answer again
     record = tmp_path / "records" / "ibpo.jsonl"
     record.unlink()
     evaluation.respond(directories, "builtin", **options)
@@ -339,6 +337,78 @@ def test_a_model_is_opened_only_to_answer(tmp_path, monkeypatch, capsys):
     evaluation.respond(directories, "builtin", **options)
     assert opened[4:] == [("ibpo", 0)] and record.read_text().splitlines()[1] == first
     assert "100% of the responses of ibpo were cut off" in capsys.readouterr().out  # max_new_tokens is 2
+
+
+def test_a_record_belongs_to_its_weights_wherever_they_are(tmp_path):
+    """A copied run is not evaluated again, one that was trained again is, and earlier records stay usable."""
+    asked = data.load("builtin", "test", 2, 0)
+    rows = [{"question": p.question, "answer": p.answer, "level": p.level, "responses": []} for p in asked]
+    weights = np.random.default_rng(0).integers(0, 256, 1 << 21, np.uint8)
+    for name in ("run", "copy", "longer"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(weights.tobytes())
+
+    def header(name: str) -> dict:
+        return {"model": str(tmp_path / name), "seed": 0, "weights": records.digest(tmp_path / name)}
+
+    path = tmp_path / "m.jsonl"
+    path.write_text("\n".join(map(json.dumps, [header("run"), *rows])))
+    assert records.is_record_of(path, header("copy"), asked)
+    assert not records.is_record_of(path, {**header("copy"), "seed": 1}, asked)
+    weights[12345] ^= 1
+    (tmp_path / "longer/model.safetensors").write_bytes(weights.tobytes())
+    assert not records.is_record_of(path, header("longer"), asked)
+    modified = (tmp_path / "run/model.safetensors").stat().st_mtime
+    for time, usable in ((modified, True), (modified - 1, False)):
+        path.write_text("\n".join(map(json.dumps, [{"model": "elsewhere", "seed": 0, "modified": time}, *rows])))
+        assert records.is_record_of(path, header("run"), asked) == usable
+    for broken in ("[]", "{}", "3", '{"question": 1}'):
+        path.write_text(json.dumps(header("run")) + "\n" + broken)
+        assert not records.is_record_of(path, header("run"), asked)
+
+
+def test_digest_of_large_weights(tmp_path):
+    """Of a file that is too large to read, bytes all over it count."""
+    file = tmp_path / "model.safetensors"
+    with file.open("wb") as large:
+        large.truncate(1 << 27)  # a hole: it takes no space
+    before = records.digest(tmp_path)
+    for i in (0, (1 << 27) - 1):
+        with file.open("r+b") as large:
+            large.seek(i)
+            large.write(b"x")
+        assert records.digest(tmp_path) != before
+        before = records.digest(tmp_path)
+
+
+def test_one_problem_tells_nothing(tmp_path, capsys):
+    """Nor do five that are all right: the interval is Wilson's, and nothing is above or below."""
+    (tmp_path / "records").mkdir()
+    for name, condition, text in (("base", "scot", "\\boxed{3}"), ("m", "asv", voting.render_regular("\\boxed{2}")),
+                                  ("n", "asv", voting.render_regular("\\boxed{3}"))):
+        rows = [{"question": "q", "answer": "2", "level": 1,
+                 "responses": [{"text": text, "tokens": 3, "finished": True}] * (2 if name == "base" else 1)}]
+        write_record(tmp_path / "records" / f"{name}.jsonl", rows, condition=condition)
+    summary = evaluation.report(tmp_path)
+    value, low, high = summary["models"]["m"]["accuracy"]
+    assert value == high == 1 and low == pytest.approx(0.2065, abs=1e-3)  # Wilson, 1 of 1
+    assert summary["models"]["m"]["gain"].low < 0 < summary["models"]["m"]["gain"].value
+    printed = capsys.readouterr().out
+    assert "too few problems" in printed and "  above" not in printed and "  below" not in printed
+
+
+def test_one_vote_in_twenty(tmp_path, capsys):
+    """Some resamples have no vote, and then there is no line: the comparison is left out."""
+    (tmp_path / "records").mkdir()
+    vote, one = voting.render_extended(["\\boxed{2}"] * 3, ["2"] * 3), voting.render_regular("\\boxed{3}")
+    plain = ["\\boxed{2}", "\\boxed{3}"]
+    for name, condition, texts in (("base", "scot", plain * 10), ("sv", "sv", [vote] + [one] * 19),
+                                   ("m", "asv", [vote] * 5 + [one] * 15)):
+        rows = [{"question": f"q{i}", "answer": "2", "level": 1,
+                 "responses": [{"text": text, "tokens": 3, "finished": True}]} for i, text in enumerate(texts)]
+        write_record(tmp_path / "records" / f"{name}.jsonl", rows, condition=condition)
+    assert evaluation.report(tmp_path)["comparisons"]["m"]["boundary"] == {"trials": None, "tokens": None}
+    assert "nan" not in capsys.readouterr().out and "NaN" not in (tmp_path / "summary.json").read_text()
 
 
 @pytest.mark.parametrize("arguments, says", [
@@ -381,7 +451,9 @@ def test_broken_record_is_one_clear_line(tmp_path):
                  header + row.replace('"level": 1', '"level": "1"'),
                  header + row.replace('"tokens": 3', '"tokens": "3"'),
                  header + row.replace('"2", "tokens', '5, "tokens'),
-                 header + '{"question": "q", "answer": "2", "level": 1, "responses": []}', header + 10**5 * "["):
+                 header + '{"question": "q", "answer": "2", "level": 1, "responses": []}', header + "[]", header + "{}",
+                 header.replace("1}", "2}") + row + row.replace("}]", '}, {"text": "", "tokens": 3, "finished": true}]'),
+                 header + 10**5 * "["):
         path.write_text(text)
         with pytest.raises(data.DataError) as error:
             records.read_record(path)
