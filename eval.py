@@ -87,16 +87,30 @@ def over_line(model: Means, base: Means, end: Means, unit: str) -> np.ndarray:
     return model.correct - on_boundary(cost, base.correct, end.correct, end_cost)
 
 
+def best_mixture(costs, accuracies, budget):
+    """The most that several ways to answer attain with a mean cost: the upper hull of their points.
+
+    Any way for some problems and another for the rest, at random. What is left of the budget is not spent.
+    costs, accuracies: float[ways] or [ways, draws]. budget: a number or float[draws]; at least the lowest cost.
+    """
+    costs, accuracies = np.asarray(costs, float), np.asarray(accuracies, float)
+    budget = np.maximum(budget, costs.min(axis=0))
+    best = np.where(costs <= budget, accuracies, -np.inf).max(axis=0)
+    for i in range(len(costs)):
+        for j in range(len(costs)):
+            between = (costs[i] < budget) & (budget < costs[j])
+            part = np.where(between, (budget - costs[i]) / np.where(between, costs[j] - costs[i], 1), 0)
+            best = np.maximum(best, np.where(between, accuracies[i] + part * (accuracies[j] - accuracies[i]), -np.inf))
+    return best
+
+
 def at_trials(curve, trials):
     """The most that self-consistency attains with a mean number of trials: curve[k-1] is the accuracy of k samples.
 
-    Any k for some problems and another for the rest, at random: the highest chord of the curve. (k = 2 alone gains
-    nothing: of two different answers the first one counts.)
+    k may differ between problems, at random. (k = 2 alone gains nothing: of two different answers the first counts.)
     """
-    curve, t = np.asarray(curve), np.clip(trials, 1, len(curve))  # [K] or [K, draws]; scalar or [draws]
-    chords = [np.where((i <= t) & (t <= j), curve[i - 1] + (t - i) / max(j - i, 1) * (curve[j - 1] - curve[i - 1]), 0)
-              for i in range(1, len(curve) + 1) for j in range(i, len(curve) + 1)]
-    return np.max(chords, axis=0)
+    k = np.arange(1, len(curve) + 1).reshape(-1, *[1] * (np.ndim(curve) - 1))  # [K] or [K, 1]
+    return best_mixture(np.broadcast_to(k, np.shape(curve)), curve, trials)
 
 
 def thinned(trials, right, first, own_trials):
@@ -117,34 +131,36 @@ def over_model(model: Means, other: Means, equal_trials: bool = False) -> np.nda
     return left - right
 
 
-def adaptive_self_consistency(answers: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def adaptive_self_consistency(answers: np.ndarray, correct: np.ndarray, consensus: int = voting.CONSENSUS,
+                              max_trials: int = voting.MAX_TRIALS) -> tuple[np.ndarray, np.ndarray]:
     """Majority voting over separate samples that stops as a sequential vote does. Returns right bool[n], trials int[n].
 
     After Aggarwal et al. 2023, arXiv 2305.11860; it needs no training. Samples are taken from left to right until an
-    answer has occurred three times, at most eight. The answer is the plurality of those taken, the first seen on ties:
-    voting.trials_needed and voting.plurality, in arrays.
+    answer has occurred `consensus` times, at most max_trials. The answer is the plurality of those taken, the first
+    seen on ties: voting.trials_needed and voting.plurality, in arrays.
 
-    answers: int[n, 8], the same number for the same answer, -1 for none (it costs a trial and never counts).
-    correct: bool[n, 8] or 0/1, whether that answer is right; of equal answers the first one is asked.
-    right: False also where no sample has an answer.  trials: samples taken, 3 to 8.
+    answers: int[n, m], the same number for the same answer, -1 for none (it costs a trial and never counts); m is at
+    least max_trials. correct: bool[n, m] or 0/1, whether that answer is right; of equal answers the first one is asked.
+    right: False also where no sample has an answer.  trials: samples taken, `consensus` to max_trials.
     ValueError: another shape, numbers that are not whole or below -1, a correct sample without an answer.
     """
     answers = np.asarray(answers)
-    if answers.ndim != 2 or answers.shape[1] != voting.MAX_TRIALS:
-        raise ValueError(f"answers must be an array [problems, {voting.MAX_TRIALS}], not of shape {answers.shape}")
+    if answers.ndim != 2 or answers.shape[1] < max_trials:
+        raise ValueError(f"answers must be an array [problems, {max_trials} or more], not of shape {answers.shape}")
     if not np.issubdtype(answers.dtype, np.integer) or (answers < -1).any():
         raise ValueError("answers must be whole numbers, -1 for no answer")
-    correct, given = ibpo.as_mask("correct", correct), answers >= 0  # bool[n, 8]
+    correct, given = ibpo.as_mask("correct", correct), answers >= 0  # bool[n, m]
     if correct.shape != answers.shape:
         raise ValueError(f"correct has the shape {correct.shape}, but answers has {answers.shape}")
     if (correct & ~given).any():
         raise ValueError("a sample without an answer cannot be correct")
-    same = (answers[:, :, None] == answers[:, None, :]) & given[:, :, None]  # bool[n, 8, 8]
-    seen = np.tril(same).sum(axis=2)  # int[n, 8]: counts itself
-    agreed = seen == voting.CONSENSUS  # bool[n, 8]
-    trials = np.where(agreed.any(axis=1), agreed.argmax(axis=1) + 1, voting.MAX_TRIALS)  # int[n]
-    taken = np.arange(voting.MAX_TRIALS) < trials[:, None]  # bool[n, 8]
-    votes = (same & taken[:, None, :]).sum(axis=2)  # int[n, 8]: of each sample's answer
+    answers, given = answers[:, :max_trials], given[:, :max_trials]  # [n, T]
+    same = (answers[:, :, None] == answers[:, None, :]) & given[:, :, None]  # bool[n, T, T]
+    seen = np.tril(same).sum(axis=2)  # int[n, T]: counts itself
+    agreed = seen == consensus  # bool[n, T]
+    trials = np.where(agreed.any(axis=1), agreed.argmax(axis=1) + 1, max_trials)  # int[n]
+    taken = np.arange(max_trials) < trials[:, None]  # bool[n, T]
+    votes = (same & taken[:, None, :]).sum(axis=2)  # int[n, T]: of each sample's answer
     first = votes.argmax(axis=1)  # int[n]: the first of the largest
     return correct[np.arange(len(answers)), first], trials
 
@@ -214,7 +230,7 @@ def compare(evaluation: Evaluation, name: str) -> dict:
     """A model that decides how much to spend beside its references. What cannot be compared is None, or left out."""
     means, difference = evaluation.means, evaluation.bootstrap.difference
     base, sv, mean = means.get(evaluation.find("scot")), means.get(evaluation.find("sv")), means[name]
-    rows = {"boundary": {}, "self_consistency": {}, "gain_ratio": {}, "models": {}}
+    rows = {"boundary": {}, "self_consistency": {}, "models": {}}
     for unit in ("trials", "tokens"):
         if base is not None and sv is not None:
             rows["boundary"][unit] = difference(over_line(mean, base, sv, unit))
@@ -224,10 +240,11 @@ def compare(evaluation: Evaluation, name: str) -> dict:
         if samples[0] <= len(base.consistent):
             reference = at_trials(base.consistent, samples)  # float[draws]
             gain = reference - base.consistent[0]
-            rows["self_consistency"][unit] = difference(mean.correct - reference)
-            if difference(gain).low > 0:  # times nothing means nothing
-                rows["gain_ratio"][unit] = evaluation.bootstrap.interval(
+            row = {"minus": difference(mean.correct - reference), "gain": difference(gain), "gain_ratio": None}
+            if row["gain"].low > 0:  # times nothing means nothing
+                row["gain_ratio"] = evaluation.bootstrap.interval(
                     (mean.correct - base.correct) / np.maximum(gain, 1e-9))
+            rows["self_consistency"][unit] = row
     for other, r in evaluation.records.items():
         if r.condition in ADAPTIVE and other != name:
             dearer = means[other].trials[0] > mean.trials[0]

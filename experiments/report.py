@@ -24,10 +24,11 @@ from pathlib import Path
 import numpy as np
 
 import data
-from eval import Evaluation, adaptive_self_consistency, over_line, over_model, summarise
+from eval import Evaluation, adaptive_self_consistency, on_boundary, over_line, over_model, summarise
 from experiments import figures as seed_figures
 from experiments import oracles
-from experiments.tables import CAPS, FIGURES, LADDER, LEARN_WHEN, NAMES, ORACLE_MODELS, text
+from experiments.references import AdaptiveHull, height_parts
+from experiments.tables import CAPS, FIGURES, HEIGHTS, LADDER, LEARN_WHEN, NAMES, ORACLE_MODELS, text
 from plumbing import plots
 from plumbing.records import Record
 from plumbing.statistics import Estimate
@@ -60,6 +61,7 @@ class Kept:
         self.models = models
         self.load = functools.cache(load)
         self.evaluation = functools.cache(self.evaluation)  # models are compared in many ways, with the same draws
+        self.hull = functools.cache(lambda seeds: AdaptiveHull(self.evaluation("eval", seeds)))
         self.summary = functools.cache(lambda seeds: summarise(self.evaluation("eval", seeds)))
 
     def having(self, kind: str, names: list[str]) -> tuple[int, ...]:
@@ -95,14 +97,19 @@ class Kept:
 
 
 def adaptive(base: Record) -> Record:
-    """Adaptive self-consistency with the base's eight samples, as a record of one response per problem."""
-    right, trials = adaptive_self_consistency(base.answers, base.correct)  # bool[n], int[n]
-    taken = np.arange(base.tokens.shape[1]) < trials[:, None]  # bool[n, 8]
-    columns = dict(correct=right, trials=trials, tokens=(base.tokens * taken).sum(axis=1),
-                   group=np.zeros_like(trials), valid=np.ones_like(right), first=base.first[:, 0],
-                   answers=base.answers[:, 0], consistent=right)  # [n] each
+    """Adaptive self-consistency with the base's eight samples, as a record: response j starts with sample j."""
+    m = base.answers.shape[1]
+    right, trials, tokens = [], [], []
+    for start in range(m):
+        answers, correct, each = (np.roll(x, -start, axis=1) for x in (base.answers, base.correct, base.tokens))
+        found, taken = adaptive_self_consistency(answers, correct)  # bool[n], int[n]
+        right.append(found)
+        trials.append(taken)
+        tokens.append((each * (np.arange(m) < taken[:, None])).sum(axis=1))
+    right, trials, tokens = (np.stack(columns, axis=1) for columns in (right, trials, tokens))  # [n, m] each
     # "asv": it adapts, so eval.summarise compares it with the boundary and with the other models that do
-    return replace(base, name="adaptive-sc", condition="asv", **{key: v[:, None] for key, v in columns.items()})
+    return replace(base, name="adaptive-sc", condition="asv", correct=right, trials=trials, tokens=tokens,
+                   group=np.zeros_like(trials), valid=np.ones_like(right), consistent=right.astype(float))
 
 
 def read_log(path: Path) -> list[dict]:
@@ -121,29 +128,35 @@ def read_log(path: Path) -> list[dict]:
 
 
 def attained(evaluation: Evaluation, name: str) -> dict:
-    """What an IuB model gains over the base, what the oracles gain with as many trials, and the share of that.
+    """The height of an IuB model over the efficiency boundary, and what share it is of the oracles' with as many trials.
 
     An oracle chooses by the even samples and is scored on the odd ones, then the other way round; both count half.
-    The intervals take its choices as given.
+    Heights are over the boundary at the model's trials, or at the oracle's own where it turns out to spend more. The
+    intervals take its choices as given.
     """
-    bootstrap, means = evaluation.bootstrap, evaluation.means
+    bootstrap, mean, base_mean, sv_mean = (evaluation.bootstrap, *(evaluation.means[key] for key in (
+        name, "base", "sv-sft")))
     base, sv = evaluation.records["base"], evaluation.records["sv-sft"]
     halves = slice(0, None, 2), slice(1, None, 2)
-    own = means[name].correct - means["base"].correct  # float[draws]
-    budget = float(means[name].trials[0])
-    row = {"trials": budget, "gain": bootstrap.difference(own)}
-    for kind, oracle, first in (("blind", oracles.blind, base.correct), ("seeing", oracles.seeing, sv.first)):
-        right, trials = 0, 0
+    height, budget = over_line(mean, base_mean, sv_mean, "trials"), float(mean.trials[0])
+    row = {"trials": budget, "height": bootstrap.difference(height)}
+    for kind, oracle, first in (("level", oracles.blind, base.correct), ("blind", oracles.blind, base.correct),
+                                ("seeing", oracles.seeing, sv.first)):
+        outcome = np.zeros((len(base.levels), 2))  # float[n, 2]: right, trials
         for known, unseen in (halves, halves[::-1]):
-            known, unseen = (oracle(first[:, half], sv.correct[:, half], sv.trials[:, half])
-                             for half in (known, unseen))
-            share = oracles.allocate(known, budget, rng=0)  # float[n]
-            trials += oracles.score(share, unseen)[1] / 2
-            right += (unseen.stop + share * (unseen.go_on - unseen.stop)) / 2  # float[n]; its mean is the score's
-        best = bootstrap.means(right[:, None])[0] - means["base"].correct  # float[draws]
-        gain = bootstrap.difference(best)
-        part = bootstrap.interval(own / np.maximum(best, 1e-9)) if gain.low > 0 else None  # of nothing means nothing
-        row[kind] = {"trials": trials, "gain": gain, "share": part}
+            samples = [(first[:, half], sv.correct[:, half], sv.trials[:, half]) for half in (known, unseen)]
+            known, unseen = oracle(*samples[0], levels=base.levels), oracle(*samples[1])
+            if kind == "level":
+                known = oracles.by_level(oracle(*samples[0]), base.levels)
+            share = oracles.allocate(known, budget, rng=0)[:, None]  # float[n, 1]
+            stop, go_on = np.stack(unseen[:2], axis=1), np.stack(unseen[2:], axis=1)  # float[n, 2] each
+            outcome += (stop + share * (go_on - stop)) / 2
+        right, trials = bootstrap.means(outcome)  # float[draws] each
+        cost = np.maximum(trials, mean.trials) / base_mean.trials
+        best = right - on_boundary(cost, base_mean.correct, sv_mean.correct, sv_mean.trials / base_mean.trials)
+        found = bootstrap.difference(best)
+        part = bootstrap.interval(height / np.maximum(best, 1e-9)) if found.low > 0 else None  # of nothing: nothing
+        row[kind] = {"trials": float(trials[0]), "height": found, "share": part}
     return row
 
 
@@ -209,11 +222,18 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
         if name in LEARN_WHEN:
             result["within_levels"][name] = within_levels(evaluated, name)
         if name in ORACLE_MODELS[2:]:
-            means = evaluated.means
-            result["minus_adaptive"][name] = {unit: evaluated.bootstrap.difference(over_line(
-                means[name], means["base"], means["adaptive-sc"], unit)) for unit in ("trials", "tokens")}
+            means, hull = evaluated.means, kept.hull(of)
+            result["minus_adaptive"][name] = {
+                unit: {"one_rule": evaluated.bootstrap.difference(over_line(
+                           means[name], means["base"], means["adaptive-sc"], unit)),
+                       "best_rules": hull.minus(means[name], unit)} for unit in ("trials", "tokens")}
     result |= {key: kept.summary(used)[key] for key in (
         "problems", "base", "sv", "self_consistency", "mixed_self_consistency")}
+    hull = kept.hull(used)
+    result["adaptive"] = {"corners": {unit: hull.corners(unit) for unit in ("trials", "tokens")},
+                          "agreement": hull.agreement()}
+    result["height_parts"] = {name: {unit: height_parts(kept.evaluation("eval", of), name, unit)
+                                     for unit in ("trials", "tokens")} for name in HEIGHTS if (of := seeds_of[name])}
 
     others = {f"ibpo-{cap}": (f"random-{cap}", f"ibpo-{larger}") for cap, larger in zip(CAPS, (*CAPS[1:], None))}
     result["minus_random"] = {name: difference(kept, seeds_of, name, random) for name, (random, _) in others.items()}

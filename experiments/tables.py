@@ -12,6 +12,7 @@ IUB = plots.IUB  # the models of these caps
 ALPHAS = (0.25, 0.5, 2)  # ASV-SFT-alpha, beside 1
 PRICES = (0.02, 0.05, 0.07, 0.1)  # of length, in reward per 27 tokens (a one-trial response takes 29)
 ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES = ["base", "sv-sft", *IUB], 400, 16
+HEIGHTS = [*IUB, "random-50"]  # whose height over the efficiency boundary is split
 LEARN_WHEN = ["asv-sft", *IUB]  # the start, and what has learned when to vote
 
 TABLE_3 = {"base": "base", "base-greedy": "base, greedy", "sv-sft": "SV-SFT", "asv-sft": "ASV-SFT",
@@ -122,7 +123,7 @@ def caps(result: dict) -> str:
     models = result["models"]
     rows = [[NAMES[name], models[name]["seeds"], *votes(name, models[name]),
              boundary(result, name), boundary(result, name, "tokens"),
-             points(result["comparisons"][name]["self_consistency"].get("trials")), against_random(result, name),
+             points(against_single(result, name, "trials").get("minus")), against_random(result, name),
              points(result["minus_random_at_equal_trials"][name]), points(result["minus_next_cap"][name])]
             for name in IUB if name in models]
     return f"""## Each cap against its references
@@ -137,15 +138,69 @@ are cut back at random to their first trial.
         "− next cap, equal trials"], rows)}"""
 
 
+def against_single(result: dict, name: str, unit: str) -> dict:
+    """A model beside the best mixture of 1 to 8 samples at equal cost: minus, gain, gain_ratio; {} if it costs more."""
+    return result["comparisons"][name]["self_consistency"].get(unit, {})
+
+
+def gains(result: dict) -> str:
+    rows = []
+    for name in IUB:
+        if name in result["models"]:
+            found = [against_single(result, name, unit) for unit in ("trials", "tokens")]
+            rows.append([NAMES[name], points(result["models"][name]["gain"]), *(cell for row in found for cell in (
+                points(row.get("gain")), number(row.get("gain_ratio"), 2)))])
+    return f"""## Twice the gain of self-consistency?
+
+The paper's abstract says that IBPO gains about twice as much over the base as self-consistency does with the same
+budget. Here, with the best mixture of k = 1 to 8 samples, a majority for each k; gains in points:
+
+{table(["model", "gain", "self-consistency, equal trials", "ratio", "self-consistency, equal tokens", "ratio"], rows)}"""
+
+
+def heights(result: dict) -> str:
+    rows = [[NAMES[name], *(points(parts[unit][key]) for unit in ("trials", "tokens")
+                            for key in ("height", "levels", "rest")), points(parts["trials"]["first"])]
+            for name, parts in result["height_parts"].items()]
+    return f"""## What the height over the boundary is made of
+
+Levels: what a model would gain if at each level it were on the line from the base to SV-SFT of that level, at what it
+spends there. That is the gain of spending more on some levels than on others. Rest: how far it is above these lines, by
+choosing within a level or by answering better. First trials: how much more often they are right than base samples,
+which is part of the rest. In points:
+
+{table(["model", "− boundary in trials", "levels", "rest", "− boundary in tokens", "levels", "rest", "first trials"],
+       rows)}"""
+
+
 def adaptive(result: dict) -> str:
-    rows = [[NAMES[name], result["models"][name]["seeds"], *map(points, row.values())]
+    rows = [[NAMES[name], result["models"][name]["seeds"], *(
+                points(row[unit][key]) for key in ("one_rule", "best_rules") for unit in ("trials", "tokens"))]
             for name, row in sorted(result["minus_adaptive"].items())]
+    rules = [[corner["consensus"], corner["max_trials"], f"{100 * corner['accuracy']:.1f}", f"{corner['trials']:.2f}",
+              f"{corner['tokens']:.1f}"] for corner in result["adaptive"]["corners"]["trials"]]
+    agreement = [[row["samples"], points(row["agree"]), percent(row["wrong"]), each(row["wrong_by_level"], 100, 2)]
+                 for row in result["adaptive"]["agreement"]]
     return f"""## Adaptive self-consistency
 
-It needs no training: separate samples of the base until three agree, at most eight. Done on some problems, at random,
-with a single sample on the others, it spends any budget. Differences in accuracy, points:
+It needs no training: separate samples of the base until some of them agree, up to a limit. Done on some problems, at
+random, with a single sample on the others, it spends any budget. One rule: until three agree, at most eight, as a vote
+does. Best rules: the best mixture of all rules that wait for two to four and take at most two to eight. Differences in
+accuracy, points:
 
-{table(["model", "seeds", "− adaptive SC, equal trials", "− adaptive SC, equal tokens"], rows)}"""
+{table(["model", "seeds", "− one rule, equal trials", "− one rule, equal tokens", "− best rules, equal trials",
+        "− best rules, equal tokens"], rows)}
+The best rules, mixed for a budget in between (over trials; over tokens they are
+{"the same" if same_rules(result) else "others: see results.json"}):
+
+{table(["until so many agree", "at most", "accuracy, %", "trials", "tokens"], rules)}
+Why two are enough: how often so many base samples agree, and how often such an answer is wrong, from level 1 to 5.
+
+{table(["samples", "all agree, %", "and are wrong, %", "by level, %"], agreement)}"""
+
+
+def same_rules(result: dict) -> bool:
+    return result["adaptive"]["corners"]["trials"] == result["adaptive"]["corners"]["tokens"]
 
 
 def ladder(result: dict) -> str:
@@ -165,21 +220,22 @@ trials, too, or at the height above the efficiency boundary.
 
 
 def clairvoyants(result: dict) -> str:
-    rows = [[NAMES[name], row["seeds"], f"{row['trials']:.2f}", points(row["gain"]),
-             *(cell for kind in ("blind", "seeing") for cell in (
-                 f"{row[kind]['trials']:.2f}", points(row[kind]["gain"]), points(row[kind]["share"])))]
+    kinds = "level", "blind", "seeing"
+    rows = [[NAMES[name], row["seeds"], f"{row['trials']:.2f}", points(row["height"]), *(cell for kind in kinds for cell in (
+                 f"{row[kind]['trials']:.2f}", points(row[kind]["height"]), points(row[kind]["share"])))]
             for name, row in result["oracles"].items()]
     return f"""## Oracles
 
-The share of the attainable that is attained. A clairvoyant is given as many trials as the IuB model, takes single
-trials of the base and votes of SV-SFT, and knows (i) each problem's pass rates and trials, (ii) also whether the first
-trial is right. It learns that from half of the samples and is scored on the others, and the other way round
-({ORACLE_PROBLEMS} problems per seed at most, {ORACLE_SAMPLES} responses of each model to each). Scored trials may
-differ a little from the budget, and are fewer where more would not help. Eight samples tell pass rates only roughly:
-who knew them exactly would choose better, and the shares would be lower.
+How much of what an allocation of votes could gain over the efficiency boundary is gained. An oracle is given as many
+trials as the IuB model, and takes single trials of the base and votes of SV-SFT. It knows (0) the level of a problem;
+(i) the pass rates and trials of each problem; (ii) also whether the first trial is right. It learns that from half of
+the samples and is scored on the others, and the other way round ({ORACLE_PROBLEMS} problems per seed at most,
+{ORACLE_SAMPLES} responses of each model to each). For (i) and (ii), rates are predicted from eight samples and the
+level together; who knew them exactly would choose better still. Heights are in points over the boundary at the model's
+trials (at the oracle's own, where it turns out to spend more).
 
-{table(["model", "seeds", "trials", "gain", "(i) trials", "(i) gain", "share of (i), %", "(ii) trials", "(ii) gain",
-        "share of (ii), %"], rows)}"""
+{table(["model", "seeds", "trials", "height", "(0) trials", "(0) height", "share of (0), %", "(i) trials", "(i) height",
+        "share of (i), %", "(ii) trials", "(ii) height", "share of (ii), %"], rows)}"""
 
 
 def by_level(result: dict) -> str:
@@ -221,7 +277,7 @@ def by_seed(result: dict) -> str:
 {table(["model", "accuracy, %", "trials", "votes on test, %"], rows)}"""
 
 
-SECTIONS = (head, table_3, caps, adaptive, ladder, clairvoyants, by_level, after_first, by_seed)
+SECTIONS = (head, table_3, caps, gains, heights, adaptive, ladder, clairvoyants, by_level, after_first, by_seed)
 
 
 def text(result: dict) -> str:

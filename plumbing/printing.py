@@ -12,8 +12,8 @@ def comparison_lines(rows: dict) -> Iterator[tuple[str, Estimate | None]]:
     """What `compare` found, a label and an estimate for each."""
     yield "efficiency boundary", rows["boundary"].get("trials")
     yield "efficiency boundary in tokens", rows["boundary"].get("tokens")
-    for unit, estimate in rows["self_consistency"].items():
-        yield f"self-consistency at equal {unit}", estimate
+    for unit, row in rows["self_consistency"].items():
+        yield f"self-consistency at equal {unit}", row["minus"]
     for other, row in rows["models"].items():
         yield f"{other} ({row['trials']:.2f} trials)", row["minus"]
         yield f"{other}, thinned to equal trials", row["minus_at_equal_trials"]
@@ -81,5 +81,7 @@ def print_summary(summary: dict) -> None:
             ("greedy decoding", rows["minus_greedy"], n)])
     for name, rows in summary["comparisons"].items():
         print_differences(name, [(*line, n) for line in comparison_lines(rows)])
-        for unit, ratio in rows["gain_ratio"].items():
-            print(f"    its gain over the base is {number(ratio, 2)} times that of self-consistency at equal {unit}")
+        for unit, row in rows["self_consistency"].items():
+            if row["gain_ratio"]:
+                print(f"    its gain over the base is {number(row['gain_ratio'], 2)} times that of self-consistency at "
+                      f"equal {unit}")

@@ -26,17 +26,24 @@ def means(**values) -> evaluation.Means:
     return evaluation.Means(**{**dict.fromkeys(evaluation.Means._fields), **rows})
 
 
-def test_at_trials_is_the_best_mixture():
-    """Against a linear program over all mixtures of k = 1..8."""
+def test_best_mixture_is_the_optimum():
+    """Against a linear program over all mixtures of k = 1..8, and of ways that cost anything."""
     rng = np.random.default_rng(0)
+
+    def optimum(costs, accuracies, budget) -> float:
+        return -linprog(-accuracies, A_ub=[costs], b_ub=[budget], A_eq=[np.ones(len(costs))], b_eq=[1]).fun
+
     for curve in (np.array([0.5, 0.5, 0.61, 0.66, 0.7, 0.72, 0.73, 0.735]), rng.random(8), rng.random(3)):
-        k = np.arange(1, len(curve) + 1)
-        for trials in (1, 1.5, 2, 2.25, len(curve) - 0.1, len(curve)):
-            best = -linprog(-curve, A_eq=[k, np.ones(len(k))], b_eq=[trials, 1]).fun
-            assert evaluation.at_trials(curve, trials) == pytest.approx(best)
-    many = np.stack([curve, curve + 0.1], axis=1)  # [k, resamples], each with its own trials
+        for trials in (1, 1.5, 2, 2.25, len(curve) - 0.1, len(curve), len(curve) + 1):
+            assert evaluation.at_trials(curve, trials) == pytest.approx(
+                optimum(np.arange(1, len(curve) + 1), curve, trials))
+    many = np.stack([curve, curve + 0.1], axis=1)  # [k, draws], each with its own trials
     got = evaluation.at_trials(many, np.array([1.5, 2.0]))
     assert got == pytest.approx([evaluation.at_trials(curve, 1.5), evaluation.at_trials(curve + 0.1, 2.0)])
+    costs, accuracies = 1 + 7 * rng.random((20, 30)), rng.random((20, 30))  # [ways, draws]
+    budget = costs.min(axis=0) + 3 * rng.random(30)
+    assert evaluation.best_mixture(costs, accuracies, budget) == pytest.approx(
+        [optimum(*columns) for columns in zip(costs.T, accuracies.T, budget)])
 
 
 def test_boundary_goes_through_both_models():
@@ -126,13 +133,13 @@ def test_self_consistency_against_brute_force():
 
 def test_adaptive_self_consistency_is_the_rule_of_voting():
     rng, seen = np.random.default_rng(8), Counter()
-    for kinds in (1, 2, 4, 6, 9):
+    for kinds, *rule in ((1, 3, 8), (2, 3, 8), (4, 3, 8), (6, 3, 8), (9, 3, 8), (3, 2, 4), (4, 4, 7), (5, 2, 8)):
         answers = rng.integers(-1, kinds, (400, 8))
         gold = rng.integers(0, kinds, 400)
-        right, trials = evaluation.adaptive_self_consistency(answers, answers == gold[:, None])
+        right, trials = evaluation.adaptive_self_consistency(answers, answers == gold[:, None], *rule)
         for i in range(400):
             texts = [None if a < 0 else str(a) for a in answers[i]]
-            needed = voting.trials_needed(texts)
+            needed = voting.trials_needed(texts, voting.Rule(*rule))
             final, count = voting.plurality(texts[:needed])
             assert trials[i] == needed and right[i] == (final == str(gold[i]))
             counts = sorted(Counter(filter(None, texts[:needed])).values())
@@ -290,7 +297,8 @@ def test_no_reference_without_a_vote(tmp_path, capsys):
             for i in range(20)]
         write_record(tmp_path / "records" / f"{name}.jsonl", rows, condition=condition)
     rows = evaluation.report(tmp_path)["comparisons"]["asv"]
-    assert rows["boundary"] == {"trials": None, "tokens": None} and not rows["gain_ratio"]
+    assert rows["boundary"] == {"trials": None, "tokens": None}
+    assert not any(row["gain_ratio"] for row in rows["self_consistency"].values())
     assert list(rows["self_consistency"]) == ["trials", "tokens"]
     assert "nan" not in capsys.readouterr().out and "NaN" not in (tmp_path / "summary.json").read_text()
 
