@@ -1,8 +1,9 @@
 r"""The grader against Math-Verify on real answers: who is right where they disagree, and how fast each is.
 
-    OMP_NUM_THREADS=1 python tests/bench_grade.py            # 3,000 pairs, about two minutes
-    OMP_NUM_THREADS=1 python tests/bench_grade.py --fuzz  # 100,000 damaged and random strings
+    OMP_NUM_THREADS=1 python bench/grade.py             # 3,000 pairs, about two minutes
+    OMP_NUM_THREADS=1 python bench/grade.py --fuzz      # 100,000 damaged and random strings
 
+It puts the root of the repository on sys.path itself, before bench/, so that `import grade` is grade.py there.
 Needs math500.jsonl and math_train.jsonl in ../shared/data (or in the directory IBPO_DATA). The truth of a
 pair is known from how it is made: a gold answer respelled is the same answer, one damaged is another answer.
 Answers of two different problems have no such label; there a disagreement is printed in full.
@@ -119,7 +120,7 @@ OTHER = {                                                                   # an
     "tuple as a set": items(lambda parts, a, b: r"\{" + ", ".join(parts) + r"\}" if a else None),
     "list as a tuple": items(lambda parts, a, b: "(" + ", ".join(parts) + ")" if not a + b else None),
     "item dropped": items(lambda parts, a, b: a + ", ".join(parts[1:]) + b),
-    "base dropped": swap(r"^(\d+)_\{?\d+\}?$", r"\1"),
+    "base dropped": swap(r"^(\d+)_\{?(?!10\}?$)\d+\}?$", r"\1"),
     "another base": swap(r"^(\d+)_\{?(\d+)\}?$", r"\g<1>_{1\2}"),
     "fraction rounded to 4 places": fraction(lambda q: f"{float(q):.4f}" if not finite(q) else None),
     "fraction rounded to 16 places": fraction(lambda q: f"{float(q)}" if not finite(q) else None),
@@ -129,7 +130,7 @@ OTHER = {                                                                   # an
         if re.fullmatch(r"\\sqrt\{\d+\}", gold) else gold,
     "imaginary unit dropped": swap(r"^(-?\d+ ?[+-] ?\d+)i$", r"\1"),
     "pi dropped": swap(r"^(\d+) ?\\pi$", r"\1"),
-    "a variable added": integer(lambda n: f"{n}x"),
+    "a variable added": integer(lambda n: f"{n}x" if n else None),
     "numerator and denominator exchanged": swap(r"^\\frac\{(\d+)\}\{(\d+)\}$", r"\\frac{\2}{\1}"),
     "one sign instead of two": swap(r"\\pm", "+"),
     "exponent changed": swap(r"(?<=[a-z])\^(\d)(?!\d)", r"^{1\1}"),
@@ -258,6 +259,6 @@ if __name__ == "__main__":
         median, longest = 1e3 * times[len(times) // 2], 1e3 * times[-1]
         print(f"{len(times)} pairs: median {median:.3f} ms, maximum {longest:.1f} ms of processor time")
     elif sys.argv[1:]:
-        sys.exit("bench_grade.py: the only option is --fuzz")
+        sys.exit("bench/grade.py: the only option is --fuzz")
     else:
         compare()
