@@ -164,8 +164,8 @@ def make_pairs(seed=0, labelled=2400, crossed=600):
 def math_verify(gold, prediction):
     from math_verify import parse, verify
     logging.disable(logging.CRITICAL)
-    wrap = (lambda text: text if text.startswith(("$", "\\boxed")) else f"${text}$")
-    return bool(verify(parse(wrap(gold)), parse(wrap(prediction))))
+    gold, prediction = (text if text.startswith(("$", "\\boxed")) else f"${text}$" for text in (gold, prediction))
+    return bool(verify(parse(gold), parse(prediction)))
 
 
 def compare():
@@ -194,7 +194,7 @@ def compare():
     grade.read.cache_clear()
     for judge in (grade.equal, math_verify):
         start = time.perf_counter()
-        for gold, other in zip(golds, golds[1:] + golds[:1]):
+        for gold, other in zip(golds, golds[1:] + golds[:1], strict=True):
             judge(gold, f"${gold}$"), judge(gold, other)
         speed.append(time.perf_counter() - start)
     print(f"the pairs above: {mine:.2f} s and {theirs:.1f} s, {theirs / mine:.0f} times faster")
@@ -204,7 +204,8 @@ def compare():
 
 PIECES = (r"\frac \sqrt { } ( ) [ ] \{ \} \text{ \pm ^ _ | ! ° , = < \le 9 99 10^{10} x \ \\ & "
           r"\begin{pmatrix} \end{pmatrix} $ % . - + * / \cup \infty e i \pi \sin \log ‹ › é \boxed{ "
-          r"\overline{ cm and").split() + [" ", "\x00", "\n", "\ud800"]
+          r"\overline{ cm and dozen th p.m. _ _{ base \bar{ \mathbf{ \begin{smallmatrix} \\[1ex] ² ½ √ « » f( P( "
+          r"\vec \color{ \R = == ``").split() + [" ", "\x00", "\n", "\ud800"]
 
 
 def fuzz(count, golds, seed=0):
@@ -242,7 +243,7 @@ def time_fuzz(count, golds, seed=0):
     """Seconds of processor time for each pair, sorted."""
     seconds = []
     for gold, prediction in fuzz(count, golds, seed):
-        for attempt in range(3):
+        for _ in range(3):
             start = time.thread_time()
             grade.equal(gold, prediction)
             taken = time.thread_time() - start

@@ -113,7 +113,7 @@ def numbers(gold: Values, answer: Values) -> bool:
 
 def draw(name: str) -> Values:
     r"""20 random numbers, 4 above 0: `\ln x+\ln y` = `\ln(xy)`; 3 not whole: `\cos 2\pi t` != `\cos\pi t`."""
-    chance = random.Random(name)
+    chance = random.Random(name.encode("utf-8", "surrogatepass"))
     kinds = [(1, 1)] * 3 + [(1, 7)] + [(-1, 1)] * 14 + [(-1, 7)] * 2
     return Values(Fraction(chance.randint(2, 59) * chance.choice((1, sign)), part) for sign, part in kinds)
 
