@@ -45,8 +45,10 @@ BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(\{)?")
 PIECE = re.compile(r"\\.|[{}$\s]", re.DOTALL)               # what may end a box; after a backslash, a brace does not
 BETWEEN = re.compile(r"(?:\\(?:text|mbox|q?quad)(?![a-z])|\\[()\[\],;! ]|\b(?:and|or)\b|[\s$,;{}&]"
                      r"|\b[A-Za-z](?:_\{?\w+\}?)?'? *=)*")
-STATED = re.compile(r"(?<![a-z])answer[ *_]*(?:(?<![a-z])is\b|[:=])|^[#*_ ]*(?:final )?answer[#*_ ]*$"
-                    r"|####(?=[ $*(\[]*(?:[a-z] ?= ?)?[-+\\.\d])(?! *\d+\.\s)", re.IGNORECASE | re.MULTILINE)
+STATED = re.compile(r"(?<![a-z])answer[ *_]*(?:(?<![a-z])is\b|[:=])"                 # answer is, **Answer**:
+                    r"|^[#*_ ]*(?:final )?answer[#*_ ]*$"                             # a heading, ### Final Answer
+                    r"|####(?=[ $*(\[]*(?:[a-z] ?= ?)?[-+\\.\d])(?! *\d+\.[ \t]+[A-Za-z*])",        # not #### 1. Check
+                    re.IGNORECASE | re.MULTILINE)
 LEAD = re.compile(r"(?:[\s:*_$]|\\[\[(])*")
 AFTER = re.compile(r"\.\s|,?\s(?:because|since|which|so|where|as)\b|,\s(?!and\b|or\b)[a-z]+\s[a-z]{2}")
 TAIL = re.compile(r"(?:[\s.,;:*$]|\\[\])])*$")

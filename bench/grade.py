@@ -22,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import grade  # noqa: E402
+from plumbing import formulas  # noqa: E402
 
 DATA = Path(os.environ.get("IBPO_DATA", ROOT.parent / "shared" / "data"))
 
@@ -191,7 +192,7 @@ def compare():
         print(f"{how:<38}{truth:<17}{right:<20}{count} of {counts[how]}")
     print(f"\nwrong on labelled pairs: grade.py {errors['grade.py']}, Math-Verify {errors['Math-Verify']}")
     golds, speed = answers("math500.jsonl"), []
-    grade.read.cache_clear()
+    formulas.recent.cache_clear()
     for judge in (grade.equal, math_verify):
         start = time.perf_counter()
         for gold, other in zip(golds, golds[1:] + golds[:1], strict=True):
@@ -249,7 +250,7 @@ def time_fuzz(count, golds, seed=0):
             taken = time.thread_time() - start
             if taken < 0.005:
                 break
-            grade.read.cache_clear()        # again, and in full: a garbage collection may have fallen into it
+            formulas.recent.cache_clear()        # again, and in full: a garbage collection may have fallen into it
         seconds.append(taken)
     return sorted(seconds)
 

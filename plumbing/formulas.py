@@ -348,9 +348,12 @@ class Reading(NamedTuple):
     exact: bool                                             # no float in it
 
 
-@lru_cache(4096)
 def read(text: str, listed: bool = False) -> Reading:
-    r"""The reading of a text of at most 1000 characters. With \pm two answers: `1 \pm i` = `1-i, 1+i`."""
+    r"""The tokens and the shape of a text. With \pm two answers: `1 \pm i` = `1-i, 1+i`."""
+    return recent(text, listed) if len(text) <= 100 else read_anew(text, listed)    # a long one may be a megabyte
+
+
+def read_anew(text: str, listed: bool) -> Reading:
     tokens = tokenize(text, listed) if len(text) <= LONGEST else ()
     try:
         shape = Parser(tokens).parse()
@@ -367,6 +370,9 @@ def read(text: str, listed: bool = False) -> Reading:
     else:
         described = f"a {kind(shape)}" if shape else "nothing"
     return Reading(tokens, shape, described, is_exact(shape))
+
+
+recent = lru_cache(4096)(read_anew)
 
 
 def is_exact(shape: object) -> bool:

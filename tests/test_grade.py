@@ -75,7 +75,7 @@ EXTRACT = [                                                                 # te
     ("The answer is:\n\n9", "9"), ("The answer is\n\\[\n9\n\\]", "9"), ("The final answer is:\n$$9$$\nDone.", "9"),
     ("The answer is: \\[9\\]", "9"), ("Answer:\n$$\n\\frac{1}{2}\n$$", r"\frac{1}{2}"),
     ("The answer is 9.\n\n#### Check\nIt is right.", "9"), ("The answer is 9.\n\n#### 1. Check\nFine.", "9"),
-    ("The answer is 9.\n\n#### Step 2: check", "9"), ("so 4 + 5 = 9\n#### 9", "9"), ("#### -9", "-9"),
+    ("The answer is 9.\n\n#### Step 2: check", "9"), ("The answer is 8.\n#### 9.\nDone.", "9"), ("so 4 + 5 = 9\n#### 9", "9"), ("#### -9", "-9"),
     ("#### $9", "9"), ("#### 1,009", "1,009"), ("#### \\frac12", r"\frac12"), ("#### x = 9", "x = 9"),
     ("#### no", "no"), ("The answer is 4.\n#### 9", "9"),
     ("I have no answer", None), ("The answer", None), ("Answer:", None), ("**Answer**", None), ("####", None),
@@ -333,6 +333,14 @@ def test_work_is_bounded(text):
     worker.start()
     worker.join(timeout=10)
     assert done == [[False, False]]
+
+
+def test_long_answers_are_not_remembered():
+    """Each may be megabytes of values; a thousand short ones are not."""
+    formulas.recent.cache_clear()
+    for k in range(5):
+        grade.equal("5", ",".join(f"{name}^{{{880 + k}}}" for name in string.ascii_lowercase))
+    assert formulas.recent.cache_info().currsize == 1
 
 
 # ---- the command -------------------------------------------------------------------------------------------
