@@ -1,10 +1,10 @@
 r"""Tokens of LaTeX as shapes: a tuple, a set, a matrix .. of expressions, each its values at random points.
 
-    from plumbing.formulas import read
-    read(r"\frac{1}{2}, 3")[1]                     ('list', (Fraction(1, 2),), (Fraction(3, 1),))
+    >>> read(r"\frac{1}{2}, 3").shape
+    ('list', (Fraction(1, 2),), (Fraction(3, 1),))
 
 Values are fractions while those last, floats otherwise. Nothing is evaluated by Python or a computer algebra system:
-a parser of limited depth adds and multiplies numbers of limited size.
+a parser of limited depth adds and multiplies numbers of limited size. So no text takes long, much memory, or raises.
 """
 import cmath
 import math
@@ -22,6 +22,8 @@ LONGEST = 1000                                              # characters of an a
 DEEPEST = 50                                                # nested brackets and operators
 BITS = 10_000                                               # of a fraction that is still computed with exactly
 
+
+# ---- Arithmetic ----------------------------------------------------------------------------------------------------
 class Values(tuple):
     """The values of an expression at the random points, one if it is constant; None where it is undefined."""
 
@@ -38,25 +40,28 @@ def compute(function: Callable, *expressions: Shape) -> Shape:
     """A function of expressions, point by point: of fractions if all are, else of complex floats."""
     if not all(isinstance(values, Values) for values in expressions):
         return entrywise(function, *expressions)
-    results, points = [], max(map(len, expressions))
-    for numbers in zip(*(values * (points // len(values)) for values in expressions), strict=True):
+    points = max(map(len, expressions))
+    columns = [values * (points // len(values)) for values in expressions]                      # a constant everywhere
+    results = []
+    for numbers in zip(*columns, strict=True):
         try:
-            results.append(function(*(numbers if exact(*numbers) else map(inexact, numbers))))
-        except (ArithmeticError, ValueError, TypeError):    # 1/0, too large, None already
+            results.append(function(*numbers) if exact(*numbers) else function(*map(inexact, numbers)))
+        except (ArithmeticError, ValueError, TypeError):                                        # 1/0, too large, None
             results.append(None)
     return Values(results)
 
 
 def entrywise(function: Callable, *expressions: Shape) -> Shape:
-    """A matrix times or over a number."""
-    matrices = [shape for shape in expressions if shape[:1] == ("matrix",)]
-    numbers = [shape for shape in expressions if isinstance(shape, Values)]
-    if len(matrices) != 1 or len(matrices) + len(numbers) < len(expressions) or not (
-            function in (operator.neg, operator.mul) or function is operator.truediv and expressions[0] is matrices[0]):
+    """A matrix times or over a number: the function of each entry."""
+    matrix = next((shape for shape in expressions if shape[:1] == ("matrix",)), ())
+    rest = [shape for shape in expressions if shape is not matrix]
+    known = function in (operator.neg, operator.mul) or function is operator.truediv and matrix is expressions[0]
+    if not matrix or not known or not all(isinstance(shape, Values) for shape in rest):
         raise SyntaxError("not a number")
-    return ("matrix", *(("row", *(
-        compute(function, *(entry if shape is matrices[0] else shape for shape in expressions))
-        for entry in row[1:])) for row in matrices[0][1:]))
+
+    def of_entry(entry: Shape) -> Shape:
+        return compute(function, *(entry if shape is matrix else shape for shape in expressions))
+    return ("matrix", *(("row", *map(of_entry, row[1:])) for row in matrix[1:]))
 
 
 def exact(*numbers: object, times: float = 1) -> bool:
@@ -147,12 +152,17 @@ CLOSERS = {"(": ")]", "[": ")]", "{": "}", r"\{": (r"\}",), "|": ("|.",), r"\beg
 ENDS = {"", ")", "]", "}", r"\}", "|.", r"\end", r"\\", "_"}
 
 
+def link(relation: str, left: tuple[Shape, bool], right: tuple[Shape, bool]) -> tuple:
+    """One sign of a chain, the smaller side first: ("<", 5, x, False, True) for x > 5, where x is only a name."""
+    (low, low_named), (high, high_named) = (right, left) if ">" in relation else (left, right)
+    return relation.replace(">", "<"), low, high, low_named, high_named
+
+
 class Parser:
     """Precedence climbing: `atom` reads what stands between operators, `expression` joins it, tightest first.
 
     A shape is Values, ("list" | "set" | "union" | "matrix" | "row", *shapes), ("tuple", brackets, *shapes),
-    ("clock", "‹am›" | "‹pm›", shape) or ("relation", *links); a < b >= c is two links
-    (operator, low, high, is low only a name?, is high?).
+    ("clock", "‹am›" | "‹pm›", shape) or ("relation", *links); a < b >= c is two links.
     """
 
     def __init__(self, tokens: Sequence[str], lower: bool = False) -> None:
@@ -209,9 +219,7 @@ class Parser:
             elif joint in RELATIONS:
                 side = side or (left, self.named(start, end))
                 other = (self.expression(BINDING[joint]), self.named(end + 1, self.at))
-                (low, low_named), (high, high_named) = (other, side) if ">" in joint else (side, other)
-                links = left[1:] if left[0] == "relation" else ()
-                left = ("relation", *links, (joint.replace(">", "<"), low, high, low_named, high_named))
+                left = (*(left if left[0] == "relation" else ("relation",)), link(joint, side, other))
                 side = other
             else:
                 right = self.expression(BINDING.get(joint, 5) - (joint == "^"))
