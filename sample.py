@@ -318,7 +318,7 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
 
 def ask(model: llama.Llama, tokenizer: "Tokenizer", questions: list[str], condition: str, samples: int,
         **options) -> list[list[Response]]:
-    """`samples` responses to each question, under a condition of voting.PROMPTS. options: of `generate`, but stop_ids."""
+    """`samples` responses to each question, under a condition of voting.PROMPTS. options: those of `generate`."""
     prompts = []
     for question in questions:
         prompts += [voting.encode_prompt(tokenizer, question, condition)] * samples
