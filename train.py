@@ -226,12 +226,12 @@ def run(settings: Settings, stage: str) -> dict[str, float]:
 
 def main(argv: list[str] = None) -> None:
     settings, stage = parse_args(argv, __doc__)
-    stop_on_signals()
     if torch.get_num_threads() > 1 and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
         print("note: other programs keep the cores busy, and torch's threads wait for each other; OMP_NUM_THREADS=1 "
               "may be many times as fast")
     try:
-        spent = run(settings, stage)
+        with stop_on_signals():
+            spent = run(settings, stage)
     except (OSError, UserError, data.DataError, llama.CheckpointError, sample.LengthError, voting.PromptError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt as interrupt:

@@ -231,14 +231,19 @@ class Stopped(KeyboardInterrupt):
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
-def stop_on_signals() -> None:
-    """From now on SIGTERM and SIGHUP raise Stopped."""
+@contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """Within the block SIGTERM and SIGHUP raise Stopped."""
     def stop(number, frame):
         raise Stopped(number)
 
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-            signal.signal(number, stop)
+    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores one
+    previous = {number: signal.signal(number, stop) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def exit_code(interrupt: KeyboardInterrupt) -> int:

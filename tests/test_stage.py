@@ -208,23 +208,17 @@ def test_disk_full_at_the_end(stage, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_signals_are_like_ctrl_c(stage, tmp_path, number):
-    whole = stage("whole")
-    previous = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)}
-    plumbing.stage.stop_on_signals()
-    try:
-        steps = []
+    whole, steps = stage("whole"), []
+    handler = signal.getsignal(number)
 
-        def inside():
-            steps.append(0)
-            if len(steps) == 4:
-                signal.raise_signal(number)
+    def inside():
+        steps.append(0)
+        if len(steps) == 4:
+            signal.raise_signal(number)
 
-        with pytest.raises(Stopped, match="stopped after step 3 of 7") as stop:
-            stage("signal", inside=inside)
-        assert plumbing.stage.exit_code(stop.value) == 128 + number
-    finally:
-        for n, handler in previous.items():
-            signal.signal(n, handler)
+    with pytest.raises(Stopped, match="stopped after step 3 of 7") as stop, plumbing.stage.stop_on_signals():
+        stage("signal", inside=inside)
+    assert plumbing.stage.exit_code(stop.value) == 128 + number and signal.getsignal(number) is handler
     assert_same_stage(stage("signal"), whole)
 
 
