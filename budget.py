@@ -39,7 +39,6 @@ from numpy.typing import ArrayLike
 ZERO = 1e-9         # weights, and sums of costs in units of the cap, are compared up to this
 TIE = 1e-9          # size of the random numbers that break ties; values are counted in units of the largest
 THRIFT = 1e-7       # what the largest cost of a thrifty budget counts for between equal values
-TRIES = 20          # of the walk, each with other ties; about one small program in a thousand needs a second
 
 
 class Allocation(NamedTuple):
@@ -104,8 +103,7 @@ def group_margin(correct: ArrayLike, group: ArrayLike, valid: ArrayLike | None =
     if group.size and (group.dtype.kind not in "iub" or group.min() < 0):
         raise ValueError("group must hold whole numbers from 0")
     group = group.astype(int)
-    groups = np.arange(group.max(initial=0) + 1)                                # int[G]
-    member = (group[:, :, None] == groups) & (valid[:, :, None] != 0)           # bool[n, m, G]
+    member = (group[:, :, None] == np.arange(group.max(initial=0) + 1)) & (valid[:, :, None] != 0)      # bool[n, m, G]
     seen = member.sum(axis=1)                                                   # int[n, G]
     right = (member & (correct[:, :, None] != 0)).sum(axis=1)                   # int[n, G]
     cheapest = (seen > 0).argmax(axis=1)[:, None]                               # int[n, 1], of those sampled
@@ -138,9 +136,8 @@ def select(value: ArrayLike, costs: Sequence[ArrayLike], caps: ArrayLike, allowe
     value, costs, caps, allowed, total, thrifty = _checked(value, costs, caps, allowed, total, thrifty)
     rng = np.random.default_rng(rng)
     prompts = np.flatnonzero(allowed.any(axis=1))                               # int[n], the others are dropped: D5
-    n = len(prompts)
     # What costs more than all prompts together may spend is never accepted. Without it, costs are at most n caps.
-    most = caps * np.where(total, 1, n) * (1 + 1e-12)                           # float[K]
+    most = caps * np.where(total, 1, len(prompts)) * (1 + 1e-12)                # float[K]
     affordable = allowed & (costs <= most[:, None, None]).all(axis=0)           # bool[all, m]
     column, exists = _one_of_each_kind(value[prompts], costs[:, prompts], affordable[prompts], rng)     # [n, w], w <= m
     worth = np.where(exists, np.take_along_axis(value[prompts], column, 1), -np.inf)                    # float[n, w]
@@ -165,7 +162,7 @@ def select(value: ArrayLike, costs: Sequence[ArrayLike], caps: ArrayLike, allowe
     relaxed = np.zeros(value.shape)
     relaxed[prompts[:, None], column] = fractions[:, :-1]
     reached, lp_value = float((weights * value).sum()), float((relaxed * value).sum())
-    return Allocation(weights, int(accepted.sum()), len(value) - n, int((~accepted).sum()),
+    return Allocation(weights, int(accepted.sum()), len(value) - len(prompts), int((~accepted).sum()),
                       (costs * weights).sum(axis=(1, 2)), size * prices[:-1] / unit, reached, relaxed, lp_value,
                       size * bound - lp_value, lp_value - reached)
 
@@ -177,7 +174,7 @@ def _solve(program: Program, rng: np.random.Generator) -> tuple[Program, np.ndar
     at prices of 0, and the bound says how much better the optimum may be.
     """
     n, w = program.value.shape
-    for _ in range(TRIES):
+    for _ in range(20):
         ties = program.ties.copy()
         ties[:, :-1] += TIE * rng.random((n, w - 1))
         perturbed = program._replace(ties=ties)
@@ -239,9 +236,12 @@ def relax(program: Program) -> tuple[np.ndarray, np.ndarray]:
         gains = [0.0 if i < 0 else value[i, j] - value[i, option[i]] for i, j in basis]
         return np.array(columns).reshape(K, K).T, np.array(gains)
 
-    for _ in range(100 * (n + K + 1)):                                          # a handful of rounds are enough
+    for _ in range(10 * (n + K + 1)):                                           # a handful of rounds are enough
         columns, gains = equations(value)
         prices = np.linalg.solve(columns.T, gains)                                                      # float[K]
+        net = value - np.tensordot(prices, cost, 1)                                                     # float[n, w]
+        if prices @ limit + net[everyone, option].sum() < -n - 1:               # L is below all values there can be
+            raise ArithmeticError("no choice keeps the limits")
         left = np.linalg.solve(columns, limit - cost[:, everyone, option].sum(axis=1))                  # float[K]
         own = {i: 1 - sum(left[t] for t in range(K) if basis[t][0] == i) for i, _ in basis if i >= 0}
         owner = min(own, key=own.get, default=-1)                               # whose own option has the smallest part
@@ -257,7 +257,7 @@ def relax(program: Program) -> tuple[np.ndarray, np.ndarray]:
         basis[t] = (-1, -1)
         direction = np.linalg.solve(columns.T, np.eye(K)[t])                                            # float[K]
         speed = -np.tensordot(direction, cost, 1)                                                       # float[n, w]
-        when, prompt, into, bend = _turning_points(value - np.tensordot(prices, cost, 1), speed, option)
+        when, prompt, into, bend = _turning_points(net, speed, option)
         # The edge ends where a prompt that is split would turn away, or where a price would fall below 0.
         bend[np.isin(prompt, [i for i, _ in basis if i >= 0])] = np.inf
         falls = [k for k in range(K) if (-1, k) not in basis and direction[k] < -ZERO]
@@ -333,7 +333,7 @@ def round_off(program: Program, choice: np.ndarray) -> np.ndarray:
     choice = choice.copy()
     worth = program.value + program.ties                                                            # float[n, w]
     worth[:, :-1] += 1 + 2 * n                                                  # coverage first
-    for _ in range(100 * (n + K + 1) * (n > 0)):                                # some n changes are enough
+    for _ in range(10 * (n + K + 1) * (n > 0)):                                 # some n changes are enough
         spent = cost[:, everyone, choice]                                                           # float[K, n]
         left = limit - spent.sum(axis=1)                                                            # float[K]
         excess = np.maximum(cost - (spent + left[:, None])[:, :, None], 0)      # float[K, n, w], after each change
