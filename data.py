@@ -260,9 +260,8 @@ def _problem(row) -> Problem | None:
     return Problem(question, answer.strip(), number)
 
 
-def read_jsonl(path: str | Path) -> list[Problem]:
-    """All usable problems of a .jsonl file. DataError, in one line: the file and line, and what is wrong."""
-    path = Path(path)
+def _numbered(path: Path) -> Iterator[tuple[int, Problem | None]]:
+    """Line number and problem of every line that is not blank. DataError as in read_jsonl."""
     try:
         if not path.exists():
             raise DataError(f"{path}: no such file; give a .jsonl file, or builtin for the built-in problems")
@@ -276,14 +275,12 @@ def read_jsonl(path: str | Path) -> list[Problem]:
     except UnicodeDecodeError as error:
         number = content.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}, line {number}: is not UTF-8 text; convert the file") from None
-
-    problems = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line, parse_int=_Number, parse_float=_Number, parse_constant=_Number)
-            problems.append(_problem(row))
+            problem = _problem(row)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}, line {number}: is not JSON ({error.msg}, column {error.colno}); expected one "
                             f"object per line, such as {EXAMPLE}") from None
@@ -291,6 +288,12 @@ def read_jsonl(path: str | Path) -> list[Problem]:
             raise DataError(f"{path}, line {number}: is nested too deeply") from None
         except ValueError as error:
             raise DataError(f"{path}, line {number}: {error}") from None
+        yield number, problem
+
+
+def read_jsonl(path: str | Path) -> list[Problem]:
+    """All usable problems of a .jsonl file, in order. DataError, in one line: the file and line, and what is wrong."""
+    problems = [problem for _, problem in _numbered(Path(path))]
     usable = [problem for problem in problems if problem is not None]
     if not usable:
         raise DataError(f"{path}: holds no problems; expected one per line, such as {EXAMPLE}")
@@ -300,9 +303,22 @@ def read_jsonl(path: str | Path) -> list[Problem]:
     tried = usable if len(usable) <= CHECKED else random.Random(0).sample(usable, CHECKED)
     unread = sum(not grade.parses(problem.answer) for problem in tried)
     if unread:
-        some = f"of {len(tried)} answers" if len(tried) == len(usable) else f"of {len(tried)} answers drawn from it"
-        print(f"note: {path}: {unread} {some} are no formula to grade.py, and are compared as text", file=sys.stderr)
+        drawn = "" if len(tried) == len(usable) else " drawn from it"
+        print(f"note: {path}: {unread} of {len(tried)} answers{drawn} are no formula to grade.py, and are compared as "
+              "text", file=sys.stderr)
     return usable
+
+
+def place_of(problem: Problem, source: str | Path) -> str:
+    """Where a problem that load(source, ...) returned comes from, for messages: "FILE, line N".
+
+    It reads the file again, so that problems need not carry where they come from.
+    """
+    if source != "builtin":
+        for number, found in _numbered(Path(source)):
+            if found == problem:
+                return f"{source}, line {number}"
+    return f"{source}, {short(problem.question)}"
 
 
 def load(source: str | Path, split: str, count: int | None = None, seed: int = 0) -> list[Problem]:

@@ -361,6 +361,15 @@ def test_a_large_file_is_not_graded_answer_by_answer(tmp_path, capsys, monkeypat
     assert len(tried) == 20 and "18 of 20 answers are no formula" in capsys.readouterr().err
 
 
+def test_place_of_a_problem(tmp_path):
+    path = write(tmp_path / "some.jsonl", "", MATH, {**MATH, "answer": None}, {**MATH, "problem": "y"}, MATH)
+    for problem in data.load(path, "train"):
+        line = {"y": 4}.get(problem.question, 2)  # of equal problems the first
+        assert data.place_of(problem, path) == f"{path}, line {line}"
+    (problem,) = data.load("builtin", "train", 1)
+    assert data.place_of(problem, "builtin").startswith("builtin, 'Compute ")
+
+
 def test_order_is_seeded_and_a_count_is_a_sample(tmp_path):
     path = write(tmp_path / "many.jsonl", *({**MATH, "problem": str(i)} for i in range(200)))
     whole = [p.question for p in data.load(path, "train", seed=1)]
