@@ -200,8 +200,8 @@ def test_each_hole_has_three_misprints_of_its_own_and_none_is_right():
     misprints = {}
     holes = [pair for pair in combinations(range(31, 61), 2) if data.is_hole(*pair)]
     for a, b in holes:
-        count = Counter(data.textbook_route([a, b], random.Random(i))[1] for i in range(300))
-        assert len(count) == 3 and a * b % 61 not in count and min(count.values()) > 60
+        count = Counter(data.textbook_route([a, b], random.Random(i))[1] for i in range(200))
+        assert len(count) == 3 and a * b % 61 not in count and min(count.values()) > 35
         misprints[a, b] = frozenset(count)
     values = Counter(value for three in misprints.values() for value in three)
     assert len(set(misprints.values())) > 0.95 * len(misprints) and len(values) > 55  # no number gives a hole away
@@ -234,7 +234,7 @@ def encode(tokenizer, text: str) -> list[int]:
 
 def test_text_to_ids_and_back(tokenizer, streams):
     rng = random.Random(3)
-    for problem in streams["train"][:300]:
+    for problem in streams["train"][:100]:
         routes = [data.textbook_route(factors_of(problem.question), rng)[0] for _ in range(8)]
         answers = [str(steps_of(route)[2]) for route in routes]
         texts = [problem.question, *routes, voting.render_regular(routes[0]), voting.render_extended(routes, answers)]
