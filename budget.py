@@ -146,7 +146,6 @@ def select(value: ArrayLike, costs: Sequence[ArrayLike], caps: ArrayLike, allowe
     # Every budget as Σ x cost <= limit in units of its cap. An average becomes Σ x (cost - cap) <= 0.
     unit = np.where(caps > 0, caps, 1)                                                                  # float[K]
     cost = (spend - exists * np.where(total, 0, caps)[:, None, None]) / unit[:, None, None]
-    cost[np.abs(cost) < 1e-12] = 0                                              # 0.1 + 0.2 does not exceed 0.3
     limit = np.where(total, caps, 0) / unit
     size = np.abs(worth[exists]).max(initial=0) or 1.0
     largest = spend.max(axis=(1, 2), initial=0)                                                         # float[K]

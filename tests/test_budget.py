@@ -278,7 +278,7 @@ def test_equal_to_the_closed_form():
         assert (ours.dropped_not_allowed, ours.dropped_over_cap) == (exact.dropped_no_correct, exact.dropped_over_cap)
         assert ours.spent[0] <= cap * ours.accepted
         margin = ibpo.reward_margin(correct, extended, valid)[:, None]                              # float[n, 1]
-        objective = np.where(extended, margin, -margin)                                             # float[n, m], Eq. (8)
+        objective = np.where(extended, margin, -margin)                                     # float[n, m], Eq. (8)
         assert (ours.weights * objective).sum() == pytest.approx((exact.weights * objective).sum())
 
 
@@ -536,10 +536,25 @@ def test_twelve_orders_of_magnitude_against_milp():
         assert a.accepted == accepted and best - 4 * one_prompt <= a.value <= best + 1e-6
 
 
+def test_caps_without_room_for_all_are_noticed_before_prices_lose_their_digits():
+    """Nothing keeps the limits, so prices would rise for ever; past 1e7 the walk was lost with every choice of ties."""
+    value, costs, caps, allowed, total = wide_program(np.random.default_rng(507), 2, 40, 4)
+    a = budget.select(value, costs, caps, allowed, total, rng=0)
+    check_caps(a, caps, total)
+    assert a.dropped_over_cap > 0 and abs(a.duality_gap) < 1e-9
+
+
 def test_one_enormous_cost_does_not_loosen_the_cap():
     """1e-9 of a cost of 1e9 is 1: as a tolerance it would let these two spend 200.9 where 200 is the limit."""
     a = budget.select([[0.0, 1.0], [0.0, 1.0]], [[[100.0, 100.9], [100.0, 1e9]]], [100], rng=0)
     assert a.weights.tolist() == [[1, 0], [1, 0]] and a.spent == [200]
+    a = budget.select([[0.0, 1.0]], [[[1e-6, 1.0001e-6]]], [1e-6], rng=0)      # nor is 1e-9 of 1
+    assert a.weights.tolist() == [[1, 0]]
+
+
+def test_thrift_does_not_outweigh_a_value():
+    for unit in (1e-7, 1.0, 1e7):
+        assert budget.select([[0.0, 1.0]], [[[0.0, unit]]], [unit], thrifty=True, rng=0).value == 1
 
 
 def test_kinds_are_told_apart_at_any_scale():
