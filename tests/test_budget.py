@@ -548,8 +548,8 @@ def test_one_enormous_cost_does_not_loosen_the_cap():
     """1e-9 of a cost of 1e9 is 1: as a tolerance it would let these two spend 200.9 where 200 is the limit."""
     a = budget.select([[0.0, 1.0], [0.0, 1.0]], [[[100.0, 100.9], [100.0, 1e9]]], [100], rng=0)
     assert a.weights.tolist() == [[1, 0], [1, 0]] and a.spent == [200]
-    a = budget.select([[0.0, 1.0]], [[[1e-6, 1.0001e-6]]], [1e-6], rng=0)      # nor is 1e-9 of 1
-    assert a.weights.tolist() == [[1, 0]]
+    a = budget.select([[0.0, 1.0], [0.0, 1.0]], [[[1e-6, 1.0001e-6]] * 2], [1e-6], rng=0)      # nor is the unit 1
+    assert a.weights.tolist() == [[1, 0], [1, 0]]
 
 
 def test_thrift_does_not_outweigh_a_value():
