@@ -59,7 +59,8 @@ def check_prompts(directory: str | Path, tokenizer: "Tokenizer", vocab_size: int
     except ValueError:
         raise llama.CheckpointError(f"{directory}: the tokenizer has no chat template; use an instruct model") from None
     conversations = [voting.messages(PROBE, condition) for condition in voting.PROMPTS]
-    conversations.append([{"role": "user", "content": PROBE}])
+    conversations += [[{"role": "user", "content": "\n\n".join(turn["content"] for turn in conversation)}]
+                      for conversation in conversations]  # also with the instruction in the user turn
     complaint = templates.complaint(template, conversations, dict(tokenizer.special_tokens_map))
     llama.require(not complaint, directory, f"the chat template cannot be used: {complaint}")
     seen = {}  # ids -> condition

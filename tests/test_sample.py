@@ -666,8 +666,6 @@ TEMPLATES = {  # a chat template, and what the line says
     "{{ messages[0].content": "the chat template fails (unexpected end",
     "{{ nobody.content }}": "the chat template fails ('nobody' is undefined",
     "{{ raise_exception('not\nhere') }}": "the chat template fails (not)",
-    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{{ messages[0].content }}": "System role not supported",
     "{{ 1 // 0 }}": "the chat template fails",
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "the chat template fails",
     "{{ 'x' * 10**10 }}": "GiB of memory",
@@ -675,9 +673,14 @@ TEMPLATES = {  # a chat template, and what the line says
     LOOP + "{{ 'x' * 10**6 }}" + END: "GiB of memory",
     3 * LOOP + 3 * END: "still running after 2 seconds",
     "{{ 9**(9**9) }}": "still running after 2 seconds",
+    "Compute 3 * 4 modulo 61.": "drops the system turn: the prompts for scot and sv are the same",
+    "": "drops the system turn",
+}
+NO_SYSTEM_TURN = {  # a template, and what the line says if voting.encode_prompt needs a system turn
+    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ messages[0].content }}": "the chat template fails (System role not supported)",
     "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}":
         "drops the system turn: the prompts for scot and sv are the same",
-    "": "drops the system turn",
 }
 
 
@@ -688,6 +691,20 @@ def test_chat_templates_that_are_refused(directory, template, monkeypatch):
         monkeypatch.setattr(checkpoints.templates, "SECONDS", 2.0)
     (directory / "chat_template.jinja").write_text(template)
     assert TEMPLATES[template] in refusal(directory)
+
+
+@pytest.mark.parametrize("template", NO_SYSTEM_TURN)
+def test_templates_without_a_system_turn(directory, template):
+    """No condition is lost in silence: a model that opens gets the instruction, or it does not open."""
+    (directory / "chat_template.jinja").write_text(template)
+    try:
+        tokenizer = sample.open_checkpoint(directory)[1]
+    except llama.CheckpointError as error:
+        assert NO_SYSTEM_TURN[template] in str(error) and "\n" not in str(error)
+    else:
+        for condition in "scot", "sv", "asv":
+            ids = voting.encode_prompt(tokenizer, checkpoints.PROBE, condition)
+            assert tokenizer.convert_tokens_to_ids(voting.PROMPTS[condition]) in ids
 
 
 def test_command_line(tmp_path, capsys, monkeypatch):
