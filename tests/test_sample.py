@@ -16,6 +16,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from scipy.stats import chisquare
+from tokenizers import Tokenizer, decoders, models
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedTokenizerFast
 
 import data
 import llama
@@ -670,7 +673,7 @@ TEMPLATES = {  # a chat template, and what the line says
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "the chat template fails",
     "{{ 'x' * 10**10 }}": "GiB of memory",
     "{{ 'x' * 10**6 }}": "it writes 1,000,000 characters",
-    LOOP + "{{ 'x' * 10**6 }}" + END: "GiB of memory",
+    LOOP + "{{ 'x' * (10**6 + loop.index) }}" + END: "GiB of memory",
     3 * LOOP + 3 * END: "still running after 2 seconds",
     "{{ 9**(9**9) }}": "still running after 2 seconds",
     "Compute 3 * 4 modulo 61.": "drops the system turn: the prompts for scot and sv are the same",
@@ -694,17 +697,20 @@ def test_chat_templates_that_are_refused(directory, template, monkeypatch):
 
 
 @pytest.mark.parametrize("template", NO_SYSTEM_TURN)
-def test_templates_without_a_system_turn(directory, template):
+def test_templates_without_a_system_turn(tmp_path, template):
     """No condition is lost in silence: a model that opens gets the instruction, or it does not open."""
-    (directory / "chat_template.jinja").write_text(template)
+    letters = Tokenizer(models.BPE({letter: id for id, letter in enumerate(ByteLevel.alphabet())}, merges=[]))
+    letters.pre_tokenizer, letters.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters, eos_token="</s>", chat_template=template)
+    llama.save(build(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id), tmp_path, tokenizer)
     try:
-        tokenizer = sample.open_checkpoint(directory)[1]
+        tokenizer = sample.open_checkpoint(tmp_path)[1]
     except llama.CheckpointError as error:
         assert NO_SYSTEM_TURN[template] in str(error) and "\n" not in str(error)
     else:
-        for condition in "scot", "sv", "asv":
-            ids = voting.encode_prompt(tokenizer, checkpoints.PROBE, condition)
-            assert tokenizer.convert_tokens_to_ids(voting.PROMPTS[condition]) in ids
+        for condition in voting.PROMPTS:
+            text = tokenizer.decode(voting.encode_prompt(tokenizer, "What is 1 + 1?", condition))
+            assert voting.PROMPTS[condition] in text and "What is 1 + 1?" in text
 
 
 def test_command_line(tmp_path, capsys, monkeypatch):
