@@ -65,7 +65,7 @@ class Config:
             if field.name.endswith("token_id"):
                 usable = usable and all(type(id) is int for id in value) if type(value) is list else usable
             elif type(value) in (int, float):
-                usable = usable and 0 < value < (1e30 if float in kinds else 2**31)  # NaN is not
+                usable = usable and 0 < value < (1e18 if float in kinds else 2**31)  # NaN is not
             if not usable:
                 raise ValueError(f"{field.name} = {value!r} is not a usable {kinds[0].__name__}")
         C, H, K = self.hidden_size, self.num_attention_heads, self.num_key_value_heads
@@ -357,21 +357,24 @@ def load(directory: str | Path, dtype: torch.dtype | None = None, device: str | 
     with torch.device("meta"):  # shapes only, no memory
         model = Llama(config)
     shapes = {name: list(weight.shape) for name, weight in model.state_dict().items()}
-    implied = ("rotary_emb.inv_freq",) + ("lm_head.weight",) * config.tie_word_embeddings  # stored or not
     for name, shape in stored.items():
-        if not name.endswith(implied):
+        if not name.endswith("rotary_emb.inv_freq"):  # old checkpoints store this table in every layer
             require(name in shapes, directory, f"surplus tensor {name}")
             require(shape == shapes[name], directory, f"{name} has shape {shape}; config.json implies {shapes[name]}")
-    missing = sorted(name for name in shapes if name not in stored and not name.endswith(implied))
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()  # need not be stored
+    missing = sorted(shapes.keys() - stored.keys() - tied)
     require(not missing, directory, f"missing tensor {', '.join(missing[:1])} ({len(missing)} in all)")
     weights = {}
     for file, names in contents.items():
-        for name in names:
-            if not name.endswith(implied):
-                tensor = read_tensor(file, name)
-                weights[name] = tensor.to(device or "cpu", dtype or tensor.dtype, copy=True)
-    model.load_state_dict(weights, strict=False, assign=True)
-    if config.tie_word_embeddings:
+        for name in shapes.keys() & names.keys():
+            tensor = read_tensor(file, name)
+            weights[name] = tensor.to(device or "cpu", dtype or tensor.dtype, copy=True)
+    if tied:
+        embedding = weights["model.embed_tokens.weight"]
+        same = torch.equal(weights.setdefault("lm_head.weight", embedding), embedding)
+        require(same, directory, "lm_head.weight is not the embedding, but tie_word_embeddings is true")
+    model.load_state_dict(weights, assign=True)
+    if tied:
         model.lm_head.weight = model.model.embed_tokens.weight
     return model
 

@@ -46,7 +46,7 @@ def read_json(path: Path) -> dict:
 
 def is_positive(value: object) -> bool:
     """Whether this is a number that one can compute with: positive, finite, and no bool."""
-    return type(value) in (int, float) and 0 < value < 1e30  # NaN is not
+    return type(value) in (int, float) and 0 < value < 1e18  # NaN is not
 
 
 def read_fields(path: Path) -> dict:
