@@ -4,6 +4,7 @@
     python eval.py DIR DIR ... --data math500.jsonl --max-new-tokens 4096      # other models, other problems
     python eval.py --redraw runs/builtin/eval              # table and plots again, from the saved records
 
+Choose between models, checkpoints or settings by `--split validation`, and report the choice on the test split.
 Every model answers the same problems, once, but a single-trial model --samples times (its row is their mean), so that
 majority voting over k = 1..K separate samples (self-consistency) can be compared at equal trials, and once more
 greedily. The raw responses are saved, one record per model; all numbers and plots are computed from the records.
@@ -240,11 +241,9 @@ def compare(evaluation: Evaluation, name: str) -> dict:
         if samples[0] <= len(base.consistent):
             reference = at_trials(base.consistent, samples)  # float[draws]
             gain = reference - base.consistent[0]
-            row = {"minus": difference(mean.correct - reference), "gain": difference(gain), "gain_ratio": None}
-            if row["gain"].low > 0:  # times nothing means nothing
-                row["gain_ratio"] = evaluation.bootstrap.interval(
-                    (mean.correct - base.correct) / np.maximum(gain, 1e-9))
-            rows["self_consistency"][unit] = row
+            rows["self_consistency"][unit] = {
+                "minus": difference(mean.correct - reference), "gain": difference(gain),
+                "gain_ratio": evaluation.bootstrap.ratio(mean.correct - base.correct, gain)}
     for other, r in evaluation.records.items():
         if r.condition in ADAPTIVE and other != name:
             dearer = means[other].trials[0] > mean.trials[0]
@@ -292,15 +291,16 @@ def different_names(directories: list) -> list[str]:
 
 
 def respond(directories: list, source: str, problems: int, samples: dict[str, int], out: Path, seed: int = 0,
-            device: str = "cpu", dtype: str = "auto", show: int = 0, called: str = None, cache_gib: float = 8.0,
-            **options) -> list[str]:
+            split: str = "test", device: str = "cpu", dtype: str = "auto", show: int = 0, called: str = None,
+            cache_gib: float = 8.0, **options) -> list[str]:
     """Write the records of checkpoints on the same problems to out/records; returns their names.
 
     A record that was made with the same settings before is not made again. samples: responses per problem, by the
-    prompt condition a model was trained for. dtype: of the weights, as in sample.usual_dtype. called: the name of a
-    single checkpoint (None: that of its directory). cache_gib, options: of sample.generate.
+    prompt condition a model was trained for. split: of the built-in problems. dtype: of the weights, as in
+    sample.usual_dtype. called: the name of a single checkpoint (None: that of its directory). cache_gib, options: of
+    sample.generate.
     """
-    chosen = data.load(source, "test", problems, seed)
+    chosen = data.load(source, split, problems, seed)
     names = []
     for directory, own in zip(directories, [called] if called else different_names(directories)):
         model = None  # the one before makes room
@@ -312,7 +312,8 @@ def respond(directories: list, source: str, problems: int, samples: dict[str, in
         for suffix, m, temperature in kinds:
             name = own + suffix
             names.append(name)
-            header = {"model": str(directory), "condition": condition, "data": source, "problems": len(chosen),
+            header = {"model": str(directory), "condition": condition, "data": source, "split": split,
+                      "problems": len(chosen),
                       "samples": m, "seed": seed, "dtype": resolved, **options, "temperature": temperature,
                       "weights": weights}
             path = out / "records" / f"{name}.jsonl"
@@ -355,6 +356,8 @@ def main(argv=None) -> None:
     parser.add_argument("directories", nargs="*",
                         help="checkpoint directories (default: checkpoints/base checkpoints/ibpo)")
     parser.add_argument("--data", default="builtin", help="test problems: builtin, or a .jsonl file (default builtin)")
+    parser.add_argument("--split", choices=["validation", "test"], default="test",
+                        help="of the built-in problems: validation to choose by, test to report (default test)")
     parser.add_argument("--problems", type=int, default=1000, help="how many of them (default 1000)")
     parser.add_argument("--samples", type=int, default=8,
                         help="responses per problem of a single-trial model (default 8)")
@@ -385,13 +388,15 @@ def main(argv=None) -> None:
             raise data.DataError("--problems, --samples and --slots must be at least 1")
         if args.show < 0 or not args.cache_gib > 0:
             raise data.DataError("--show must be 0 or more, and --cache-gib above 0")
+        if args.split != "test" and args.data != "builtin":
+            raise data.DataError("--split is of the built-in problems; a file is one split: name another with --data")
         if args.temperature <= 0:
             raise data.DataError("--temperature must be above 0: separate samples are compared; greedy has its own row")
         directories = args.directories or ["checkpoints/base", "checkpoints/ibpo"]
         limit = sample.usual_length(directories) if args.max_new_tokens is None else args.max_new_tokens
         evaluate(directories, args.data, args.problems, args.samples, Path(args.out), seed=args.seed,
-                 device=args.device, dtype=args.dtype, show=args.show, slots=args.slots, cache_gib=args.cache_gib,
-                 max_new_tokens=limit, temperature=args.temperature, top_p=args.top_p)
+                 split=args.split, device=args.device, dtype=args.dtype, show=args.show, slots=args.slots,
+                 cache_gib=args.cache_gib, max_new_tokens=limit, temperature=args.temperature, top_p=args.top_p)
     except (OSError, ValueError) as error:  # DataError and CheckpointError are
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -75,11 +75,10 @@ def seeing(first_right: ArrayLike, vote_right: ArrayLike, vote_trials: ArrayLike
     return _choices([np.stack([right, right | vote_right, np.where(right, 1, trials)], axis=2)], levels)
 
 
-def by_level(known: Choices, levels: np.ndarray) -> Choices:
-    """What is known by the level alone: each problem's entries are the means of its level, int[n]."""
-    _, place = np.unique(levels, return_inverse=True)
-    count = np.bincount(place)
-    return Choices(*((np.bincount(place, column) / count)[place] for column in known))
+def by_level(known: Choices, levels: np.ndarray, of: np.ndarray) -> Choices:
+    """What is known by the level alone: the means of levels int[n], for problems of the levels `of`, int[any]."""
+    return Choices(*(np.array([means[level] for level in of.tolist()]) for means in (
+        {level: float(column[levels == level].mean()) for level in np.unique(levels).tolist()} for column in known)))
 
 
 def predict(samples: list[np.ndarray], levels: np.ndarray) -> np.ndarray:
@@ -142,14 +141,19 @@ def allocate(known: Choices, budget: float, rng=None) -> np.ndarray:
     return share
 
 
-def score(share: ArrayLike, unseen: Choices) -> tuple[float, float]:
-    """(accuracy, trials per response) of an allocation, share[n], on the Choices of other samples of the problems."""
+def outcome(share: ArrayLike, unseen: Choices) -> np.ndarray:
+    """Pass rate and trials of each problem, float[n, 2], by an allocation share[n] and the Choices of other samples."""
     stop, stop_trials, go_on, go_on_trials = (np.asarray(column, float) for column in unseen)  # float[n] each
     share = np.asarray(share, float)  # float[n]
     if share.shape != stop.shape or not ((share >= 0) & (share <= 1)).all():
         raise ValueError(f"share must hold {len(stop)} numbers from 0 to 1")
-    return (float(np.mean(stop + share * (go_on - stop))),
-            float(np.mean(stop_trials + share * (go_on_trials - stop_trials))))
+    return np.stack([stop + share * (go_on - stop), stop_trials + share * (go_on_trials - stop_trials)], axis=1)
+
+
+def score(share: ArrayLike, unseen: Choices) -> tuple[float, float]:
+    """(accuracy, trials per response) of an allocation: the means of its outcome."""
+    accuracy, trials = outcome(share, unseen).mean(axis=0)
+    return float(accuracy), float(trials)
 
 
 def _choices(samples: list[np.ndarray], levels: np.ndarray | None) -> Choices:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eval import Evaluation, Means, best_mixture, on_boundary, over_line
+from experiments import oracles
 from plumbing.records import Record
 from plumbing.statistics import Estimate
 
@@ -83,37 +84,61 @@ class AdaptiveHull:
 
     def agreement(self) -> list[dict]:
         """How often 1 to 4 samples agree, and how often such an answer is wrong, over all and by level."""
-        found = []
-        for count in (1, 2, 3, 4):
-            column = agreement(self.base, count)  # float[n, 2]
-            equal, wrong = self.bootstrap.means(column)  # float[draws] each
+        found, columns = [], [agreement(self.base, count) for count in (1, 2, 3, 4)]  # float[n, 2] each
+        means = self.bootstrap.means(np.concatenate(columns, axis=1)).reshape(4, 2, -1)
+        for column, (equal, wrong) in zip(columns, means):  # float[draws] each
             levels = [column[self.base.levels == level].mean(axis=0) for level in np.unique(self.base.levels)]
-            found.append({"samples": count, "agree": self.bootstrap.share(equal),
+            found.append({"samples": len(found) + 1, "agree": self.bootstrap.share(equal),
                           "wrong": self.bootstrap.share(wrong / np.maximum(equal, 1e-9)),
                           "wrong_by_level": [float(b / a) if a else None for a, b in levels]})
         return found
 
 
-def height_parts(evaluation: Evaluation, name: str, unit: str, base: str = "base",
-                 end: str = "sv-sft") -> dict[str, Estimate]:
-    """A model's height over the efficiency boundary, split into where it votes and the rest.
+def level_oracle(base: Record, sv: Record, budget: float) -> np.ndarray:
+    """What the best allocation by level alone attains with base samples and SV-SFT's votes: right, trials float[n, 2].
 
-    levels: what it would gain if at each level it were on the line from the base to SV-SFT *of that level*, at the cost
-        that it has there: the gain of spending more on some levels than on others.
+    What they are worth at a level is learned from half of the problems, and the choice scored on the others.
+    """
+    every, half = oracles.blind(base.correct, sv.correct, sv.trials), np.arange(len(base.levels)) % 2  # int[n]
+    found = np.empty((len(half), 2))
+    for i in (0, 1):
+        known, unseen = (oracles.Choices(*(column[at] for column in every)) for at in (half != i, half == i))
+        known = oracles.by_level(known, base.levels[half != i], of=base.levels[half == i])
+        found[half == i] = oracles.outcome(oracles.allocate(known, budget, rng=0), unseen)
+    return found
+
+
+def height_parts(evaluation: Evaluation, names: list[str], base: str = "base", end: str = "sv-sft") -> dict[str, dict]:
+    """Models' heights over the efficiency boundary in trials and in tokens, split into where they vote and the rest.
+
+    levels: what a model would gain if at each level it were on the line from the base to SV-SFT *of that level*, at the
+        cost that it has there: the gain of spending more on some levels than on others.
     rest: its height over these lines: it chooses within a level, or answers better than the base and SV-SFT do.
     first: how much more often its first trials are right than base samples; a part of the rest.
+    best: the height of level_oracle with as many trials; share: the model's height as a share of it.
     """
     bootstrap, means, records = evaluation.bootstrap, evaluation.means, evaluation.records
-    levels = records[base].levels
-    at = [levels == level for level in np.unique(levels)]  # bool[n] each
-    parts = (records[base].correct, getattr(records[base], unit), records[end].correct, getattr(records[end], unit),
-             getattr(records[name], unit))  # [n, m] each
-    columns = [values.mean(axis=1) * here for values in parts for here in at] + at  # [n] each
-    *sums, weights = bootstrap.means(np.stack(columns, axis=1)).reshape(6, len(at), -1)  # float[levels, draws] each
-    right, cost, sv_right, sv_cost, own_cost = (values / weights for values in sums)
-    lines = on_boundary(own_cost / cost, right, sv_right, sv_cost / cost)  # float[levels, draws]
-    by_level = (weights * lines).sum(axis=0)  # float[draws]
-    height = over_line(means[name], means[base], means[end], unit)  # float[draws]
-    parts = {"height": height, "levels": height - means[name].correct + by_level,
-             "rest": means[name].correct - by_level, "first": means[name].first - means[base].correct}
-    return {key: bootstrap.difference(values) for key, values in parts.items()}
+    at = [records[base].levels == level for level in np.unique(records[base].levels)]  # bool[n] each
+    keys = [(each, unit) for each in (base, end, *names) for unit in ("correct", "trials", "tokens")]
+    columns = [getattr(records[each], unit).mean(axis=1) * here for each, unit in keys for here in at]  # float[n] each
+    best = [level_oracle(records[base], records[end], float(means[name].trials[0])) for name in names]
+    found = bootstrap.means(np.column_stack([*columns, *at, *best]))  # float[c, draws]
+    within, best = np.split(found, [len(columns) + len(at)])
+    *sums, weights = within.reshape(len(keys) + 1, len(at), -1)  # float[levels, draws] each
+    of_level = {key: values / weights for key, values in zip(keys, sums)}  # float[levels, draws] each
+    parts = {}
+    for i, name in enumerate(names):
+        parts[name] = {"first": bootstrap.difference(means[name].first - means[base].correct)}
+        for unit in ("trials", "tokens"):
+            cost, end_cost = (of_level[each, unit] / of_level[base, unit] for each in (name, end))
+            lines = on_boundary(cost, of_level[base, "correct"], of_level[end, "correct"], end_cost)
+            by_level = (weights * lines).sum(axis=0)  # float[draws]
+            height = over_line(means[name], means[base], means[end], unit)  # float[draws]
+            parts[name][unit] = {"height": bootstrap.difference(height),
+                                 "levels": bootstrap.difference(height - means[name].correct + by_level),
+                                 "rest": bootstrap.difference(means[name].correct - by_level)}
+        oracle = means[name]._replace(correct=best[2 * i], trials=np.maximum(best[2 * i + 1], means[name].trials))
+        possible = over_line(oracle, means[base], means[end], "trials")
+        height = over_line(means[name], means[base], means[end], "trials")
+        parts[name] |= {"best": bootstrap.difference(possible), "share": bootstrap.ratio(height, possible)}
+    return parts

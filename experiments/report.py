@@ -20,11 +20,12 @@ import zipfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 import data
-from eval import Evaluation, adaptive_self_consistency, on_boundary, over_line, over_model, summarise
+from eval import Evaluation, adaptive_self_consistency, over_line, over_model, summarise
 from experiments import figures as seed_figures
 from experiments import oracles
 from experiments.references import AdaptiveHull, height_parts
@@ -61,8 +62,7 @@ class Kept:
         self.models = models
         self.load = functools.cache(load)
         self.evaluation = functools.cache(self.evaluation)  # models are compared in many ways, with the same draws
-        self.hull = functools.cache(lambda seeds: AdaptiveHull(self.evaluation("eval", seeds)))
-        self.summary = functools.cache(lambda seeds: summarise(self.evaluation("eval", seeds)))
+        self.analysis = functools.cache(self.analysis)
 
     def having(self, kind: str, names: list[str]) -> tuple[int, ...]:
         """The seeds that have all of these models."""
@@ -90,10 +90,27 @@ class Kept:
             records["adaptive-sc"] = adaptive(records["base"])
         return Evaluation(list(records.values()), len(seeds))
 
+    def analysis(self, seeds: tuple[int, ...]) -> "Analysis":
+        """All that is computed from these models' answers to the test problems."""
+        evaluation = self.evaluation("eval", seeds)
+        learned, split = ([name for name in names if name in evaluation.records] for names in (LEARN_WHEN, HEIGHTS))
+        return Analysis(evaluation, summarise(evaluation), AdaptiveHull(evaluation),
+                        within_levels(evaluation, learned), height_parts(evaluation, split))
+
     def logs(self, seeds: tuple[int, ...], name: str) -> list[list[dict]]:
         """The steps of its training, for each seed; empty if one of them is missing."""
         files = [self.seeds[seed] / "logs" / f"{name}.jsonl.gz" for seed in seeds]
         return [read_log(file) for file in files] if all(file.exists() for file in files) else []
+
+
+class Analysis(NamedTuple):
+    """The numbers of the models that share some seeds."""
+
+    evaluation: Evaluation
+    summary: dict
+    hull: AdaptiveHull
+    within_levels: dict[str, Estimate | None]
+    height_parts: dict[str, dict]
 
 
 def adaptive(base: Record) -> Record:
@@ -127,56 +144,57 @@ def read_log(path: Path) -> list[dict]:
 # Numbers
 
 
-def attained(evaluation: Evaluation, name: str) -> dict:
-    """The height of an IuB model over the efficiency boundary, and what share it is of the oracles' with as many trials.
+def attained(test: Evaluation, samples: Evaluation, name: str) -> dict:
+    """The height of an IuB model over the efficiency boundary, beside the oracles' with as many trials.
 
-    An oracle chooses by the even samples and is scored on the odd ones, then the other way round; both count half.
-    Heights are over the boundary at the model's trials, or at the oracle's own where it turns out to spend more. The
-    intervals take its choices as given.
+    test: everybody's answers to the test problems, for the model's height; samples: 16 responses of base and SV-SFT to
+    each of fewer problems, for the oracles'. An oracle chooses by the even samples and is scored on the odd ones, then
+    the other way round; both count half. Its height is over the boundary at the model's trials, or at its own where it
+    turns out to spend more. The intervals take its choices as given.
     """
-    bootstrap, mean, base_mean, sv_mean = (evaluation.bootstrap, *(evaluation.means[key] for key in (
-        name, "base", "sv-sft")))
-    base, sv = evaluation.records["base"], evaluation.records["sv-sft"]
+    bootstrap, mean, sv_mean = samples.bootstrap, samples.means["base"], samples.means["sv-sft"]
+    base, sv = samples.records["base"], samples.records["sv-sft"]
     halves = slice(0, None, 2), slice(1, None, 2)
-    height, budget = over_line(mean, base_mean, sv_mean, "trials"), float(mean.trials[0])
-    row = {"trials": budget, "height": bootstrap.difference(height)}
+    trials = test.means[name].trials  # float[draws]
+    height = over_line(test.means[name], test.means["base"], test.means["sv-sft"], "trials")  # float[draws]
+    row = {"trials": float(trials[0]), "height": bootstrap.difference(height)}
     for kind, oracle, first in (("level", oracles.blind, base.correct), ("blind", oracles.blind, base.correct),
                                 ("seeing", oracles.seeing, sv.first)):
         outcome = np.zeros((len(base.levels), 2))  # float[n, 2]: right, trials
         for known, unseen in (halves, halves[::-1]):
-            samples = [(first[:, half], sv.correct[:, half], sv.trials[:, half]) for half in (known, unseen)]
-            known, unseen = oracle(*samples[0], levels=base.levels), oracle(*samples[1])
+            known, unseen = ((first[:, half], sv.correct[:, half], sv.trials[:, half]) for half in (known, unseen))
+            rates = oracle(*known, levels=base.levels)
             if kind == "level":
-                known = oracles.by_level(oracle(*samples[0]), base.levels)
-            share = oracles.allocate(known, budget, rng=0)[:, None]  # float[n, 1]
-            stop, go_on = np.stack(unseen[:2], axis=1), np.stack(unseen[2:], axis=1)  # float[n, 2] each
-            outcome += (stop + share * (go_on - stop)) / 2
-        right, trials = bootstrap.means(outcome)  # float[draws] each
-        cost = np.maximum(trials, mean.trials) / base_mean.trials
-        best = right - on_boundary(cost, base_mean.correct, sv_mean.correct, sv_mean.trials / base_mean.trials)
-        found = bootstrap.difference(best)
-        part = bootstrap.interval(height / np.maximum(best, 1e-9)) if found.low > 0 else None  # of nothing: nothing
-        row[kind] = {"trials": float(trials[0]), "height": found, "share": part}
+                rates = oracles.by_level(oracle(*known), base.levels, of=base.levels)
+            outcome += oracles.outcome(oracles.allocate(rates, row["trials"], rng=0), oracle(*unseen)) / 2
+        right, spent = bootstrap.means(outcome)  # float[draws] each
+        best = over_line(mean._replace(correct=right, trials=np.maximum(spent, trials)), mean, sv_mean, "trials")
+        row[kind] = {"trials": float(spent[0]), "height": bootstrap.difference(best),
+                     "share": bootstrap.ratio(height, best)}
     return row
 
 
-def within_levels(evaluation: Evaluation, name: str) -> Estimate | None:
-    """How much more often it votes on problems that the base fails on more often than on the others of their level.
+def within_levels(evaluation: Evaluation, names: list[str]) -> dict[str, Estimate | None]:
+    """How much more often models vote on problems that the base fails on more often than on the others of their level.
 
     A problem is one of the former if its share of right base samples is below its level's mean. From each vote the
     share of its level is subtracted; malformed responses are left out.
     """
-    record, base = evaluation.records[name], evaluation.records["base"]
-    formed, vote = record.valid[:, 0], record.extended[:, 0].astype(float)  # [n] each
-    rate, harder = base.correct.mean(axis=1), np.zeros_like(formed)  # [n] each
-    for level in np.unique(record.levels):
-        at = record.levels == level  # bool[n]
-        harder[at] = rate[at] < rate[at].mean()
-        vote[at] -= vote[at & formed].mean()
-    hard, easy = formed & harder, formed & ~harder  # bool[n] each
-    on_hard, hard, on_easy, easy = evaluation.bootstrap.means(
-        np.stack([vote * hard, hard, vote * easy, easy], axis=1))  # float[draws] each
-    return evaluation.bootstrap.difference(on_hard / np.maximum(hard, 1e-9) - on_easy / np.maximum(easy, 1e-9))
+    base, columns = evaluation.records["base"], []
+    rate = base.correct.mean(axis=1)  # float[n]
+    for name in names:
+        formed, vote = evaluation.records[name].valid[:, 0], evaluation.records[name].extended[:, 0].astype(float)
+        harder = np.zeros_like(formed)  # bool[n]
+        for level in np.unique(base.levels):
+            at = base.levels == level  # bool[n]
+            harder[at] = rate[at] < rate[at].mean()
+            vote[at] -= vote[at & formed].mean()
+        for problems in (formed & harder, formed & ~harder):  # bool[n]
+            columns += [vote * problems, problems]
+    means = evaluation.bootstrap.means(np.stack(columns, axis=1)).reshape(len(names), 2, 2, -1)
+    return {name: evaluation.bootstrap.difference(
+                hard[0] / np.maximum(hard[1], 1e-9) - easy[0] / np.maximum(easy[1], 1e-9))
+            for name, (hard, easy) in zip(names, means)}
 
 
 def voting_curves(evaluation: Evaluation) -> dict:
@@ -206,7 +224,7 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
         raise data.DataError(f"results/records holds no seed with {', '.join(references)}")
     seeds_of["adaptive-sc"] = used
     result = {"seeds": used, "missing": what_is_missing(kept, models, seeds), "models": {}, "comparisons": {},
-              "minus_adaptive": {}, "within_levels": {}, "oracles": {}}
+              "minus_adaptive": {}, "within_levels": {}, "height_parts": {}, "oracles": {}}
     logs = {name: kept.logs(of, name) for name, of in seeds_of.items() if of}
     result["training_hours"] = sum(
         value for runs in logs.values() for log in runs for step in log
@@ -215,25 +233,23 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
     for name, of in seeds_of.items():
         if not of:
             continue
-        evaluated, summary = kept.evaluation("eval", of), kept.summary(of)
-        result["models"][name] = {"label": NAMES[name], **summary["models"][name],
-                                  **seed_by_seed(evaluated.records[name], logs[name], of, used)}
-        result["comparisons"][name] = summary["comparisons"].get(name)
-        if name in LEARN_WHEN:
-            result["within_levels"][name] = within_levels(evaluated, name)
+        found = kept.analysis(of)
+        bootstrap, means = found.evaluation.bootstrap, found.evaluation.means
+        result["models"][name] = {"label": NAMES[name], **found.summary["models"][name],
+                                  **seed_by_seed(found.evaluation.records[name], logs[name], of, used)}
+        result["comparisons"][name] = found.summary["comparisons"].get(name)
+        for key in ("within_levels", "height_parts"):
+            if name in (values := getattr(found, key)):
+                result[key][name] = values[name]
         if name in ORACLE_MODELS[2:]:
-            means, hull = evaluated.means, kept.hull(of)
-            result["minus_adaptive"][name] = {
-                unit: {"one_rule": evaluated.bootstrap.difference(over_line(
-                           means[name], means["base"], means["adaptive-sc"], unit)),
-                       "best_rules": hull.minus(means[name], unit)} for unit in ("trials", "tokens")}
-    result |= {key: kept.summary(used)[key] for key in (
+            result["minus_adaptive"][name] = {unit: {
+                "one_rule": bootstrap.difference(over_line(means[name], means["base"], means["adaptive-sc"], unit)),
+                "best_rules": found.hull.minus(means[name], unit)} for unit in ("trials", "tokens")}
+    found = kept.analysis(used)
+    result |= {key: found.summary[key] for key in (
         "problems", "base", "sv", "self_consistency", "mixed_self_consistency")}
-    hull = kept.hull(used)
-    result["adaptive"] = {"corners": {unit: hull.corners(unit) for unit in ("trials", "tokens")},
-                          "agreement": hull.agreement()}
-    result["height_parts"] = {name: {unit: height_parts(kept.evaluation("eval", of), name, unit)
-                                     for unit in ("trials", "tokens")} for name in HEIGHTS if (of := seeds_of[name])}
+    result["adaptive"] = {"corners": {unit: found.hull.corners(unit) for unit in ("trials", "tokens")},
+                          "agreement": found.hull.agreement()}
 
     others = {f"ibpo-{cap}": (f"random-{cap}", f"ibpo-{larger}") for cap, larger in zip(CAPS, (*CAPS[1:], None))}
     result["minus_random"] = {name: difference(kept, seeds_of, name, random) for name, (random, _) in others.items()}
@@ -247,7 +263,8 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
         if of and name == "sv-sft":
             result["voting"] = voting_curves(kept.evaluation("oracle", of))
         elif of:
-            result["oracles"][name] = {"seeds": len(of), **attained(kept.evaluation("oracle", of), name)}
+            result["oracles"][name] = {
+                "seeds": len(of), **attained(kept.evaluation("eval", of), kept.evaluation("oracle", of), name)}
     return result, logs
 
 

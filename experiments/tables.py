@@ -155,22 +155,27 @@ def gains(result: dict) -> str:
 The paper's abstract says that IBPO gains about twice as much over the base as self-consistency does with the same
 budget. Here, with the best mixture of k = 1 to 8 samples, a majority for each k; gains in points:
 
-{table(["model", "gain", "self-consistency, equal trials", "ratio", "self-consistency, equal tokens", "ratio"], rows)}"""
+{table(["model", "gain", "self-consistency, equal trials", "ratio", "self-consistency, equal tokens", "ratio"],
+       rows)}"""
 
 
 def heights(result: dict) -> str:
-    rows = [[NAMES[name], *(points(parts[unit][key]) for unit in ("trials", "tokens")
-                            for key in ("height", "levels", "rest")), points(parts["trials"]["first"])]
-            for name, parts in result["height_parts"].items()]
+    rows = []
+    for name in HEIGHTS:
+        if parts := result["height_parts"].get(name):
+            trials, tokens = ([points(parts[unit][key]) for key in ("height", "levels", "rest")]
+                              for unit in ("trials", "tokens"))
+            rows.append([NAMES[name], *trials, *(points(parts[key]) for key in ("first", "best", "share")), *tokens])
     return f"""## What the height over the boundary is made of
 
 Levels: what a model would gain if at each level it were on the line from the base to SV-SFT of that level, at what it
 spends there. That is the gain of spending more on some levels than on others. Rest: how far it is above these lines, by
 choosing within a level or by answering better. First trials: how much more often they are right than base samples,
-which is part of the rest. In points:
+which is part of the rest. Best by level: the height of the best allocation that knows only the level, with as many
+trials (learned from half of the problems, scored on the others), and the model's height as a share of that. In points:
 
-{table(["model", "− boundary in trials", "levels", "rest", "− boundary in tokens", "levels", "rest", "first trials"],
-       rows)}"""
+{table(["model", "− boundary in trials", "levels", "rest", "first trials", "best by level", "share of it, %",
+        "− boundary in tokens", "levels", "rest"], rows)}"""
 
 
 def adaptive(result: dict) -> str:
@@ -221,18 +226,19 @@ trials, too, or at the height above the efficiency boundary.
 
 def clairvoyants(result: dict) -> str:
     kinds = "level", "blind", "seeing"
-    rows = [[NAMES[name], row["seeds"], f"{row['trials']:.2f}", points(row["height"]), *(cell for kind in kinds for cell in (
+    rows = [[NAMES[name], row["seeds"], f"{row['trials']:.2f}", points(row["height"]),
+             *(cell for kind in kinds for cell in (
                  f"{row[kind]['trials']:.2f}", points(row[kind]["height"]), points(row[kind]["share"])))]
             for name, row in result["oracles"].items()]
     return f"""## Oracles
 
 How much of what an allocation of votes could gain over the efficiency boundary is gained. An oracle is given as many
-trials as the IuB model, and takes single trials of the base and votes of SV-SFT. It knows (0) the level of a problem;
-(i) the pass rates and trials of each problem; (ii) also whether the first trial is right. It learns that from half of
-the samples and is scored on the others, and the other way round ({ORACLE_PROBLEMS} problems per seed at most,
-{ORACLE_SAMPLES} responses of each model to each). For (i) and (ii), rates are predicted from eight samples and the
-level together; who knew them exactly would choose better still. Heights are in points over the boundary at the model's
-trials (at the oracle's own, where it turns out to spend more).
+trials as the IuB model, and takes single trials of the base and votes of SV-SFT. It knows (0) the level of a problem,
+as the best by level above, on fewer problems; (i) the pass rates and trials of each problem; (ii) also whether the
+first trial is right. It learns that from half of the samples and is scored on the others, and the other way round
+({ORACLE_PROBLEMS} problems per seed at most, {ORACLE_SAMPLES} responses of each model to each). For (i) and (ii), rates
+are predicted from eight samples and the level together; who knew them exactly would choose better still. Heights are in
+points over the boundary at the model's trials (at the oracle's own, where it turns out to spend more).
 
 {table(["model", "seeds", "trials", "height", "(0) trials", "(0) height", "share of (0), %", "(i) trials", "(i) height",
         "share of (i), %", "(ii) trials", "(ii) height", "share of (ii), %"], rows)}"""

@@ -64,9 +64,12 @@ def plot_budget(summary: dict, path: Path) -> None:
                 axis.plot(x, 100 * np.array(summary["mixed_self_consistency"]), color=GREY, lw=1,
                           label="self-consistency, the best mixture")
             lines = [((base, sv), dict(color="black", ls="--", label="efficiency boundary"))] if base and sv else []
-            if "adaptive-sc" in models:
-                lines += [((base, "adaptive-sc"),
-                           dict(color=GREEN, ls=":", label="adaptive SC on a part of the problems"))]
+            if corners := summary.get("adaptive", {}).get("corners", {}).get(unit):
+                x, y = [row[unit] for row in corners], [100 * row["accuracy"] for row in corners]
+                axis.plot(x, y, color=GREEN, ls=":", marker=".", label="adaptive SC, its best rules mixed")
+                for row, *at in list(zip(corners, x, y))[1:]:
+                    axis.annotate(f"{row['consensus']} agree", at, (0, 7), textcoords="offset points", ha="center",
+                                  fontsize=8, color=GREEN)
             lines += [([name for name in IUB if name in models], dict(color=CAPS[50][0]))]
             for names, style in lines:
                 rows = [models[name] for name in names]
@@ -76,7 +79,7 @@ def plot_budget(summary: dict, path: Path) -> None:
                 axis.errorbar(x, y, xerr=reach(x, x_low, x_high), yerr=reach(y, y_low, y_high), elinewidth=1.2, ms=8,
                               zorder=3, **{**style, "ls": ""})
             axis.set_xlabel(f"{unit} per response")
-        axes[0].set_ylabel("accuracy on the test split, %")
+        axes[0].set_ylabel("accuracy, %")
         save(figure, path, axes[1], columns=4)
 
 

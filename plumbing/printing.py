@@ -65,7 +65,7 @@ def print_levels(models: dict[str, dict]) -> None:
 
 
 def print_summary(summary: dict) -> None:
-    print(f"\n{summary['problems']} test problems; 95 % intervals\n")
+    print(f"\n{summary['problems']} problems; 95 % intervals\n")
     print_table(summary["models"])
     if summary["self_consistency"]:
         values = "  ".join(f"{k}: {100 * row.value:.1f}" for k, row in enumerate(summary["self_consistency"], 1))

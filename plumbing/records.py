@@ -52,6 +52,7 @@ def is_record_of(path: Path, header: dict, problems: list) -> bool:
     keys = "question", "answer", "level"
     try:
         before, *rows = map(json.loads, path.read_text().splitlines())
+        before.setdefault("split", "test")  # what an earlier version took
         asked = [[row[key] for key in keys] for row in rows]
         if "weights" not in before:  # an earlier version compared when the weights were written
             files = weights_of(header["model"])

@@ -98,6 +98,12 @@ class Bootstrap:
         """The interval of a share, from 0 to 1."""
         return self.interval(values, (0, 1))
 
+    def ratio(self, values: np.ndarray, reference: np.ndarray) -> Estimate | None:
+        """The interval of values / reference; None if the reference may be 0 or less: a share of nothing is nothing."""
+        if self.interval(reference).low <= 0:
+            return None
+        return self.interval(values / np.maximum(reference, 1e-9))
+
     def difference(self, values: np.ndarray) -> Estimate | None:
         """The interval of a difference of shares, from -1 to 1."""
         return self.interval(values, (-1, 1))
