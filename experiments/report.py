@@ -259,7 +259,7 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
     result["ladder"] = {name: difference(kept, seeds_of, name, other) for name, other, _ in LADDER if other}
 
     for name in ORACLE_MODELS[1:]:
-        of = tuple(seed for seed in kept.having("oracle", ["base", "sv-sft", name]) if seed in used)
+        of = tuple(seed for seed in kept.having("oracle", ["base", "sv-sft", name]) if seed in seeds_of[name])
         if of and name == "sv-sft":
             result["voting"] = voting_curves(kept.evaluation("oracle", of))
         elif of:

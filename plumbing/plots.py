@@ -68,7 +68,7 @@ def plot_budget(summary: dict, path: Path) -> None:
                 x, y = [row[unit] for row in corners], [100 * row["accuracy"] for row in corners]
                 axis.plot(x, y, color=GREEN, ls=":", marker=".", label="adaptive SC, its best rules mixed")
                 for row, *at in list(zip(corners, x, y))[1:]:
-                    axis.annotate(f"{row['consensus']} agree", at, (0, 7), textcoords="offset points", ha="center",
+                    axis.annotate(f"{row['consensus']} agree", at, (0, 10), textcoords="offset points", ha="center",
                                   fontsize=8, color=GREEN)
             lines += [([name for name in IUB if name in models], dict(color=CAPS[50][0]))]
             for names, style in lines:

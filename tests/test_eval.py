@@ -347,6 +347,29 @@ def test_a_model_is_opened_only_to_answer(tmp_path, monkeypatch, capsys):
     assert "100% of the responses of ibpo were cut off" in capsys.readouterr().out  # max_new_tokens is 2
 
 
+def test_the_validation_split_is_for_choices(tmp_path, monkeypatch, capsys):
+    """Other problems than those of the test split, and none of them is mistaken for one of the test."""
+    monkeypatch.setattr(sample, "ask", lambda model, tokenizer, questions, *_, **options: [
+        [sample.Response([1], 0.0, True, "1")] for _ in questions])
+    options = ["--problems", "30", "--samples", "1", "--out", str(tmp_path)]
+    asked = {}
+    for split in ("test", "validation"):
+        evaluation.main([str(ROOT / "checkpoints/ibpo"), *options, "--split", split])
+        header, *rows = map(json.loads, (tmp_path / "records/ibpo.jsonl").read_text().splitlines())
+        asked[split] = {row["question"] for row in rows}
+        assert header["split"] == split
+        assert asked[split] == {problem.question for problem in data.load("builtin", split, 30, 0)}
+    assert not asked["test"] & asked["validation"]
+    with pytest.raises(SystemExit, match="^error: --split .*--data"):
+        evaluation.main([str(ROOT / "checkpoints/ibpo"), *options, "--split", "validation", "--data", "some.jsonl"])
+
+
+def test_abbreviated_options_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        evaluation.main(["--problem", "3"])
+    assert "unrecognized arguments: --problem" in capsys.readouterr().err
+
+
 def test_a_record_belongs_to_its_weights_wherever_they_are(tmp_path):
     """A copied run is not evaluated again, one that was trained again is, and earlier records stay usable."""
     asked = data.load("builtin", "test", 2, 0)
@@ -474,5 +497,5 @@ def test_report_refuses_models_with_different_problems(tmp_path):
         row = {"question": question, "answer": "2", "level": 1,
                "responses": [{"text": "\\boxed{2}", "tokens": 3, "finished": True}]}
         write_record(tmp_path / "records" / f"{name}.jsonl", [row], condition="scot")
-    with pytest.raises(data.DataError, match="other problems"):
+    with pytest.raises(data.DataError, match="other problems than a; evaluate both with the same .* or delete .*b.jsonl"):
         evaluation.report(tmp_path)

@@ -151,6 +151,67 @@ def test_all_of_the_budget_and_more():
     assert (share == (known.go_on > known.stop)).all()
 
 
+# ---- Rates that are predicted ----
+
+def a_world(rng, n, k, spread):
+    """Levels int[n], and k samples each of problems that differ within their level by `spread`: first, vote, trials.
+
+    Also the true Choices. A vote helps most where a single trial is right half of the time.
+    """
+    levels = rng.integers(1, 6, n)
+    rate = np.clip(1.05 - 0.15 * levels + spread * rng.standard_normal(n), 0.02, 0.98)
+    after = np.clip(rate + 1.2 * rate * (1 - rate), 0, 1)
+    mean_trials = 3 + 5 * (1 - rate)
+    first, vote = rng.random((n, k)) < rate[:, None], rng.random((n, k)) < after[:, None]
+    trials = np.clip(rng.poisson(mean_trials[:, None], (n, k)), 1, 8)
+    return levels, first, vote, trials, Choices(rate, np.ones(n), after, mean_trials)
+
+
+def test_prediction_is_the_regression_on_other_samples():
+    """Within a level: the least-squares line from a problem's means over some samples to those over others."""
+    rng = np.random.default_rng(6)
+    levels, first, vote, trials, _ = a_world(rng, 40_000, 8, 0.15)
+    x, y = (np.stack([first[:, half], vote[:, half], trials[:, half]], axis=2).mean(axis=1)
+            for half in (slice(4), slice(4, 8)))  # float[n, 3] each
+    found = oracles.predict([first[:, :4, None].astype(float), np.stack([vote, trials], axis=2)[:, :4].astype(float)],
+                            levels)
+    for level in range(1, 6):
+        at = levels == level
+        design = np.column_stack([np.ones(at.sum()), x[at]])
+        line = design @ np.linalg.lstsq(design, y[at], rcond=None)[0]
+        assert (abs(found[at] - line).mean(axis=0) < [0.01, 0.01, 0.06]).all()  # a few standard errors
+
+
+def test_prediction_without_differences_is_the_level():
+    rng = np.random.default_rng(7)
+    levels, first, vote, trials, truth = a_world(rng, 40_000, 8, 0)
+    found = oracles.blind(first, vote, trials, levels=levels)
+    assert abs(found.stop - truth.stop).max() < 0.1  # the means of eight samples are up to 0.8 away
+    assert abs(found.stop - truth.stop).mean() < 0.01
+
+
+@pytest.mark.parametrize("spread", [0, 0.05, 0.15, 0.3])
+def test_who_predicts_chooses_at_least_as_well(spread):
+    """By the true rates: not worse than by samples or by levels alone, and not better than who knows the rates."""
+    rng = np.random.default_rng(8)
+    levels, first, vote, trials, truth = a_world(rng, 6000, 8, spread)
+    samples = oracles.blind(first, vote, trials)
+    known = {"truth": truth, "samples": samples, "level": oracles.by_level(samples, levels, levels),
+             "predicted": oracles.blind(first, vote, trials, levels=levels)}
+    found = {}
+    for name, choices in known.items():
+        accuracy, cost = oracles.score(oracles.allocate(choices, 2.5, rng=0), truth)
+        found[name] = accuracy - 0.06 * (cost - 2.5)  # 0.06 is about what another trial is worth
+    assert found["truth"] + 1e-3 > found["predicted"] > max(found["samples"], found["level"]) - 1e-3
+    assert (found["samples"] < found["level"]) == (spread < 0.2)  # eight samples are noisy
+
+
+def test_levels_by_hand():
+    known = Choices(*np.array([[0, 1, .5], [1, 1, 1], [1, 1, .5], [3, 5, 8]]))
+    found = oracles.by_level(known, np.array([1, 1, 2]), of=np.array([2, 1, 2, 1]))
+    assert [column.tolist() for column in found] == [[.5, .5, .5, .5], [1] * 4, [.5, 1, .5, 1], [8, 4, 8, 4]]
+
+
 # ---- Bad input ----
 
 GOOD = dict(first_right=np.ones((2, 3)), vote_right=np.ones((2, 3)), vote_trials=np.full((2, 3), 4))
@@ -200,5 +261,5 @@ def test_bad_choices_are_refused(call, message):
 
 
 def test_needs_no_torch():
-    code = "import sys; from experiments import oracles; assert 'torch' not in sys.modules and 'scipy' not in sys.modules"
+    code = "import sys; from experiments import oracles; assert not {'torch', 'scipy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(oracles.__file__).parent.parent, check=True)

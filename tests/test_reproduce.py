@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.optimize import linprog
 
 import eval as evaluation
 import voting
-from experiments import report, reproduce, tables
+from experiments import oracles, report, reproduce, tables
 from plumbing import plots, settings, stage
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,6 +125,15 @@ def counted(truth, name: str) -> np.ndarray:
                      for seed in range(SEEDS) for row in truth["eval", seed, name]])
 
 
+def tables_of(markdown: str, title: str) -> list[list[list[str]]]:
+    """The cells of all tables under a heading, without their heads."""
+    parts = markdown.split(f"## {title}\n")[1].split("\n## ")[0].split("\n\n")
+    found = [[[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines()[2:]
+              if line.startswith("|")] for part in parts if part.startswith("|")]
+    assert all(len({len(row) for row in rows}) == 1 for rows in found)
+    return found
+
+
 def rows_of(markdown: str, title: str) -> dict[str, list[str]]:
     """The cells of the table under a heading, by the first cell."""
     lines = markdown.split(f"## {title}\n")[1].split("\n## ")[0].splitlines()
@@ -178,54 +188,102 @@ def test_accepted_votes_are_those_of_the_last_ten_steps(made):
         assert result["models"][name]["accepted_vote_share"] == pytest.approx(np.mean(last))
 
 
-def test_adaptive_self_consistency_is_counted_right(made):
-    _, truth, result = made
+def adaptive_outcomes(truth, consensus: int, most: int) -> tuple[float, float]:
+    """Accuracy and trials of a rule with the base's samples, each of which comes first once."""
     found = []
     for seed in range(SEEDS):
         for row in truth["eval", seed, "base"]:
-            answers = [given for (given,) in row]
-            needed = voting.trials_needed(answers)
-            found.append((voting.plurality(answers[:needed])[0] == "7", needed))
-    right, trials = np.mean(found, axis=0)
+            for start in range(8):
+                answers = [given for (given,) in row[start:] + row[:start]]
+                needed = voting.trials_needed(answers, voting.Rule(consensus, most))
+                found.append((voting.plurality(answers[:needed])[0] == "7", needed))
+    return tuple(np.mean(found, axis=0))
+
+
+def test_adaptive_self_consistency_is_counted_right(made):
+    _, truth, result = made
+    right, trials = adaptive_outcomes(truth, 3, 8)
     row = result["models"]["adaptive-sc"]
     assert (row["accuracy"][0], row["trials"][0]) == pytest.approx((right, trials))
     assert row["tokens"][0] == pytest.approx(24 * trials, abs=1.5)  # 20 to 28 each
+    single = counted(truth, "base")[:, 0].mean()
+    rules = [(1, single), *((cost, accuracy) for consensus in (2, 3, 4) for most in range(consensus, 9)
+                            for accuracy, cost in [adaptive_outcomes(truth, consensus, most)])]
+    costs, accuracies = np.array(rules).T
     for cap in tables.CAPS:
         own, own_trials, _ = counted(truth, f"ibpo-{cap}").mean(axis=0)
-        mixed = np.interp(own_trials, [1, trials], [counted(truth, "base")[:, 0].mean(), right])
-        assert result["minus_adaptive"][f"ibpo-{cap}"]["trials"][0] == pytest.approx(own - mixed)
+        mixed = np.interp(own_trials, [1, trials], [single, right])
+        found = result["minus_adaptive"][f"ibpo-{cap}"]["trials"]
+        assert found["one_rule"][0] == pytest.approx(own - mixed)
+        best = -linprog(-accuracies, A_ub=[costs], b_ub=[own_trials], A_eq=[np.ones(len(costs))], b_eq=[1]).fun
+        assert found["best_rules"][0] == pytest.approx(own - best)
+    for corner in result["adaptive"]["corners"]["trials"][1:]:
+        outcome = adaptive_outcomes(truth, corner["consensus"], corner["max_trials"])
+        assert (corner["accuracy"], corner["trials"]) == pytest.approx(outcome)
     assert result["ladder"]["adaptive-sc"][0] == pytest.approx(right - counted(truth, "ibpo-50")[:, 0].mean())
+    pairs = [(row[j][0], row[(j + 1) % 8][0]) for seed in range(SEEDS) for row in truth["eval", seed, "base"]
+             for j in range(8)]
+    equal = [a for a, b in pairs if a == b]
+    row = result["adaptive"]["agreement"][1]
+    assert row["agree"][0] == pytest.approx(len(equal) / len(pairs))
+    assert row["wrong"][0] == pytest.approx(np.mean([answer != "7" for answer in equal]))
 
 
-@pytest.mark.parametrize("kind", ["blind", "seeing"])
+@pytest.mark.parametrize("kind", ["level", "blind", "seeing"])
 def test_oracles_are_counted_right(made, kind):
-    """One problem after the other, the best ratio of gain to trials first; no two ratios that matter tie here."""
+    """One problem after the other, the best ratio of gain to trials first; only problems of a level tie."""
     _, truth, result = made
     samples = {name: np.array([[outcome(given) for given in row] for seed in range(SEEDS)
                                for row in truth["oracle", seed, name]], float) for name in tables.ORACLE_MODELS}
     first = np.array([[given[0] == "7" for given in row] for seed in range(SEEDS)
-                      for row in truth["oracle", seed, "base" if kind == "blind" else "sv-sft"]], float)
-    vote, trials = samples["sv-sft"][:, :, 0], samples["sv-sft"][:, :, 1]
-    if kind == "seeing":
-        vote, trials = np.maximum(vote, first), np.where(first, 1, trials)
-    for name in tables.ORACLE_MODELS[2:]:
-        budget, right = samples[name][:, :, 1].mean(), 0
+                      for row in truth["oracle", seed, "sv-sft" if kind == "seeing" else "base"]])
+    levels = np.tile(1 + np.arange(ORACLE_PROBLEMS) % 5, SEEDS)
+    vote, trials = samples["sv-sft"][:, :, 0] > 0, samples["sv-sft"][:, :, 1]
+    base, sv = samples["base"][:, :, 0].mean(), samples["sv-sft"].mean(axis=(0, 1))
+
+    def choices(half, **options):
+        oracle = oracles.seeing if kind == "seeing" else oracles.blind
+        return oracle(first[:, half::2], vote[:, half::2], trials[:, half::2], **options)
+
+    for name in tables.IUB:
+        budget, found, n = counted(truth, name)[:, 1].mean(), np.zeros(2), len(levels)
         for mine, other in ((0, 1), (1, 0)):
-            gain = (vote - first)[:, mine::2].mean(axis=1)
-            extra = trials[:, mine::2].mean(axis=1) - 1
-            left, score = budget * len(gain) - len(gain), first[:, other::2].mean(axis=1)
-            for i in sorted(range(len(gain)), key=lambda i: -gain[i] / max(extra[i], 1e-12)):
-                if gain[i] > 0 and left > 0:
-                    share = min(1, left / extra[i])
-                    left -= share * extra[i]
-                    score[i] += share * (vote - first)[i, other::2].mean()
-            right += score.mean() / 2
-        single = samples["base"][:, :, 0].mean()
+            known, unseen = choices(mine, levels=None if kind == "level" else levels), choices(other)
+            gain, extra = known.go_on - known.stop, known.go_on_trials - 1  # float[n] each
+            if kind == "level":
+                gain, extra = (np.array([x[levels == level].mean() for level in levels]) for x in (gain, extra))
+            left, share = (budget - 1) * n, np.zeros(n)
+            for ratio in sorted({-g / max(e, 1e-12) for g, e in zip(gain, extra) if g > 0}):
+                tied = np.isclose(-gain / np.maximum(extra, 1e-12), ratio) & (share == 0)
+                share[tied] = min(1, left / max(extra[tied].sum(), 1e-12))
+                left -= (share * extra)[tied].sum()
+            for column, (stop, go_on) in enumerate((unseen[::2], unseen[1::2])):
+                found[column] += (stop + share * (go_on - stop)).mean() / 2
         row = result["oracles"][name]
-        assert row["trials"] == pytest.approx(budget)
-        assert row[kind]["gain"][0] == pytest.approx(right - single, abs=0.004)  # ties are drawn
-        assert row["gain"][0] == pytest.approx(samples[name][:, :, 0].mean() - single)
-        assert row[kind]["share"][0] == pytest.approx(row["gain"][0] / row[kind]["gain"][0])
+        right, spent, _ = counted(truth, name).mean(axis=0)
+        (mine, *_), (theirs, cost, _) = counted(truth, "base").mean(axis=0), counted(truth, "sv-sft").mean(axis=0)
+        height = right - mine - (spent - 1) / (cost - 1) * (theirs - mine)
+        assert row["trials"] == pytest.approx(budget) and row["height"][0] == pytest.approx(height)
+        assert row[kind]["trials"] == pytest.approx(found[1], abs=0.08)  # of a level that is cut, some are drawn
+        best = found[0] - base - (max(found[1], budget) - 1) / (sv[1] - 1) * (sv[0] - base)
+        assert row[kind]["height"][0] == pytest.approx(best, abs=0.03)
+        if row[kind]["share"]:
+            assert row[kind]["share"][0] == pytest.approx(row["height"][0] / row[kind]["height"][0])
+
+
+def test_heights_are_counted_right(made):
+    """Level by level, from the answers: where it votes, and the rest; both add up to the height."""
+    _, truth, result = made
+    levels = np.tile(1 + np.arange(PROBLEMS) % 5, SEEDS)
+    for name in tables.HEIGHTS:
+        parts, by_level = result["height_parts"][name]["trials"], 0
+        for level in range(1, 6):
+            (base, *_), (sv, sv_trials, _), (_, trials, _) = (
+                counted(truth, each)[levels == level].mean(axis=0) for each in ("base", "sv-sft", name))
+            by_level += (base + (trials - 1) / (sv_trials - 1) * (sv - base)) / 5
+        assert parts["rest"][0] == pytest.approx(counted(truth, name)[:, 0].mean() - by_level)
+        assert parts["levels"][0] + parts["rest"][0] == pytest.approx(parts["height"][0])
+        assert parts["height"] == result["comparisons"][name]["boundary"]["trials"]
 
 
 def test_tables_say_what_the_numbers_are(made):
@@ -248,7 +306,13 @@ def test_tables_say_what_the_numbers_are(made):
     ladder = rows_of(markdown, "The ladder")
     assert list(ladder) == [tables.NAMES[name] for name, *_ in tables.LADDER]
     assert ladder["margin, no cap"][-1].endswith("(CGPO)") and ladder["ASV-SFT"][-1] == ""
-    assert list(rows_of(markdown, "Adaptive self-consistency")) == ["IuB-25 %", "IuB-50 %", "IuB-75 %"]
+    assert list(rows_of(markdown, "Twice the gain of self-consistency?")) == ["IuB-25 %", "IuB-50 %", "IuB-75 %"]
+    assert list(rows_of(markdown, "What the height over the boundary is made of")) == [
+        "IuB-25 %", "IuB-50 %", "IuB-75 %", "random groups, 50 %"]
+    first, rules, agreement = tables_of(markdown, "Adaptive self-consistency")
+    assert [row[0] for row in first] == ["IuB-25 %", "IuB-50 %", "IuB-75 %"]
+    assert rules[0][:3:2] == ["1", f"{100 * counted(truth, 'base')[:, 0].mean():.1f}"]
+    assert [row[0] for row in agreement] == ["1", "2", "3", "4"]
     assert list(rows_of(markdown, "Oracles")) == ["IuB-25 %", "IuB-50 %", "IuB-75 %"]
     assert list(rows_of(markdown, "Seed by seed")) == [tables.NAMES[n] for n in (*reproduce.MODELS, "adaptive-sc")]
     levels = np.tile(1 + np.arange(PROBLEMS) % 5, SEEDS)
@@ -327,7 +391,7 @@ def test_what_is_missing_is_said_and_left_out(made, copy):
     result, markdown = results_in(copy)
     assert result["seeds"] == [0] and result["problems"] == PROBLEMS
     assert result["missing"] == ["seed 0: ibpo-50, random-25, the oracles' samples of ibpo-25", "seed 1: asv-sft"]
-    assert list(rows_of(markdown, "Oracles")) == ["IuB-50 %", "IuB-75 %"]
+    assert list(rows_of(markdown, "Oracles")) == ["IuB-75 %"]
     caps = rows_of(markdown, "Each cap against its references")
     assert list(caps) == ["IuB-25 %", "IuB-75 %"] and caps["IuB-25 %"][6:8] == ["", ""]
     assert caps["IuB-75 %"][1] == ""  # no log

@@ -1,0 +1,103 @@
+"""experiments/references.py: rules against eval.py's one rule, heights against worlds that are made so.
+
+    pytest tests/test_references.py
+"""
+
+import numpy as np
+import pytest
+
+from eval import Evaluation, adaptive_self_consistency
+from experiments import oracles, references
+from plumbing import statistics
+from plumbing.records import Record
+
+
+def record(name: str, levels: np.ndarray, correct: np.ndarray, trials: np.ndarray, first: np.ndarray = None) -> Record:
+    """levels int[n]; the others [n, m]."""
+    answers = np.where(correct, 0, 1)
+    return Record(name=name, condition="asv", greedy=False, questions=[str(i) for i in range(len(levels))],
+                  levels=levels, correct=correct, group=2 * (trials > 1), valid=np.ones_like(correct), trials=trials,
+                  tokens=20 * trials, first=correct if first is None else first, answers=answers,
+                  consistent=correct.astype(float))
+
+
+def test_every_rule_is_that_of_eval():
+    """Each rotation of the samples through eval.adaptive_self_consistency, which is tested against voting.py."""
+    rng = np.random.default_rng(0)
+    answers, gold, tokens = rng.integers(-1, 4, (200, 8)), rng.integers(0, 4, (200, 1)), rng.integers(5, 50, (200, 8))
+    base = record("base", np.ones(200, int), answers == gold, np.ones((200, 8), int))
+    base.answers, base.tokens = answers, tokens
+    rules = references.adaptive_rules(base)
+    assert len(rules) == 1 + 7 + 6 + 5
+    for rule in rules:
+        right, trials, spent = np.zeros((3, 200))
+        for start in range(8):
+            turned = [np.roll(x, -start, axis=1) for x in (answers, base.correct, tokens)]
+            found, needed = adaptive_self_consistency(*turned[:2], rule.consensus, rule.max_trials)
+            right += found / 8
+            trials += needed / 8
+            spent += [row[:t].sum() / 8 for row, t in zip(turned[2], needed)]
+        assert rule.correct == pytest.approx(right) and rule.trials == pytest.approx(trials)
+        assert rule.tokens == pytest.approx(spent)
+
+
+def test_agreement_by_loops():
+    rng = np.random.default_rng(1)
+    answers = rng.integers(-1, 3, (30, 8))
+    base = record("base", np.ones(30, int), answers == 0, np.ones((30, 8), int))
+    base.answers = answers
+    for count in (1, 2, 3):
+        for i, (equal, wrong) in enumerate(references.agreement(base, count)):
+            windows = [{int(answers[i, (j + k) % 8]) for k in range(count)} for j in range(8)]
+            assert equal == sum(len(w) == 1 and w != {-1} for w in windows) / 8
+            assert wrong == sum(w in ({1}, {2}) for w in windows) / 8
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Base, SV-SFT and the chances of each problem: a vote repairs half of what a single trial gets wrong."""
+    rng, n = np.random.default_rng(2), 40_000
+    levels = 1 + np.arange(n) % 5
+    chance = np.clip(1.05 - 0.15 * levels + 0.2 * rng.choice([-1, 1], n), 0, 1)  # two kinds of problems in each level
+    base = record("base", levels, rng.random((n, 8)) < chance[:, None], np.ones((n, 8), int))
+    voted = rng.random((n, 1)) < (0.5 + 0.5 * chance)[:, None]
+    return rng, levels, chance, base, record("sv-sft", levels, voted, np.full((n, 1), 4))
+
+
+@pytest.mark.parametrize("kind", ["random", "levels", "within levels", "better"])
+def test_parts_of_a_height(world, kind, monkeypatch):
+    """Who votes decides which part the height has: by level, by problem within a level, or answering better."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 200)
+    rng, levels, chance, base, sv = world
+    n, share = len(levels), {"random": 0.5, "levels": (levels >= 4), "within levels": chance < 1.05 - 0.15 * levels,
+                             "better": 0.5}[kind]
+    votes = rng.random(n) < share
+    bonus = 0.05 * (kind == "better")
+    right = rng.random(n) < np.where(votes, 0.5 + 0.5 * chance, chance) + bonus
+    first = (rng.random(n) < chance + bonus)[:, None]
+    model = record("m", levels, right[:, None], np.where(votes, 4, 1)[:, None], first)
+    parts = references.height_parts(Evaluation([base, sv, model]), ["m"])["m"]
+    assert parts["trials"]["levels"].value + parts["trials"]["rest"].value == pytest.approx(
+        parts["trials"]["height"].value)
+    above = {part: parts["trials"][part].low > 0.005 for part in ("levels", "rest")}
+    assert above == {"levels": kind == "levels", "rest": kind in ("within levels", "better")}
+    assert (parts["first"].low > 0.005) == (kind == "better")
+    if kind == "levels":  # votes at levels 4 and 5 alone: the mean gain of these levels instead of all
+        gain = np.array([0.5 * (1 - chance[levels == level]).mean() for level in range(1, 6)])
+        assert parts["trials"]["levels"].value == pytest.approx(0.4 * (gain[3:].mean() - gain.mean()), abs=0.01)
+        assert parts["share"].value == pytest.approx(1, abs=0.1)
+
+
+def test_level_oracle_is_the_best_of_all_shares_by_level(world):
+    """Against many allocations by level at the same cost."""
+    rng, levels, chance, base, sv = world
+    accuracy, trials = references.level_oracle(base, sv, 2.2).mean(axis=0)
+    assert trials == pytest.approx(2.2, abs=0.01)
+    gain = np.array([0.5 * (1 - chance[levels == level]).mean() for level in range(1, 6)])  # of a vote, 3 trials more
+    for _ in range(200):
+        shares = rng.dirichlet(np.ones(5)) * 5 * 0.4
+        if shares.max() <= 1:
+            assert accuracy > chance.mean() + (shares * gain).mean() - 0.01
+    assert accuracy == pytest.approx(chance.mean() + (gain[3] + gain[4]) / 5, abs=0.01)  # all of levels 4 and 5
+    share = oracles.allocate(oracles.by_level(oracles.blind(base.correct, sv.correct, sv.trials), levels, levels), 2.2)
+    assert share[levels == 5].all() and not share[levels <= 3].any()
