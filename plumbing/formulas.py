@@ -217,8 +217,9 @@ class Parser:
             elif not joint and self.tokens[end - 1][-1:].isdigit() and self.next[:1].isdigit():
                 self.fail()                                 # "1 2"
             elif joint in RELATIONS:
-                side = side or (left, self.named(start, end))
-                other = (self.expression(BINDING[joint]), self.named(end + 1, self.at))
+                right = self.expression(BINDING[joint])
+                side = side or (left, self.named(start, end, right))
+                other = (right, self.named(end + 1, self.at, left))
                 left = (*(left if left[0] == "relation" else ("relation",)), link(joint, side, other))
                 side = other
             else:
@@ -245,14 +246,16 @@ class Parser:
                 self.tokens[self.at] = "‹per›"
         return self.next in ENDS or self.next in BINDING or self.fail()
 
-    def named(self, start: int, end: int) -> bool:
-        r"""Whether these tokens name a result: x, AB, (x,y), [ABC], m\angle A, f(3), P(A), \cos A."""
+    def named(self, start: int, end: int, other: Shape) -> bool:
+        r"""Whether these tokens name the other side: x, AB, |AB|, (x,y), [ABC], m\angle A, f(3), P(A), \cos A."""
         side = self.tokens[start:end]
-        if side[0] in FUNCTIONS:
-            side = side[1:]
-        elif FUNCTION_NAME.fullmatch(side[0]) and side[1:2] == ["("]:
+        if kind(other) == "matrix" and r"\begin" not in side and not side[0].isdigit():          # A^{-1}, u+v
+            return True
+        if side[1:2] == ["("] and (FUNCTION_NAME.fullmatch(side[0]) or side[0] in self.names and "," in side):
             return self.closing(start + 1) == end - 1
-        return bool(side) and self.names.issuperset(side)
+        if side[0] == "|":
+            return all(token.isupper() for token in side[1:-1])
+        return self.names.issuperset(side[1:] if side[0] in FUNCTIONS else side) and side[-1] not in FUNCTIONS
 
     def atom(self, digit: bool = False) -> Shape:
         r"""What stands between operators. A command takes one digit of it: `\frac43` = `\frac{4}{3}`."""

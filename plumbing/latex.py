@@ -21,7 +21,7 @@ ALIASES = {alias: token for token, aliases in {
     "*": r"\cdot \times", "/": r"\div", ",": r"; \lor &", "|": r"\lvert \rvert \vert \mid", "!=": r"\ne \neq",
     "<=": r"\le \leq \leqslant", ">=": r"\ge \geq \geqslant", "<": r"\lt", ">": r"\gt", "=": r"\approx \equiv \in",
     r"\{": r"\lbrace", r"\}": r"\rbrace", "(": r"\langle", ")": r"\rangle", r"\pi": "pi", r"\sqrt": "sqrt",
-    r"\infty": "infty infinity inf oo", **{name: name[1:] for name in FUNCTIONS},
+    r"\angle": r"\measuredangle", r"\infty": "infty infinity inf oo", **{name: name[1:] for name in FUNCTIONS},
     **{"\\" + letter: letter for letter in GREEK.split()},
 }.items() for alias in aliases.split()}
 
@@ -37,7 +37,7 @@ def character_table() -> dict[int, str]:
     for name in GREEK.split():
         table[ord(unicodedata.lookup("GREEK SMALL LETTER " + name.replace("lambda", "lamda")))] = f" {name} "
     for code in (*range(0xFF01, 0xFF5F), *range(0x1D400, 0x1D800)):
-        table[code] = unicodedata.normalize("NFKC", chr(code)).replace("−", "-")
+        table[code] = unicodedata.normalize("NFKC", chr(code)).translate(table)
     for code in (*range(0xBC, 0xBF), *range(0x2150, 0x215F)):
         value = Fraction(unicodedata.numeric(chr(code))).limit_denominator(10)
         table[code] = rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
@@ -67,6 +67,8 @@ def quote(match: re.Match) -> str:
 
     `\text{east}` != `\text{seat}`, `5\text{ cm}` = `5`, `5\text{x}` = `5x`, `5\text{ dozen}` != `5`.
     """
+    if re.search("[‹«]", match[1]):
+        return match[1]
     follows = match.string[match.end():match.end() + 2]
     may_be_function = match[0].startswith((r"\mathrm", r"\operatorname")) and re.match(r" ?[\w\\({^]", follows)
 
@@ -83,6 +85,7 @@ def quote(match: re.Match) -> str:
     return re.sub(r"[A-Za-z](?:[A-Za-z]|[. ']+(?=[A-Za-z])|(?<=[a-z]{2})-(?=[a-z]))*\.?", word, match[1].strip())
 
 
+TEXT = r"\\(?:text[a-z]*|mbox|hbox|mathrm|operatorname) ?\{([^{}]*)\}"
 SHORT_UNIT = (r"(?:cm|mm|km|kg|ft|lbs?|hrs?|mph|mins?|sq\.?|oz|USD|per|m/s|m/h|men|day|cup|egg|ton|off|o'clock"
               r"|sec(?! ?[\w\\({^]))(?![A-Za-z])")
 SMALL_WORD = r"(?:of|the|an?|in|to|by|at|for|on|all|no|is|are|any|per)(?![A-Za-z])"
@@ -92,10 +95,14 @@ PHRASE = rf"{SHORT_UNIT}|(?<!\d)(?:{SMALL_WORD} )*{PLAIN_WORD}(?: (?:{SMALL_WORD
 
 
 # ---- Notations -----------------------------------------------------------------------------------------------------
+def opaque(text: str) -> str:
+    """A part of a name: letters and digits stay, any other sign is its code."""
+    return re.sub(r"\W", lambda sign: f"{ord(sign[0]):x}", re.sub("[‹›«» {}]", "", text))
+
+
 def subscript(match: re.Match) -> str:
-    r"""`a_{n+1}` as one name, «a_n2b1»."""
-    index = re.sub("[‹›«» ]", "", match[2])
-    return f"«{match[1]}_" + re.sub(r"\W", lambda sign: f"{ord(sign[0]):x}", index) + "»"
+    r"""a_{n+1} as one name, «a_n2b1»."""
+    return f"«{match[1]}_{opaque(match[2])}»"
 
 
 def base(match: re.Match) -> str:
@@ -105,7 +112,7 @@ def base(match: re.Match) -> str:
 
 
 def repeating(match: re.Match) -> str:
-    r"""`0.1\overline{6}` as (16-1)/90: `0.1\overline{6}` = `\frac16`."""
+    r"""0.1\overline{6} as (16-1)/90: `0.1\overline{6}` = `\frac16`."""
     whole, fixed, period = match.groups()
     return f"(({whole}{fixed}{period}-{whole}{fixed})/{'9' * len(period)}{'0' * len(fixed)})"
 
@@ -113,7 +120,7 @@ def repeating(match: re.Match) -> str:
 SIZES = (r"left|right|middle|(?:bigg?|Bigg?)[lrm]?|displaystyle|textstyle|scriptstyle|limits|tiny|scriptsize"
          r"|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|bm|pmb|boldsymbol|math(?:bf|bb)(?! ?\{? ?R\b)"
          r"|mathit|mathsf|mathtt|mathcal|mathscr|mathnormal|emph|underline|uline|bf|rm|it|sf|tt|vec|overrightarrow"
-         r"|ensuremath|hfill|noindent|strut")
+         r"|overleftrightarrow|overarc|wideparen|ensuremath|hfill|noindent|strut")
 REALS = (r"\\(?:mathbb|mathbf|Bbb) ?(?:\{ ?R ?\}|R)(?! ?[=_^])|\\R(?![A-Za-z])|(?<![\d)}])(?<![\d)}] )[‹«](?:the)?"
          r"(?:setof)?(?:reals|realnumbers?|(?:all|any|every)(?:the)?real(?:s|numbers?|values?)?)(?:of)?[›»]"
          r"(?: ?[a-z](?![A-Za-z]))?")
@@ -122,7 +129,7 @@ ACCENTED = r"(?:\{ ?(\\?[A-Za-z]\w*'?) ?\}|([A-Za-z]|\\[a-z]+))(?![A-Za-z])"
 
 NOTATION = [(re.compile(pattern), new) for pattern, new in (
     # characters and spaces
-    ("^ ?[\"'`]+ ?(.*?) ?[\"'`]+ ?$", r"\1"),                                                       # '42'
+    ("^ ?(?:[*][*]|[\"'`])+ ?(.*?) ?(?:[*][*]|[\"'`])+[ .]*$", r"\1"),                              # '42', **42**
     ("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda match: f"^{{{match[0].translate(SCRIPTS)}}}"),                        # x², 10⁻³
     ("[₀₁₂₃₄₅₆₇₈₉]+", lambda match: f"_{{{match[0].translate(SCRIPTS)}}}"),
     (r"(?:√|(?<![\\A-Za-z])sqrt) ?(\d+)", r"\\sqrt{\1}"),                                           # √12
@@ -131,7 +138,8 @@ NOTATION = [(re.compile(pattern), new) for pattern, new in (
     (r"\\!|(?<=:)\}|\{(?=:\})|(?<!\\)\\$|(?:\\\\ ?)+$|\\(?:left|right) ?\.", ""),
     (r"(?: |(?<!\\)\\[,;:>$ ]|[~$]|\\q?quad(?![a-z]))+", " "),
     # fonts and sizes
-    (r"\\[hv]?phantom ?(?:\{[^{}]*\}|.)|\\(?:text)?color(?:box)? ?\{[^{}]*\}|\\[hv]space\*? ?\{[^{}]*\}", ""),
+    (r"\\[hv]?phantom ?(?:\{[^{}]*\}|.)", ""),
+    (r"\\(?:(?:text)?color(?:box)? ?\{[^{}]*\}|[hv]space\*? ?\{[^{}]*\}|(?:overset|stackrel) ?\{ ?\\frown ?\})", ""),
     (rf"\\(?:{SIZES})(?![A-Za-z])", ""),
     # matrices
     (r"\\(begin|end) ?\{ ?(?:small|[pbB]|[pb]small)?(?:matrix\*?|array) ?\}", r"\\\1"),
@@ -140,15 +148,16 @@ NOTATION = [(re.compile(pattern), new) for pattern, new in (
     (r"\\\\\*? ?\[ ?-?[\d.]+ ?[a-z]{2} ?\]", r"\\\\"),                                              # \\[1ex]
     # words
     (r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])", ","),
-    (r"\\(?:text[a-z]*|mbox|hbox|mathrm|operatorname) ?\{([^{}]*)\}", quote),
+    (TEXT, quote),
+    (TEXT, quote),                                                                                  # \textbf{\textit{}}
     (rf"(?<![‹«A-Za-z\\{{])({PHRASE})", quote),
     (REALS, r"(-\\infty,\\infty)"),
-    (r"(?<=\d)(?::00)* ?[‹«]?([APap])\.? ?[Mm](?:[›»]|\.|(?![A-Za-z]))", lambda match: f"‹{match[1].lower()}m›"),
+    (r"(?<=\d)(?::00)* ?[‹«]?([APap])(?:\. ?)?[Mm](?:[›»]|\.|(?![A-Za-z]))", lambda match: f"‹{match[1].lower()}m›"),
     (rf"(?<=\d) ?\^? ?(?:\{{ ?{ORDINAL} ?\}}|{ORDINAL})(?![A-Za-z])", ""),                          # 12^{th}
-    (r"(?<=[\d%}]) ?\( ?(‹[^‹›]*›) ?\)", r"\1"),                                                   # 20% (increase)
+    (r"(?<=[\d%}]) ?\( ?(‹[^‹›]*›) ?\)", r"\1"),                                                    # 20% (increase)
     # bases
     (r"[({] ?(\d+) ?[)}](?= ?_)", r"\1"),                                                           # (43)_5
-    (rf"(?<=\d) ?_ ?(\{{ ?)?[‹«]?(?:base)?[›»]? ?(?:{NUMERAL}|(\d+))[›»]?(?(1) ?\}})", base),         # 43_{five}
+    (rf"(?<=\d) ?_ ?(\{{ ?)?[‹«]?(?:base)?[›»]? ?(?:{NUMERAL}|(\d+))[›»]?(?(1) ?\}})", base),       # 43_{five}
     (rf"(?<=\d) ?(\( ?)?[‹«](?:in)?base(?:[›»] ?(\d+)|{NUMERAL}[›»])(?(1) ?\))", base),             # 43 (base 5)
     (r"(?<=\d) ?_ ?(?:\{ ?10 ?\}|10(?!\d))", ""),
     # names
@@ -156,9 +165,13 @@ NOTATION = [(re.compile(pattern), new) for pattern, new in (
     (rf"\\(?:overline|bar) ?{ACCENTED}", r"«bar \1\2»"),
     (rf"\\(?:wide)?(hat|tilde|dot|ddot) ?{ACCENTED}", r"«\1 \2\3»"),
     (r"\( ?([fgh]) ?\\circ ?([fgh]) ?\)(?= ?\()", r"«\1 after \2»"),
-    (r"\{ ?([A-Za-z]) ?\}(?= ?_)", r"\1"),                                                         # \mathbf{v}_1
+    (r"\{ ?\{ ?([^{}]*?) ?\} ?\}", r"{\1}"),
+    (r"\{ ?([A-EH-Za-eh-z]) ?\}(?= ?[_\[(])", r" \1"),                                              # \mathbf{v}_1
     (rf"{LETTER} ?\^ ?\{{ ?-1 ?\}}(?= ?\()", r"«inverse \1»"),                                      # f^{-1}(4)
-    (rf"{LETTER} ?_ ?\{{ ?(?!\d+ ?\}}|[a-z] ?\}})([^{{}}]+?) ?\}}", subscript),
+    (rf"{LETTER} ?_ ?\{{ ?(?!\d+ ?\}}|[a-z] ?\}})([^{{}}]+?) ?\}}", subscript),                     # a_{n+1}
+    (r"[‹«](\w+)[›»] ?_ ?(\{[^{}]+\}|\w)", subscript),
+    (r"(?:\\\||\\[lr]?Vert) ?(.{1,30}?) ?(?:\\\||\\[lr]?Vert)", lambda match: f"«norm {opaque(match[1])}»"),
+    (r"(?<![A-Za-z\\])([EP]) ?\[([^\[\]]*)\]", r"\1(\2)"),                                          # E[X]
     (r" ?_ ?\{ ?(\w+) ?\}", r"_\1 "),
     # numbers and sets
     (r"(?:(?:\^|(?<=\d)) ?(?:\\circ(?![a-z])|\{ ?\\circ ?\})|\\degree|°)(?: ?[CF]\b)?", "°"),
