@@ -30,7 +30,7 @@ def character_table() -> dict[int, str]:
     """Characters that LaTeX spells otherwise: − is -, ½ is \\frac{1}{2}, full-width and bold digits are digits."""
     table = {ord(character): new for characters, new in {
         "−–—‐‑‒―﹣": "-", "·×⋅∙∗": "*", "÷⁄∕": "/", "∶": ":", "∣": "|", "、": ",", "。": ".", "‘’′": "'", "“”„": '"',
-        "‹›«»\u200b\u200c\u200d\u2060\u2061\u2062\u2063\ufeff": "", "∘": r"\circ ", "º℃℉": "°",
+        "‹›«»": " ", "\u200b\u200c\u200d\u2060\u2061\u2062\u2063\ufeff": "", "∘": r"\circ ", "º℃℉": "°",
         "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "≤≦⩽": "<=", "≥≧⩾": ">=", "≠": "!=", "≈∈≡": "=", "π": " pi ",
         "∞": r"\infty ", "∅": r"\emptyset ", "ℝ": r"\R ", "⟨": "(", "⟩": ")", "∠": r"\angle ", "△": r"\triangle ",
     }.items() for character in characters}
@@ -128,7 +128,7 @@ ORDINAL, LETTER, NUMERAL = "[‹«]?(?:st|nd|rd|th)[›»]?", r"(?<![A-Za-z\\])(
 ACCENTED = r"(?:\{ ?(\\?[A-Za-z]\w*'?) ?\}|([A-Za-z]|\\[a-z]+))(?![A-Za-z])"
 
 NOTATION = [(re.compile(pattern), new) for pattern, new in (
-    # characters and spaces
+    # characters, fonts, sizes and spaces: what goes leaves a space, so that no digits are joined
     ("^ ?(?:[*][*]|[\"'`])+ ?(.*?) ?(?:[*][*]|[\"'`])+[ .]*$", r"\1"),                              # '42', **42**
     ("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda match: f"^{{{match[0].translate(SCRIPTS)}}}"),                        # x², 10⁻³
     ("[₀₁₂₃₄₅₆₇₈₉]+", lambda match: f"_{{{match[0].translate(SCRIPTS)}}}"),
@@ -136,11 +136,10 @@ NOTATION = [(re.compile(pattern), new) for pattern, new in (
     ("√", r"\\sqrt "),
     (r"(?<=\d)(?<!_\d)(?<!_\d\d)(?:\{,\}|, ?\\! ?|\\[,;: ]|~| )(?=\d{3}(?!\d))", ""),               # 1{,}000, 1\,000
     (r"\\!|(?<=:)\}|\{(?=:\})|(?<!\\)\\$|(?:\\\\ ?)+$|\\(?:left|right) ?\.", ""),
+    (r"\\[hv]?phantom ?(?:\{[^{}]*\}|.)", " "),
+    (r"\\(?:(?:text)?color(?:box)? ?\{[^{}]*\}|[hv]space\*? ?\{[^{}]*\}|(?:overset|stackrel) ?\{ ?\\frown ?\})", " "),
+    (rf"\\(?:{SIZES})(?![A-Za-z])", " "),
     (r"(?: |(?<!\\)\\[,;:>$ ]|[~$]|\\q?quad(?![a-z]))+", " "),
-    # fonts and sizes
-    (r"\\[hv]?phantom ?(?:\{[^{}]*\}|.)", ""),
-    (r"\\(?:(?:text)?color(?:box)? ?\{[^{}]*\}|[hv]space\*? ?\{[^{}]*\}|(?:overset|stackrel) ?\{ ?\\frown ?\})", ""),
-    (rf"\\(?:{SIZES})(?![A-Za-z])", ""),
     # matrices
     (r"\\(begin|end) ?\{ ?(?:small|[pbB]|[pb]small)?(?:matrix\*?|array) ?\}", r"\\\1"),
     (r"\\begin ?(?:\{[lcr| ]*\}|\[ ?[lcr] ?\])", r"\\begin"),
@@ -153,7 +152,7 @@ NOTATION = [(re.compile(pattern), new) for pattern, new in (
     (rf"(?<![‹«A-Za-z\\{{])({PHRASE})", quote),
     (REALS, r"(-\\infty,\\infty)"),
     (r"(?<=\d)(?::00)* ?[‹«]?([APap])(?:\. ?)?[Mm](?:[›»]|\.|(?![A-Za-z]))", lambda match: f"‹{match[1].lower()}m›"),
-    (rf"(?<=\d) ?\^? ?(?:\{{ ?{ORDINAL} ?\}}|{ORDINAL})(?![A-Za-z])", ""),                          # 12^{th}
+    (rf"(?<=\d) ?\^? ?(?:\{{ ?{ORDINAL} ?\}}|{ORDINAL})(?![A-Za-z])", " "),                          # 12^{th}
     (r"(?<=[\d%}]) ?\( ?(‹[^‹›]*›) ?\)", r"\1"),                                                    # 20% (increase)
     # bases
     (r"[({] ?(\d+) ?[)}](?= ?_)", r"\1"),                                                           # (43)_5
