@@ -2,9 +2,9 @@ r"""r_match (Sec. 3): does the final answer of a response match the ground truth
 
     python grade.py '\frac{1}{2}' 0.5           equal or not, and the rule that decided
 
-Text becomes tokens in one spelling, the normal form. A bounded parser reads them into a shape (tuple, set ..)
-of expressions. An expression is its values at random points: fractions while those last, floats otherwise.
-Nothing is evaluated by Python or a computer algebra system, and no input takes long, much memory, or raises.
+Text becomes tokens in one spelling, the normal form (plumbing/latex.py). A bounded parser reads them into a shape
+(tuple, set ..) of expressions, each its values at random points: fractions while those last, floats otherwise
+(plumbing/formulas.py). Two shapes are compared here. No input takes long, much memory, or raises.
 
 Policy where graders differ (`gold` = `prediction` is accepted, != refused; the tests run every such example):
   percent sign     dropped, never converted       `6\%` = `6`, `6\%` != `0.06`, `6` = `6 percent`

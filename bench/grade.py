@@ -16,6 +16,7 @@ import re
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -25,37 +26,38 @@ import grade  # noqa: E402
 from plumbing import formulas  # noqa: E402
 
 DATA = Path(os.environ.get("IBPO_DATA", ROOT.parent / "shared" / "data"))
+Rewriting = Callable[[str], str | None]                                      # of a gold; None or itself: not this one
 
 
-def answers(name):
+def answers(name: str) -> list[str]:
     with open(DATA / name, encoding="utf-8") as lines:
         found = [json.loads(line)["answer"] for line in lines]
     return [answer for answer in found if answer]
 
 
-def swap(pattern, new):
+def swap(pattern: str, new: str) -> Rewriting:
     """A rewriting of the gold answer by a regular expression; nothing if that changes nothing."""
     return lambda gold: re.sub(pattern, new, gold, count=1)
 
 
-def fraction(write):
-    def rewrite(gold):
+def fraction(write: Callable[[Fraction], str | None]) -> Rewriting:
+    def rewrite(gold: str) -> str | None:
         found = re.fullmatch(r"(-?)\\d?frac\{(\d+)\}\{(\d+)\}", gold)
         return write(Fraction(int(found[2]), int(found[3])) * (-1 if found[1] else 1)) if found else gold
     return rewrite
 
 
-def integer(write):
+def integer(write: Callable[[int], str]) -> Rewriting:
     return lambda gold: write(int(gold)) if re.fullmatch(r"-?\d{1,9}", gold) else gold
 
 
-def finite(q):
+def finite(q: Fraction) -> bool:
     return Fraction(str(float(q))) == q
 
 
-def items(write):
+def items(write: Callable[[list[str], str, str], str | None]) -> Rewriting:
     """For a list or a tuple of simple entries."""
-    def rewrite(gold):
+    def rewrite(gold: str) -> str:
         found = re.fullmatch(r"(\\left)?([(\[])?([^()\[\]{}]*,[^()\[\]{}]*?)(?:\\right)?([)\]])?",
                              gold.replace(r",\!", ""))
         parts = re.split(r",\s*", found[3]) if found else []
@@ -139,7 +141,7 @@ OTHER = {                                                                   # an
 CROSS = "the answer of another problem"
 
 
-def make_pairs(seed=0, labelled=2400, crossed=600):
+def make_pairs(seed: int = 0, labelled: int = 2400, crossed: int = 600) -> list[tuple[str, str, str, bool | None]]:
     """(gold, prediction, how the prediction was made, truth or None),
     in an order that depends on the seed."""
     chance, golds, train = random.Random(seed), answers("math500.jsonl"), answers("math_train.jsonl")
@@ -162,14 +164,14 @@ def make_pairs(seed=0, labelled=2400, crossed=600):
     return pool
 
 
-def math_verify(gold, prediction):
+def math_verify(gold: str, prediction: str) -> bool:
     from math_verify import parse, verify
     logging.disable(logging.CRITICAL)
     gold, prediction = (text if text.startswith(("$", "\\boxed")) else f"${text}$" for text in (gold, prediction))
     return bool(verify(parse(gold), parse(prediction)))
 
 
-def compare():
+def compare() -> None:
     pairs, mine, theirs, rows = make_pairs(), 0.0, 0.0, Counter()
     errors = Counter()
     for gold, prediction, how, truth in pairs:
@@ -209,12 +211,12 @@ PIECES = (r"\frac \sqrt { } ( ) [ ] \{ \} \text{ \pm ^ _ | ! ° , = < \le 9 99 1
           r"\vec \color{ \R = == ``").split() + [" ", "\x00", "\n", "\ud800"]
 
 
-def fuzz(count, golds, seed=0):
+def fuzz(count: int, golds: Sequence[str], seed: int = 0) -> Iterator[tuple[str, str]]:
     """Pairs of a gold answer (at times damaged) and a damaged one, pieces of LaTeX,
     random bytes or nesting."""
     chance = random.Random(seed)
 
-    def damage(text):
+    def damage(text: str) -> str:
         letters = list(text)
         for _ in range(chance.randint(1, 4)):
             at, dice = chance.randrange(len(letters) + 1), chance.random()
@@ -240,7 +242,7 @@ def fuzz(count, golds, seed=0):
             yield gold, opener * chance.randint(1, 150) + gold
 
 
-def time_fuzz(count, golds, seed=0):
+def time_fuzz(count: int, golds: Sequence[str], seed: int = 0) -> list[float]:
     """Seconds of processor time for each pair, sorted."""
     seconds = []
     for gold, prediction in fuzz(count, golds, seed):

@@ -30,13 +30,13 @@ bench_grade = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(bench_grade)
 
 
-def load(name):
+def load(name: str) -> list[dict]:
     if not (bench_grade.DATA / name).exists():
         pytest.skip(f"{bench_grade.DATA / name} is not there: set IBPO_DATA to the directory that holds it")
     return [json.loads(line) for line in (bench_grade.DATA / name).read_text(encoding="utf-8").splitlines()]
 
 
-def read_classes():
+def read_classes() -> dict[str, list[tuple[str, bool, str]]]:
     """Class -> (gold, right or wrong, prediction), ..: the pairs of answers.txt."""
     text = Path(__file__).with_name("answers.txt").read_text(encoding="utf-8")
     classes = {}
