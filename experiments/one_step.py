@@ -1,0 +1,86 @@
+"""The picture of the README: the responses of one step, what a vote is worth on each prompt, and who votes under a cap.
+
+    python experiments/one_step.py               # writes results/one_step.png: checkpoints/ibpo on 20 training problems
+
+Left, a row per prompt and a square per response. Middle, the margin of each prompt, Eq. (6). Right, who votes as the
+cap rises from 0 to 100 %, Eq. (8). notebooks/5_one_step.ipynb takes the same step apart.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import data
+import ibpo
+import sample
+import train
+from plumbing.plots import STYLE, plt
+from plumbing.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+RIGHT, WRONG, VOTE, VOTE_WRONG, NOTHING = "#f0b429", "#fbe3ad", "#1f78b4", "#b5d3ea", "0.85"
+KINDS = ["single trial, right", "single trial, wrong", "vote, right", "vote, wrong", "malformed"]
+PER_LEVEL = 4
+
+
+def squares(axis, values: np.ndarray, colours: list[str]) -> None:
+    """values[n, columns] as coloured squares, row 0 on top, with a line between levels."""
+    n = len(values)
+    axis.pcolormesh(values[::-1], cmap=plt.matplotlib.colors.ListedColormap(colours), vmin=-0.5,
+                    vmax=len(colours) - 0.5, edgecolors="white", lw=0.8)
+    for level in range(1, n // PER_LEVEL):
+        axis.axhline(n - PER_LEVEL * level, color="black", lw=1)
+    axis.set_yticks(n - PER_LEVEL * np.arange(n // PER_LEVEL) - PER_LEVEL / 2,
+                    [f"level {level}" for level in range(1, n // PER_LEVEL + 1)])
+    axis.tick_params(length=0)
+    axis.grid(False)
+    axis.spines[:].set_visible(False)
+
+
+def who_votes(rollout: train.Rollout, caps: np.ndarray) -> np.ndarray:
+    """int[n, caps]: 0 a single trial is accepted, 1 a vote, 2 nothing."""
+    columns = []
+    for cap in caps:
+        selection = ibpo.select_ibpo(rollout.correct, rollout.extended, cap, rollout.valid, rng=0)  # Eq. (8)
+        votes = (selection.weights * rollout.extended).any(axis=1)  # bool[n]
+        columns.append(np.select([votes, selection.weights.any(axis=1)], [1, 0], 2))
+    return np.stack(columns, axis=1)
+
+
+def draw(rollout: train.Rollout, path: Path) -> None:
+    correct, extended, valid = rollout.correct, rollout.extended, rollout.valid  # bool[n, m]
+    kind = np.select([~valid, ~extended & correct, ~extended, correct], [4, 0, 1, 2], 3)  # int[n, m], place in KINDS
+    margin = ibpo.reward_margin(correct, extended, valid)  # float[n], Eq. (6)
+    n = len(margin)
+    with plt.rc_context(STYLE):
+        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 4.6), width_ratios=[3, 1, 2.2], sharey=True)
+        squares(left, np.sort(kind, axis=1), [RIGHT, WRONG, VOTE, VOTE_WRONG, "black"])
+        left.set(title="32 responses to each of 20 prompts", xticks=[])
+        middle.barh(n - np.arange(n) - 0.5, margin, height=0.8, color=np.where(margin > 0, VOTE, RIGHT))
+        middle.axvline(0, color="black", lw=1)
+        middle.set(title="margin Δ of a vote, Eq. (6)", xlim=(-1, 1), xticks=[-1, 0, 1])
+        squares(right, who_votes(rollout, np.linspace(0, 1, 41)), [RIGHT, VOTE, NOTHING])
+        right.set(title="what is accepted, Eq. (8)", xlabel="cap q₊", xticks=np.arange(0, 41, 10) + 0.5,
+                  xticklabels=["0", "25 %", "50 %", "75 %", "100 %"])
+        colours = [RIGHT, WRONG, VOTE, VOTE_WRONG, "black", NOTHING]
+        names = [*KINDS, "nothing accepted"]
+        figure.legend([plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours], names,
+                      loc="outside lower center", ncols=len(names))
+        figure.savefig(path)
+        plt.close(figure)
+
+
+def main() -> None:
+    policy, tokenizer, _ = sample.open_checkpoint(ROOT / "checkpoints/ibpo", sample.DTYPES["fp32"])
+    problems = sorted(data.load("builtin", "train", 5 * PER_LEVEL, seed=4), key=lambda problem: problem.level)
+    rollout = train.roll_out(policy, tokenizer, problems, m=32, top_p=1.0, seed=0, settings=Settings())
+    path = ROOT / "results" / "one_step.png"
+    draw(rollout, path)
+    print(f"{path.relative_to(ROOT)}: {rollout.extended.mean():.0%} of {rollout.correct.size} responses vote, "
+          f"{rollout.correct.mean():.0%} are right")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""README.md says what is: the names it points to exist, its numbers are those of results/results.json.
+
+    pytest tests/test_readme.py
+"""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+RESULTS = json.loads((ROOT / "results/results.json").read_text())
+ROWS = {"base": "base", "ASV-SFT": "asv-sft", "IuB-50 %": "ibpo-50", "SV-SFT": "sv-sft"}
+
+
+def names_in(path: Path) -> set[str]:
+    """What a file defines at its top level."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return found
+
+
+def test_every_file_and_name_of_the_table_exists():
+    rows = re.findall(r"^\| `(\w+\.py)` \|.*\| ([^|]*) \|$", README, re.MULTILINE)
+    assert len(rows) == 12 and {name for name, _ in rows} == {path.name for path in ROOT.glob("*.py")}
+    for file, where in rows:
+        names = re.findall(r"`(\w+)`", where)
+        assert names and set(names) <= names_in(ROOT / file), file
+
+
+def test_links_and_pictures_exist():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("label", ROWS)
+def test_results_are_those_of_the_records(label):
+    row = RESULTS["models"][ROWS[label]]
+    value, low, high = (100 * x for x in row["accuracy"])
+    expected = (f"| {label} | {value:.1f} [{low:.1f}, {high:.1f}] | {row['trials'][0]:.2f} | "
+                f"{100 * row['vote_share']:.1f} |")
+    assert expected in README
+
+
+def test_the_sentence_about_the_result():
+    base, sv, iub = (RESULTS["models"][name] for name in ("base", "sv-sft", "ibpo-50"))
+    gain = (iub["accuracy"][0] - base["accuracy"][0]) / (sv["accuracy"][0] - base["accuracy"][0])
+    extra = (iub["trials"][0] - 1) / (sv["trials"][0] - 1)
+    assert f"IuB-50 gets {gain:.0%} of what always voting gains for {extra:.0%}".replace("%", " %") in README
+
+
+def test_it_is_read_in_ten_minutes():
+    assert len(README.split()) <= 1800
