@@ -129,7 +129,7 @@ ACCENTED = r"(?:\{ ?(\\?[A-Za-z]\w*'?) ?\}|([A-Za-z]|\\[a-z]+))(?![A-Za-z])"
 
 NOTATION = [(re.compile(pattern), new) for pattern, new in (
     # characters, fonts, sizes and spaces: what goes leaves a space, so that no digits are joined
-    ("^ ?(?:[*][*]|[\"'`])+ ?(.*?) ?(?:[*][*]|[\"'`])+[ .]*$", r"\1"),                              # '42', **42**
+    ("^ ?(?:[*][*]|[\"'`]{1,2}) ?(.*?) ?(?:[*][*]|[\"'`]{1,2})[ .]*$", r"\1"),                      # '42', **42**
     ("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda match: f"^{{{match[0].translate(SCRIPTS)}}}"),                        # x², 10⁻³
     ("[₀₁₂₃₄₅₆₇₈₉]+", lambda match: f"_{{{match[0].translate(SCRIPTS)}}}"),
     (r"(?:√|(?<![\\A-Za-z])sqrt) ?(\d+)", r"\\sqrt{\1}"),                                           # √12

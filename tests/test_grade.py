@@ -321,7 +321,8 @@ def test_fuzzed_pairs():
     "x_{" * 300,
     r"\text{a" + " a" * 400 + "}", "the answer is " + "5, " * 10 ** 5, "#### " + "(" * 10 ** 5,
     "answer" + "*" * 10 ** 6,
-    r"\boxed a" + "{" * 10 ** 5, r"\boxed5" * 10 ** 5, "3 " + "of " * 300 + "apples", "|P(" * 160])
+    r"\boxed a" + "{" * 10 ** 5, r"\boxed5" * 10 ** 5, "3 " + "of " * 300 + "apples", "|P(" * 160,
+    '**"' * 333, "a~" * 500])
 def test_work_is_bounded(text):
     done = []
 
