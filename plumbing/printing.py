@@ -65,13 +65,15 @@ def print_levels(models: dict[str, dict]) -> None:
 
 
 def print_summary(summary: dict) -> None:
-    print(f"\n{summary['problems']} problems; 95 % intervals\n")
-    print_table(summary["models"])
+    n, models, sv = summary["problems"], summary["models"], summary["models"].get(summary["sv"])
+    print(f"\n{n} problem{'s' * (n != 1)}; 95 % intervals\n")
+    print_table(models)
+    print("gain: pass@1 minus that of the base. rule kept: of the responses with several trials, those that stop when the "
+          "rule says.")
     if summary["self_consistency"]:
         values = "  ".join(f"{k}: {100 * row.value:.1f}" for k, row in enumerate(summary["self_consistency"], 1))
         print(f"\nself-consistency, % by samples   {values}")
-    print_levels(summary["models"])
-    n, models = summary["problems"], summary["models"]
+    print_levels(models)
     if rows := summary["majority"]:
         at_level = models[summary["base"]]["levels"]
         print_differences(f"majority of {rows['samples']} {summary['base']} samples", [
@@ -85,3 +87,9 @@ def print_summary(summary: dict) -> None:
             if row["gain_ratio"]:
                 print(f"    its gain over the base is {number(row['gain_ratio'], 2)} times that of self-consistency at "
                       f"equal {unit}")
+        if sv and sv.get("gain") and sv["gain"].low > 0 and rows["boundary"]["trials"]:
+            gain = models[name]["gain"].value / sv["gain"].value
+            extra = (models[name]["trials"].value - 1) / (sv["trials"].value - 1)
+            print(f"    {gain:.0%} of the gain of {summary['sv']} for {extra:.0%} of its additional trials")
+    if not sv:
+        print("\nNo efficiency boundary: it needs a model that always votes (python train.py --stage sv-sft).")

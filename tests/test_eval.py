@@ -380,7 +380,7 @@ def test_a_record_belongs_to_its_weights_wherever_they_are(tmp_path):
         (tmp_path / name / "model.safetensors").write_bytes(weights.tobytes())
 
     def header(name: str) -> dict:
-        return {"model": str(tmp_path / name), "seed": 0, "weights": records.digest(tmp_path / name)}
+        return {"model": str(tmp_path / name), "split": "test", "seed": 0, "weights": records.digest(tmp_path / name)}
 
     path = tmp_path / "m.jsonl"
     path.write_text("\n".join(map(json.dumps, [header("run"), *rows])))
@@ -483,7 +483,7 @@ def test_broken_record_is_one_clear_line(tmp_path):
                  header + row.replace('"tokens": 3', '"tokens": "3"'),
                  header + row.replace('"2", "tokens', '5, "tokens'),
                  header + '{"question": "q", "answer": "2", "level": 1, "responses": []}', header + "[]", header + "{}",
-                 header.replace("1}", "2}") + row + row.replace("}]", '}, {"text": "", "tokens": 3, "finished": true}]'),
+                 header.replace("1}", "2}") + row + row.replace("}]", '}, {"text": "", "tokens": 3, "finished": 1}]'),
                  header + 10**5 * "["):
         path.write_text(text)
         with pytest.raises(data.DataError) as error:
@@ -497,5 +497,5 @@ def test_report_refuses_models_with_different_problems(tmp_path):
         row = {"question": question, "answer": "2", "level": 1,
                "responses": [{"text": "\\boxed{2}", "tokens": 3, "finished": True}]}
         write_record(tmp_path / "records" / f"{name}.jsonl", [row], condition="scot")
-    with pytest.raises(data.DataError, match="other problems than a; evaluate both with the same .* or delete .*b.jsonl"):
+    with pytest.raises(data.DataError, match="other problems than a; evaluate both with the same .* delete .*b.jsonl"):
         evaluation.report(tmp_path)
