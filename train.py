@@ -37,6 +37,7 @@ import sample
 import voting
 from learn import Example, add_gradient, log_probabilities, micro_batches
 from methods import METHODS
+from plumbing.checks import check
 from plumbing.files import derive_seed, digest, fingerprint, shuffled
 from plumbing.records import describe, notes_on
 from plumbing.settings import Settings, UserError, parse_args
@@ -161,28 +162,6 @@ def in_the_bar(record: dict) -> str:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The command line
-
-
-def check(settings: Settings, stage: str) -> None:
-    """What else would end a run only after hours: raises UserError, DataError or CheckpointError."""
-    llama.read_config(settings.model)
-    if settings.start is not None:
-        llama.read_config(settings.start)
-        trained, wanted = sample.notes_of(settings.start).get("condition"), settings.condition("ibpo")
-        if trained not in (None, wanted):
-            hint = "; --sft-short N makes the difference" if {trained, wanted} == {"asv", "modes"} else ""
-            raise UserError(f"{settings.start} was trained for the prompt {trained!r}, and this run is for "
-                            f"{wanted!r}{hint}")
-    files = {settings.data: "train"}
-    if stage in ("all", "ibpo") and settings.valid_every:
-        files[settings.valid_data] = "validation"
-    if stage == "all":
-        files[settings.test_data] = "test"
-        start = settings.start or settings.name("asv-sft")
-        evaluation.different_names([settings.model, "sv-sft", start, settings.name("ibpo")])
-    for path, split in files.items():
-        if path != "builtin":
-            data.load(path, split)
 
 
 def evaluate(settings: Settings, models: list[Path]) -> None:

@@ -26,11 +26,21 @@ def open_checkpoint(directory: str | Path, dtype: torch.dtype | None = None,
     dtype, device: as in llama.load. No code that comes with a checkpoint is run, except for the chat template, in its
     sandbox. Raises llama.CheckpointError, in one line, if the directory cannot be used.
     """
-    from transformers import AutoTokenizer
-
     if device == "cuda" and not torch.cuda.is_available():
         raise llama.CheckpointError("--device cuda: torch sees no CUDA device")
-    notes, config = notes_of(directory), llama.read_config(directory)
+    notes, tokenizer = notes_of(directory), open_tokenizer(directory)
+    model = llama.load(directory, dtype, device).eval()
+    stop_ids = stop_ids_of(directory, tokenizer)
+    if len(stop_ids) > 1:  # some may be in generation_config.json alone, which `save` does not write
+        model.config.eos_token_id = list(stop_ids)
+    return model, tokenizer, notes
+
+
+def open_tokenizer(directory: str | Path) -> "Tokenizer":
+    """The tokenizer of a checkpoint directory, with a token that ends a response and a chat template that works."""
+    from transformers import AutoTokenizer
+
+    config = llama.read_config(directory)
     for path in Path(directory).iterdir():
         llama.require(path.is_file() or path.is_dir() or not path.exists(), path, "not a regular file")
     try:
@@ -42,10 +52,7 @@ def open_checkpoint(directory: str | Path, dtype: torch.dtype | None = None,
     if tokenizer.eos_token_id is None:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop_ids[0])
     check_prompts(directory, tokenizer, config.vocab_size)
-    model = llama.load(directory, dtype, device).eval()
-    if len(stop_ids) > 1:  # some may be in generation_config.json alone, which `save` does not write
-        model.config.eos_token_id = list(stop_ids)
-    return model, tokenizer, notes
+    return tokenizer
 
 
 def check_prompts(directory: str | Path, tokenizer: "Tokenizer", vocab_size: int) -> None:

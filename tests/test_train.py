@@ -301,3 +301,21 @@ def test_what_a_run_does_not_need_is_not_asked_for(change, stage, monkeypatch, t
         change = dict(start=str(tmp_path))
         shutil.copy("checkpoints/base/config.json", tmp_path)
     train.check(replace(Settings(), **change), stage)
+
+
+def test_a_problem_longer_than_the_context_is_named_before_anything_is_sampled(tmp_path, monkeypatch, capsys):
+    """In any of the files, with file and line."""
+    shutil.copytree(ROOT / "checkpoints/base", tmp_path / "base")
+    questions = [f"Compute {' * '.join(['7'] * n)} modulo 61." for n in (3, 600, 4)]
+    lines = [json.dumps({"problem": question, "answer": "1", "level": 1}) for question in questions]
+    (tmp_path / "long.jsonl").write_text("\n".join(lines))
+    (tmp_path / "short.jsonl").write_text("\n".join(lines[::2]))
+    monkeypatch.setattr(train, "train_sft", None)
+    for long in ("data", "valid-data", "test-data"):
+        files = {name: tmp_path / ("long.jsonl" if name == long else "short.jsonl")
+                 for name in ("data", "valid-data", "test-data")}
+        arguments = [str(word) for name, path in files.items() for word in (f"--{name}", path)]
+        with pytest.raises(SystemExit) as stop:
+            train.main(["--model", str(tmp_path / "base"), "--out", str(tmp_path / "run"), *arguments])
+        assert str(stop.value).startswith(f"error: {tmp_path}/long.jsonl, line 2: the prompt has 1,2")
+        assert "\n" not in str(stop.value)
