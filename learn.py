@@ -172,3 +172,7 @@ def add_supervised_gradient(model: llama.Llama, examples: list[Example], setting
     weighted_tokens = sum(example.weight * example.tokens_in_loss for example in examples)
     return {"nll_per_token": loss * len(examples) / weighted_tokens,
             "tokens": sum(example.tokens_in_loss for example in examples), "seconds": time.monotonic() - begin}
+
+
+if __name__ == "__main__":
+    print(__doc__)

@@ -221,3 +221,7 @@ METHODS = {
     "grpo": Method(weigh_grpo, policy_gradient=True, compares=True),
     "length-penalty": Method(weigh_length_penalty, policy_gradient=True, compares=True),
 }
+
+
+if __name__ == "__main__":
+    print(__doc__)
