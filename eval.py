@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 import data
 import ibpo
@@ -73,7 +74,7 @@ class Evaluation:
                 for level in sorted(set(levels.tolist()))}
 
 
-def on_boundary(trials, base, sv, sv_trials):
+def on_boundary(trials: ArrayLike, base: ArrayLike, sv: ArrayLike, sv_trials: ArrayLike) -> np.ndarray:
     """Accuracy of the efficiency boundary at a number of trials: the line through (1, base) and (sv_trials, sv)."""
     with np.errstate(divide="ignore", invalid="ignore"):  # without a vote there is no line: no finite number
         return base + (trials - 1) / (sv_trials - 1) * (sv - base)
@@ -88,7 +89,7 @@ def over_line(model: Means, base: Means, end: Means, unit: str) -> np.ndarray:
     return model.correct - on_boundary(cost, base.correct, end.correct, end_cost)
 
 
-def best_mixture(costs, accuracies, budget):
+def best_mixture(costs: ArrayLike, accuracies: ArrayLike, budget: ArrayLike) -> np.ndarray:
     """The most that several ways to answer attain with a mean cost: the upper hull of their points.
 
     Any way for some problems and another for the rest, at random. What is left of the budget is not spent.
@@ -105,7 +106,7 @@ def best_mixture(costs, accuracies, budget):
     return best
 
 
-def at_trials(curve, trials):
+def at_trials(curve: ArrayLike, trials: ArrayLike) -> np.ndarray:
     """The most that self-consistency attains with a mean number of trials: curve[k-1] is the accuracy of k samples.
 
     k may differ between problems, at random. (k = 2 alone gains nothing: of two different answers the first counts.)
@@ -114,7 +115,7 @@ def at_trials(curve, trials):
     return best_mixture(np.broadcast_to(k, np.shape(curve)), curve, trials)
 
 
-def thinned(trials, right, first, own_trials):
+def thinned(trials: ArrayLike, right: ArrayLike, first: ArrayLike, own_trials: ArrayLike) -> np.ndarray:
     """Accuracy of a model whose votes are cut back to their first trial at random until `trials` are left."""
     keep = np.clip((trials - 1) / np.maximum(own_trials - 1, 1e-9), 0, 1)
     return keep * right + (1 - keep) * first
@@ -350,7 +351,7 @@ def print_examples(path: Path, count: int) -> None:
               f"=> {parsed.group} {parsed.reason}, {'right' if right else 'wrong'} (gold {row['answer']})\n")
 
 
-def main(argv=None) -> None:
+def main(argv: list[str] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directories", nargs="*",

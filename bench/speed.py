@@ -16,6 +16,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ from plumbing.statistics import Bootstrap, percent
 SAMPLES = 8
 
 
-def seconds(function, *arguments) -> tuple[float, object]:
+def seconds(function: Callable, *arguments) -> tuple[float, object]:
     """How long it takes, and what it returns."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     begin = clock()
@@ -47,7 +48,7 @@ def seconds(function, *arguments) -> tuple[float, object]:
     return clock() - begin, result
 
 
-def fastest(function, *arguments) -> tuple[float, object]:
+def fastest(function: Callable, *arguments) -> tuple[float, object]:
     """The shortest of three times, and what the function returns: for short ones, which a busy machine disturbs."""
     return min((seconds(function, *arguments) for _ in range(3)), key=lambda pair: pair[0])
 
