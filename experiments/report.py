@@ -188,7 +188,7 @@ def within_levels(evaluation: Evaluation, names: list[str]) -> dict[str, Estimat
         for level in np.unique(base.levels):
             at = base.levels == level  # bool[n]
             harder[at] = rate[at] < rate[at].mean()
-            vote[at] -= vote[at & formed].mean()
+            vote[at] -= vote[at & formed].sum() / max((at & formed).sum(), 1)
         for problems in (formed & harder, formed & ~harder):  # bool[n]
             columns += [vote * problems, problems]
     means = evaluation.bootstrap.means(np.stack(columns, axis=1)).reshape(len(names), 2, 2, -1)
