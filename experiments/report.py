@@ -28,6 +28,7 @@ import data
 from eval import Evaluation, adaptive_self_consistency, over_line, over_model, summarise
 from experiments import figures as seed_figures
 from experiments import oracles
+from experiments.chapter import chapter
 from experiments.references import AdaptiveHull, height_parts
 from experiments.tables import CAPS, FIGURES, HEIGHTS, LADDER, LEARN_WHEN, NAMES, ORACLE_MODELS, text
 from plumbing import plots
@@ -307,5 +308,6 @@ def report(results: Path, models: list[str], seeds: int) -> None:
     figures = [f"{title}:\n\n![{title}]({name}.png)\n" for name, title in FIGURES.items()
                if (results / f"{name}.png").exists()]
     (results / "results.md").write_text("\n".join([text(result), "## Figures\n", *figures]))
+    (results / "README.md").write_text(chapter(result))
     print(f"{results}/results.md: seeds {', '.join(map(str, result['seeds']))}"
           + "".join(f"\n    missing: {line}" for line in result["missing"]))
