@@ -30,7 +30,9 @@ import ibpo
 import sample
 import voting
 from plumbing import plots, printing
-from plumbing.records import Record, digest, is_record_of, make_record, read_record
+from plumbing.files import fingerprint
+from plumbing.records import Record, is_record_of, make_record, read_record
+from plumbing.signals import exit_code, stop_on_signals
 from plumbing.statistics import Bootstrap
 
 ADAPTIVE = ("asv", "modes")  # the prompts that let a model decide how much to spend
@@ -306,7 +308,7 @@ def respond(directories: list, source: str, problems: int, samples: dict[str, in
     for directory, own in zip(directories, [called] if called else different_names(directories)):
         model = None  # the one before makes room
         resolved = sample.usual_dtype(directory, dtype, device)
-        condition, weights = sample.notes_of(directory).get("condition", "scot"), digest(directory)
+        condition, weights = sample.notes_of(directory).get("condition", "scot"), fingerprint(directory)
         kinds = [("", samples[condition], options["temperature"])]
         if condition == "scot":
             kinds.append(("-greedy", 1, 0.0))
@@ -314,9 +316,8 @@ def respond(directories: list, source: str, problems: int, samples: dict[str, in
             name = own + suffix
             names.append(name)
             header = {"model": str(directory), "condition": condition, "data": source, "split": split,
-                      "problems": len(chosen),
-                      "samples": m, "seed": seed, "dtype": resolved, **options, "temperature": temperature,
-                      "weights": weights}
+                      "problems": len(chosen), "samples": m, "seed": seed, "dtype": resolved, **options,
+                      "temperature": temperature, "weights": weights}
             path = out / "records" / f"{name}.jsonl"
             if not is_record_of(path, header, chosen):
                 if model is None:
@@ -395,13 +396,16 @@ def main(argv: list[str] = None) -> None:
             raise data.DataError("--temperature must be above 0: separate samples are compared; greedy has its own row")
         directories = args.directories or ["checkpoints/base", "checkpoints/ibpo"]
         limit = sample.usual_length(directories) if args.max_new_tokens is None else args.max_new_tokens
-        evaluate(directories, args.data, args.problems, args.samples, Path(args.out), seed=args.seed,
-                 split=args.split, device=args.device, dtype=args.dtype, show=args.show, slots=args.slots,
-                 cache_gib=args.cache_gib, max_new_tokens=limit, temperature=args.temperature, top_p=args.top_p)
+        with stop_on_signals():
+            evaluate(directories, args.data, args.problems, args.samples, Path(args.out), seed=args.seed,
+                     split=args.split, device=args.device, dtype=args.dtype, show=args.show, slots=args.slots,
+                     cache_gib=args.cache_gib, max_new_tokens=limit, temperature=args.temperature, top_p=args.top_p)
     except (OSError, ValueError) as error:  # DataError and CheckpointError are
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped; models that have answered all are kept, and the same command goes on with the others")
+    except KeyboardInterrupt as interrupt:
+        print("\nstopped; models that have answered all are kept, and the same command continues with the others",
+              file=sys.stderr)
+        sys.exit(exit_code(interrupt))
 
 
 if __name__ == "__main__":

@@ -307,7 +307,7 @@ def test_a_model_is_opened_only_to_answer(tmp_path, monkeypatch, capsys):
 def test_the_validation_split_is_for_choices(tmp_path, monkeypatch, capsys):
     """Other problems than those of the test split, and none of them is mistaken for one of the test."""
     monkeypatch.setattr(sample, "ask", lambda model, tokenizer, questions, *_, **options: [
-        [sample.Response([1], 0.0, True, "1")] for _ in questions])
+        [sample.Response([1], 0.0, True, "1", [])] for _ in questions])
     options = ["--problems", "30", "--samples", "1", "--out", str(tmp_path)]
     asked = {}
     for split in ("test", "validation"):

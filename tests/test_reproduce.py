@@ -28,22 +28,6 @@ def test_names_agree():
         name for name in reproduce.MODELS if name.startswith("length")]
 
 
-def test_readme_quotes_the_results():
-    """A table of README that has the head of one of results.md has no rows but of that."""
-    results, rows = (ROOT / "results/results.md").read_text().splitlines(), None
-    quoted = []
-    for line in (ROOT / "README.md").read_text().splitlines():
-        if not line.startswith("|"):
-            rows = None
-        elif rows is None:
-            rows = results[results.index(line) :] if line in results else []
-            rows = rows[: rows.index("")] if rows else []
-            quoted += [line] * bool(rows)
-        elif rows:
-            assert line in rows
-    assert len(quoted) == 6  # Table 3, caps, oracles, adaptive self-consistency, levels, the ladder
-
-
 @pytest.mark.slow
 def test_tiny_real_run(tmp_path, monkeypatch, capsys):
     """Some of the jobs, stopped on the way; the second call does only what is left, the third nothing."""
