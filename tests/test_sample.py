@@ -675,8 +675,8 @@ TEMPLATES = {  # a chat template, and what the line says
     "{{ 'x' * 10**10 }}": "GiB of memory",
     "{{ 'x' * 10**6 }}": "it writes 1,000,000 characters",
     LOOP + "{{ 'x' * (10**6 + loop.index) }}" + END: "GiB of memory",
-    3 * LOOP + 3 * END: "still running after 2 seconds",
-    "{{ 9**(9**9) }}": "still running after 2 seconds",
+    3 * LOOP + 3 * END: "still running after 2 seconds of processor time",
+    "{{ 9**(9**9) }}": "still running after 2 seconds of processor time",
     "Compute 3 * 4 modulo 61.": "drops the system turn: the prompts for scot and sv are the same",
     "": "drops the system turn",
 }
@@ -692,7 +692,7 @@ NO_SYSTEM_TURN = {  # a template, and what the line says if voting.encode_prompt
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_chat_templates_that_are_refused(directory, template, monkeypatch):
     if "still running" in TEMPLATES[template]:
-        monkeypatch.setattr(checkpoints.templates, "SECONDS", 2.0)
+        monkeypatch.setattr(checkpoints.templates, "SECONDS", 2)
     (directory / "chat_template.jinja").write_text(template)
     assert TEMPLATES[template] in refusal(directory)
 
