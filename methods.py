@@ -45,8 +45,8 @@ def expected_tokens(judged: Judged) -> np.ndarray:
     """The mean length of the prompt's valid responses of the same group: float[n, m].
 
     A response's own length is partly luck: of 32 votes on a prompt some agree early. A cap on it accepts these lucky
-    ones, which the policy cannot repeat at will, so that it ends above the cap. The cost of a vote is therefore a mean over
-    the prompt's samples, as its value is, Eq. (6).
+    ones, which the policy cannot repeat at will, so that it ends above the cap. The cost of a vote is therefore a mean
+    over the prompt's samples, as its value is, Eq. (6).
     """
     same = (judged.group[:, :, None] == judged.group[:, None]) & judged.valid[:, None]  # bool[n, m, m]
     return (same * judged.tokens[:, None]).sum(axis=2) / np.maximum(same.sum(axis=2), 1)

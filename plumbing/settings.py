@@ -134,7 +134,7 @@ class Settings:
     base_lr: float = setting(1.5e-3, "learning rate; 0.97 of it after the warm-up, 0.4 at chapter three, 0 at the end",
                              BASE, ("base",), above=0)
 
-    lora_rank: int = setting(0, "rank of the corrections that are learned instead of weights; 0: train all weights", LORA,
+    lora_rank: int = setting(0, "rank of the corrections that are learned instead of weights; 0: train weights", LORA,
                              LATER, when=lambda s: s.lora_rank, least=0)
     lora_alpha: float = setting(16.0, "corrections count alpha / rank times", LORA, LATER, when=lambda s: s.lora_rank,
                                 above=0)

@@ -47,7 +47,7 @@ def test_results_are_those_of_the_records(label):
     row = RESULTS["models"][ROWS[label]]
     value, low, high = (100 * x for x in row["accuracy"])
     expected = (f"| {label} | {value:.1f} [{low:.1f}, {high:.1f}] | {row['trials'][0]:.2f} | "
-                f"{100 * row['vote_share']:.1f} |")
+                f"{row['tokens'][0]:.1f} | {100 * row['vote_share']:.1f} |")
     assert expected in README
 
 
