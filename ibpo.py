@@ -107,6 +107,8 @@ def feasible_set(correct: ArrayLike, valid: ArrayLike = None, kl: ArrayLike = No
 #   D5  A prompt with nothing feasible is dropped, and counted. "Exactly one" would have no solution.
 #   D6  If more prompts *need* an extended response than the cap allows, as many prompts as possible come first, then
 #       the largest margin. Those with the smallest margins are dropped, and counted.
+#   D7  Where the margin is exactly 0, Eq. (8) is indifferent between regular and extended. Ours stays regular, which
+#       costs no budget; zero_margin_votes=True lets these prompts vote, last, as far as the cap has room.
 
 
 def select_ibpo(correct: ArrayLike, extended: ArrayLike, cap: float, valid: ArrayLike = None,
@@ -129,7 +131,8 @@ def select_ibpo(correct: ArrayLike, extended: ArrayLike, cap: float, valid: Arra
     return maximise_margin(margin, within, extended, cap, rng)  # Eq. (8)
 
 
-def maximise_margin(margin: np.ndarray, feasible: np.ndarray, extended: ArrayLike, cap: float, rng=None) -> Selection:
+def maximise_margin(margin: np.ndarray, feasible: np.ndarray, extended: ArrayLike, cap: float, rng=None,
+                    zero_margin_votes: bool = False) -> Selection:
     """Solve Eq. (8) exactly, by counting and one sort. No solver is needed.
 
     margin: float[n], Δ of each prompt. feasible: bool[n, m], Ξ of Eq. (7). The rest as in select_ibpo.
@@ -137,7 +140,7 @@ def maximise_margin(margin: np.ndarray, feasible: np.ndarray, extended: ArrayLik
         U = the prompts with a feasible regular response: all accepted, since staying regular costs no budget,
         F = the prompts whose only feasible responses are extended: forced to vote or be dropped.
     With f of F accepted and u of U upgraded to a vote, the cap reads  f + u <= q₊ (|U| + f).
-    Make f as large as that allows, then u; each time the largest Δ first, and no upgrade without Δ > 0.
+    Make f as large as that allows, then u; each time the largest Δ first, and no upgrade without Δ > 0 (D7).
     """
     if not (isinstance(cap, Real) and 0 <= cap <= 1):  # false for NaN, too
         raise ValueError(f"cap must be a number from 0 to 1, not {cap!r}")
@@ -146,7 +149,8 @@ def maximise_margin(margin: np.ndarray, feasible: np.ndarray, extended: ArrayLik
     regular, vote = feasible & ~extended, feasible & extended  # bool[n, m]: what may be accepted of G∘ and G₊
     can_stay, can_vote = regular.any(axis=1), vote.any(axis=1)  # bool[n], U; bool[n]
     forced = can_vote & ~can_stay  # bool[n], F
-    upgradable = can_vote & can_stay & (margin > 0)  # bool[n]
+    worth_a_vote = margin >= 0 if zero_margin_votes else margin > 0  # bool[n], D7
+    upgradable = can_vote & can_stay & worth_a_vote  # bool[n]
     n_stay, n_forced = int(can_stay.sum()), int(forced.sum())  # |U|, |F|
 
     # Eq. (8), the cap, as in D3:  f + u <= cap (|U| + f).  First the largest f (D6), that is u = 0 and

@@ -37,7 +37,8 @@ def select_ibpo(judged: Judged, feasible: np.ndarray, settings, rng) -> Selectio
     """IBPO, Eq. (8). One cap on votes, the paper's case, has the closed form of ibpo.py; the rest is budget.py's."""
     if set(settings.caps) == {"vote"} and not settings.sft_short:
         margin = reward_margin(judged.correct, judged.extended, judged.valid)  # float[n], Eq. (6)
-        return maximise_margin(margin, feasible, judged.extended, settings.cap, rng)  # Eq. (8)
+        return maximise_margin(margin, feasible, judged.extended, settings.cap, rng,
+                               zero_margin_votes=settings.zero_margin == "vote")  # Eq. (8)
     return select_by_caps(judged, feasible, settings, rng)
 
 

@@ -87,6 +87,9 @@ class Settings:
     start: str = setting(None, "start from this checkpoint directory instead of the ASV-SFT stage", RL, ("ibpo",))
     share_ties: bool = setting(True, "give a prompt's weight to all tied responses in equal parts, not to one", RL,
                                ("ibpo",))
+    zero_margin: str = setting("regular", "method ibpo: what a prompt gets whose margin is exactly 0; the paper's "
+                                          "program is indifferent (D7)", RL, ("ibpo",),
+                               when=lambda s: s.zero_margin != "regular", choices=("regular", "vote"))
     rl_top_p: float = setting(1.0, "nucleus sampling of the responses to learn from; must be 1 with --kl-max", RL,
                               ("ibpo",), above=0, most=1)
     kl_max: float = setting(None, "Eq. (7): accept only responses whose log-probability is at most this many nats "
@@ -267,6 +270,9 @@ RULES = [
      "--method {s.method} knows two groups only: no --sft-short"),
     (lambda s, stage, given: METHODS[s.method].caps or "budget" not in given,
      f"--method {{s.method}} has no budget: leave --budget out; {', '.join(CAPPED)} have one"),
+    (lambda s, stage, given: s.zero_margin == "regular" or (s.method == "ibpo" and set(s.caps) == {"vote"}
+                                                            and not s.sft_short),
+     "--zero-margin vote goes with --method ibpo and one cap, on votes"),
     (lambda s, stage, given: s.start is None or stage in ("all", "ibpo"),
      "--start is where the stage ibpo starts; --stage {stage} does not get that far"),
     (lambda s, stage, given: not METHODS[s.method].policy_gradient

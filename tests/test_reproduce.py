@@ -35,8 +35,8 @@ def test_tiny_real_run(tmp_path, monkeypatch, capsys):
         pytest.skip("checkpoints/base is not here: rebuild it with python train.py --stage base")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(settings.PRESETS, "smoke", dict(
-        model=str(ROOT / "checkpoints/base"), sft_problems=20, sft_votes=10, sft_regular=10, sft_steps=2, sft_batch=4,
-        prompts=2, accumulate=1, samples=4, steps=2, valid_every=1, valid_problems=5, eval_problems=10,
+        model=str(ROOT / "checkpoints/base"), sft_problems=20, sft_votes=2, sft_regular=16, sft_steps=16, sft_batch=8,
+        sft_lr=1e-3, prompts=6, accumulate=1, samples=8, steps=2, valid_every=1, valid_problems=5, eval_problems=10,
         max_new_tokens=64))  # cuts most votes off: fast
     some = ["asv-sft", "sv-sft", "base", "ibpo-25", "length-penalty-0.05", "asv-sft-0.5"]
     monkeypatch.setattr(reproduce, "JOBS", {name: reproduce.JOBS[name] for name in some})
