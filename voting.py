@@ -103,9 +103,12 @@ def encode_prompt(tokenizer, question: str, condition: str) -> list[int]:
         date_string=DATE)
     ids = tokenizer(text, add_special_tokens=False).input_ids
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
-        known = tokenizer.unk_token_id not in tokenizer(PROMPTS[condition], add_special_tokens=False).input_ids
-        raise PromptError(f"this model's tokenizer has no tokens for all of {question!r}" if known else
-                          f"this model's tokenizer has no tokens for the prompt {condition!r}; it never learned it")
+        coded = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)
+        unknown = [question[a:b] for id, (a, b) in zip(coded.input_ids, coded.offset_mapping)
+                   if id == tokenizer.unk_token_id]
+        if unknown:
+            raise PromptError(f"this model's tokenizer has no token for {unknown[0]!r} in {question!r}")
+        raise PromptError(f"this model's tokenizer has no token for the prompt {condition!r}; it never learned it")
     return ids
 
 
