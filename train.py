@@ -168,6 +168,8 @@ def progress_text(record: dict) -> str:
 
 def evaluate(settings: Settings, models: list[Path]) -> None:
     """All models of the run on the test problems: table, plots and records in out/eval."""
+    if settings.steps < 10:
+        print(f"\nnote: after {settings.steps} steps of IBPO the numbers below mean nothing; such a run shows the path")
     dtype = sample.resolve_dtype(settings.sampling_dtype, settings.dtype, llama.read_config(settings.model),
                                  settings.device)
     evaluation.evaluate(
