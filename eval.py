@@ -28,7 +28,7 @@ import data
 import ibpo
 import sample
 import voting
-from plumbing import plots, printing
+from plumbing import distributed, plots, printing
 from plumbing.records import Record, digest, is_record_of, make_record, read_record
 from plumbing.statistics import Bootstrap
 
@@ -334,11 +334,15 @@ def evaluate(directories: list, source: str, problems: int, samples: int, out: P
     samples: of a single-trial model, per problem. options: of respond.
     """
     names = respond(directories, source, problems, {"scot": samples, "sv": 1, "asv": 1, "modes": 1}, out, **options)
-    summary = report(out, names)
-    if training_log is not None and training_log.exists():
-        plots.plot_training(training_log, cap, out / "training.png")
-    print(f"\nrecords, summary.json and plots are in {out}")
-    return summary
+
+    def draw() -> dict:
+        summary = report(out, names)
+        if training_log is not None and training_log.exists():
+            plots.plot_training(training_log, cap, out / "training.png")
+        print(f"\nrecords, summary.json and plots are in {out}")
+        return summary
+
+    return distributed.on_main(draw)
 
 
 def print_examples(path: Path, count: int) -> None:

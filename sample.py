@@ -332,6 +332,8 @@ def ask(model: llama.Llama, tokenizer: "Tokenizer", questions: list[str], condit
     def answer(chosen: list[int]) -> list[list[Response]]:
         indices = [i * samples + j for i in chosen for j in range(samples)]
         repeated = [prompts[i] for i in chosen for _ in range(samples)]
+        if "progress" in options:
+            options["progress"] = distributed.as_of_all(options["progress"], len(repeated), samples * len(prompts))
         completions = generate(model, repeated, stop_ids=stop_ids_in(model, tokenizer), indices=indices, **options)
         responses = []
         for prompt, written in zip(repeated, completions, strict=True):

@@ -14,6 +14,7 @@ Every process must call these functions in the same order. Whoever waits for one
 
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -37,8 +38,9 @@ class Disconnected(KeyboardInterrupt):
 def connection():
     try:
         yield
-    except RuntimeError as error:  # gloo and NCCL have no class of their own for it
-        raise Disconnected(f"a process was lost: {str(error).splitlines()[0]}") from None
+    except RuntimeError as error:  # "[pair.cc:553] Connection closed by peer [127.0.0.1]:17833. This is ..."
+        reason = re.sub(r"^\[.*?\] ", "", str(error)).partition(". ")[0].splitlines()[0]
+        raise Disconnected(f"lost the other processes: {reason}") from None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -96,6 +98,18 @@ def spread(work: Callable[[list[int]], list[T]], costs: list[float]) -> list[T]:
             raise result
     items = {i: item for part, result in zip(parts, found) for i, item in zip(part, result, strict=True)}
     return [items[i] for i in range(len(costs))]
+
+
+def as_of_all(progress: Callable[[int], None], mine: int, all: int) -> Callable[[int], None]:
+    """A progress bar of `all` items that moves as if the others were as far as this process is with its `mine`."""
+    done = 0
+
+    def report(count: int) -> None:
+        nonlocal done
+        before, done = done, done + count
+        progress(done * all // mine - before * all // mine)
+
+    return report
 
 
 def on_main(work: Callable[[], T]) -> T:
@@ -170,16 +184,19 @@ def take_part(main: Callable[[], None], device: str) -> None:
         return
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
     rank, size = number, processes
-    if rank == 0:
-        main()
-    else:
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-            try:
+    try:
+        if rank == 0:
+            main()
+        else:
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
                 main()
-            except SystemExit as stop:  # with a message, which process 0 prints
-                sys.exit(1 if isinstance(stop.code, str) else stop.code)
-    gather(None)
-    torch.distributed.destroy_process_group()
+        gather(None)
+    except (SystemExit, KeyboardInterrupt):
+        if rank > 0:
+            sys.exit(1)  # process 0 says why
+        raise
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")

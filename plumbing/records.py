@@ -22,6 +22,7 @@ import ibpo
 import sample
 import voting
 from methods import METHODS
+from plumbing import distributed
 from plumbing.files import atomic_write
 
 
@@ -30,6 +31,8 @@ def make_record(path: Path, problems: list, header: dict, samples: int, model, t
     with tqdm(total=len(problems) * samples, desc=path.stem, unit="response", dynamic_ncols=True) as bar:
         rows = sample.ask(model, tokenizer, [problem.question for problem in problems], header["condition"], samples,
                           progress=bar.update, **options)
+    if distributed.rank > 0:
+        return
     cut = sum(not r.finished for row in rows for r in row) / (len(problems) * samples)
     if cut > 0.05:
         print(f"note: {cut:.0%} of the responses of {path.stem} were cut off (max_new_tokens), and count as wrong")
