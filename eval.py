@@ -32,6 +32,7 @@ from plumbing import distributed, plots, printing
 from plumbing.records import Record, digest, is_record_of, make_record, read_record
 from plumbing.statistics import Bootstrap
 
+DIRECTORIES = ["checkpoints/base", "checkpoints/ibpo"]  # what is evaluated by default
 ADAPTIVE = ("asv", "modes")  # the prompts that let a model decide how much to spend
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -354,7 +355,8 @@ def print_examples(path: Path, count: int) -> None:
               f"=> {parsed.group} {parsed.reason}, {'right' if right else 'wrong'} (gold {row['answer']})\n")
 
 
-def main(argv=None) -> None:
+def arguments(argv: list[str] = None) -> argparse.Namespace:
+    """What the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directories", nargs="*",
@@ -374,6 +376,9 @@ def main(argv=None) -> None:
     parser.add_argument("--max-new-tokens", type=int,
                         help="cut a response off here (default: where training did, the largest if models differ, and "
                              "300 for a model that train.py did not make: too few for MATH)")
+    parser.add_argument("--processes", type=int,
+                        help="processes of one thread each that share the problems (default: the physical cores, at "
+                             "most 8, if memory has room; with --device cuda 1, or what torchrun starts)")
     parser.add_argument("--slots", type=int, default=512, help="responses generated at once, at most (default 512)")
     parser.add_argument("--cache-gib", type=float, default=8.0,
                         help="GiB for their keys and values; limits how many run at once (default 8)")
@@ -382,6 +387,15 @@ def main(argv=None) -> None:
     parser.add_argument("--dtype", default="auto", choices=["auto", "fp32", "bf16"],
                         help="of the weights; auto: bf16 on a GPU, and on a CPU that has it for wide models; else fp32")
     args = parser.parse_args(argv)
+    if args.processes is not None and args.processes < 1:
+        parser.error("--processes must be at least 1")
+    if not args.redraw:
+        args.directories = args.directories or DIRECTORIES
+    return args
+
+
+def main(argv: list[str] = None) -> None:
+    args = arguments(argv)
     try:
         if args.redraw:
             if args.directories:
@@ -396,9 +410,8 @@ def main(argv=None) -> None:
             raise data.DataError("--split is of the built-in problems; a file is one split: name another with --data")
         if args.temperature <= 0:
             raise data.DataError("--temperature must be above 0: separate samples are compared; greedy has its own row")
-        directories = args.directories or ["checkpoints/base", "checkpoints/ibpo"]
-        limit = sample.usual_length(directories) if args.max_new_tokens is None else args.max_new_tokens
-        evaluate(directories, args.data, args.problems, args.samples, Path(args.out), seed=args.seed,
+        limit = sample.usual_length(args.directories) if args.max_new_tokens is None else args.max_new_tokens
+        evaluate(args.directories, args.data, args.problems, args.samples, Path(args.out), seed=args.seed,
                  split=args.split, device=args.device, dtype=args.dtype, show=args.show, slots=args.slots,
                  cache_gib=args.cache_gib, max_new_tokens=limit, temperature=args.temperature, top_p=args.top_p)
     except (OSError, ValueError) as error:  # DataError and CheckpointError are
@@ -408,4 +421,6 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    asked = arguments()
+    usual = 1 if asked.redraw else distributed.usual_processes(asked.device, asked.directories)
+    distributed.run(main, asked.processes or usual, asked.device)

@@ -153,8 +153,10 @@ def usual_processes(device: str, models: list[str | Path]) -> int:
     if device != "cpu":
         return 1
     copy = 8 * max(sum(file.stat().st_size for file in Path(model).glob("*.safetensors")) for model in models)  # bytes
+    if not copy:  # no model: main() will say so
+        return 1
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**33  # bytes
-    return max(1, min(physical_cores(), MOST, memory // 2 // max(copy, 1)))
+    return max(1, min(physical_cores(), MOST, memory // 2 // copy))
 
 
 def run(main: Callable[[], None], processes: int, device: str) -> None:

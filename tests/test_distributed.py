@@ -131,8 +131,8 @@ def lines_of(log: Path) -> list[dict]:
 
 def left_over(directory: Path) -> list[str]:
     """Processes that work in this directory."""
-    listed = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,args="], stdout=subprocess.PIPE, text=True).stdout.splitlines()
-    return [line for line in listed if str(directory) in line]
+    listed = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,args="], stdout=subprocess.PIPE, text=True).stdout
+    return [line for line in listed.splitlines() if str(directory) in line]
 
 
 def moved(weights: dict, start: dict) -> torch.Tensor:
