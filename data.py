@@ -126,6 +126,22 @@ def question_of(factors: list[int]) -> str:
     return f"Compute {' * '.join(map(str, factors))} modulo {MODULUS}."
 
 
+WHAT_TO_ASK = f'Compute a * b * ... modulo {MODULUS}. with four to eight different factors from 2 to {MODULUS - 1}'
+
+
+def factors_of(question: str) -> list[int] | None:
+    """The factors of a question of the built-in world; None if it is none."""
+    found = re.fullmatch(rf"Compute (\d+(?: \* \d+)*) modulo {MODULUS}\.", question)
+    return [int(factor) for factor in found[1].split(" * ")] if found else None
+
+
+def level_of(factors: list[int]) -> int | None:
+    """The level of a problem with these factors; None if no level has so many small and large ones."""
+    large = sum(factor >= LARGE for factor in factors)
+    mix = len(factors) - large, large
+    return next((level for level, of in MIX.items() if of == mix), None)
+
+
 def generate(split: str, seed: int = 0, levels: tuple[int, ...] = LEVELS) -> Iterator[Problem]:
     """An endless stream of different problems, the levels in turn, each with a right solution from the answer key.
 

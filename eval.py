@@ -23,13 +23,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 import data
 import ibpo
 import sample
 import voting
 from plumbing import distributed, plots, printing
-from plumbing.records import Record, digest, is_record_of, make_record, read_record
+from plumbing.files import fingerprint
+from plumbing.records import Record, is_record_of, make_record, print_examples, read_record
+from plumbing.signals import exit_code, stop_on_signals
 from plumbing.statistics import Bootstrap
 
 DIRECTORIES = ["checkpoints/base", "checkpoints/ibpo"]  # what is evaluated by default
@@ -74,7 +77,7 @@ class Evaluation:
                 for level in sorted(set(levels.tolist()))}
 
 
-def on_boundary(trials, base, sv, sv_trials):
+def on_boundary(trials: ArrayLike, base: ArrayLike, sv: ArrayLike, sv_trials: ArrayLike) -> np.ndarray:
     """Accuracy of the efficiency boundary at a number of trials: the line through (1, base) and (sv_trials, sv)."""
     with np.errstate(divide="ignore", invalid="ignore"):  # without a vote there is no line: no finite number
         return base + (trials - 1) / (sv_trials - 1) * (sv - base)
@@ -89,7 +92,7 @@ def over_line(model: Means, base: Means, end: Means, unit: str) -> np.ndarray:
     return model.correct - on_boundary(cost, base.correct, end.correct, end_cost)
 
 
-def best_mixture(costs, accuracies, budget):
+def best_mixture(costs: ArrayLike, accuracies: ArrayLike, budget: ArrayLike) -> np.ndarray:
     """The most that several ways to answer attain with a mean cost: the upper hull of their points.
 
     Any way for some problems and another for the rest, at random. What is left of the budget is not spent.
@@ -106,7 +109,7 @@ def best_mixture(costs, accuracies, budget):
     return best
 
 
-def at_trials(curve, trials):
+def at_trials(curve: ArrayLike, trials: ArrayLike) -> np.ndarray:
     """The most that self-consistency attains with a mean number of trials: curve[k-1] is the accuracy of k samples.
 
     k may differ between problems, at random. (k = 2 alone gains nothing: of two different answers the first counts.)
@@ -115,7 +118,7 @@ def at_trials(curve, trials):
     return best_mixture(np.broadcast_to(k, np.shape(curve)), curve, trials)
 
 
-def thinned(trials, right, first, own_trials):
+def thinned(trials: ArrayLike, right: ArrayLike, first: ArrayLike, own_trials: ArrayLike) -> np.ndarray:
     """Accuracy of a model whose votes are cut back to their first trial at random until `trials` are left."""
     keep = np.clip((trials - 1) / np.maximum(own_trials - 1, 1e-9), 0, 1)
     return keep * right + (1 - keep) * first
@@ -306,7 +309,7 @@ def respond(directories: list, source: str, problems: int, samples: dict[str, in
     for directory, own in zip(directories, [called] if called else different_names(directories)):
         model = None  # the one before makes room
         resolved = sample.usual_dtype(directory, dtype, device)
-        condition, weights = sample.notes_of(directory).get("condition", "scot"), digest(directory)
+        condition, weights = sample.notes_of(directory).get("condition", "scot"), fingerprint(directory)
         kinds = [("", samples[condition], options["temperature"])]
         if condition == "scot":
             kinds.append(("-greedy", 1, 0.0))
@@ -314,9 +317,8 @@ def respond(directories: list, source: str, problems: int, samples: dict[str, in
             name = own + suffix
             names.append(name)
             header = {"model": str(directory), "condition": condition, "data": source, "split": split,
-                      "problems": len(chosen),
-                      "samples": m, "seed": seed, "dtype": resolved, **options, "temperature": temperature,
-                      "weights": weights}
+                      "problems": len(chosen), "samples": m, "seed": seed, "dtype": resolved, **options,
+                      "temperature": temperature, "weights": weights}
             path = out / "records" / f"{name}.jsonl"
             if not is_record_of(path, header, chosen):
                 if model is None:
@@ -344,15 +346,6 @@ def evaluate(directories: list, source: str, problems: int, samples: int, out: P
         return summary
 
     return distributed.on_main(draw)
-
-
-def print_examples(path: Path, count: int) -> None:
-    header, *rows = [json.loads(line) for line in path.read_text().splitlines()[: count + 1]]
-    for row in rows:
-        response = row["responses"][0]
-        parsed, right = voting.judge(row["answer"], response["text"], response["finished"], header["condition"])
-        print(f"--- {path.stem}, level {row['level']}: {row['question']}\n{response['text']}\n"
-              f"=> {parsed.group} {parsed.reason}, {'right' if right else 'wrong'} (gold {row['answer']})\n")
 
 
 def arguments(argv: list[str] = None) -> argparse.Namespace:
@@ -387,8 +380,6 @@ def arguments(argv: list[str] = None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="auto", choices=["auto", "fp32", "bf16"],
                         help="of the weights; auto: bf16 on a GPU, and on a CPU that has it for wide models; else fp32")
     args = parser.parse_args(argv)
-    if args.processes is not None and args.processes < 1:
-        parser.error("--processes must be at least 1")
     if not args.redraw:
         args.directories = args.directories or DIRECTORIES
     return args
@@ -402,8 +393,8 @@ def main(argv: list[str] = None) -> None:
                 raise data.DataError("--redraw takes all records there are: no checkpoint directories with it")
             report(Path(args.redraw))
             return
-        if args.problems < 1 or args.samples < 1 or args.slots < 1:
-            raise data.DataError("--problems, --samples and --slots must be at least 1")
+        if min(args.problems, args.samples, args.slots, 1 if args.processes is None else args.processes) < 1:
+            raise data.DataError("--problems, --samples, --slots and --processes must be at least 1")
         if args.show < 0 or not args.cache_gib > 0:
             raise data.DataError("--show must be 0 or more, and --cache-gib above 0")
         if args.split != "test" and args.data != "builtin":
@@ -411,13 +402,16 @@ def main(argv: list[str] = None) -> None:
         if args.temperature <= 0:
             raise data.DataError("--temperature must be above 0: separate samples are compared; greedy has its own row")
         limit = sample.usual_length(args.directories) if args.max_new_tokens is None else args.max_new_tokens
-        evaluate(args.directories, args.data, args.problems, args.samples, Path(args.out), seed=args.seed,
-                 split=args.split, device=args.device, dtype=args.dtype, show=args.show, slots=args.slots,
-                 cache_gib=args.cache_gib, max_new_tokens=limit, temperature=args.temperature, top_p=args.top_p)
+        with stop_on_signals():
+            evaluate(args.directories, args.data, args.problems, args.samples, Path(args.out), seed=args.seed,
+                     split=args.split, device=args.device, dtype=args.dtype, show=args.show, slots=args.slots,
+                     cache_gib=args.cache_gib, max_new_tokens=limit, temperature=args.temperature, top_p=args.top_p)
     except (OSError, ValueError) as error:  # DataError and CheckpointError are
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped; models that have answered all are kept, and the same command goes on with the others")
+    except KeyboardInterrupt as interrupt:
+        print("\nstopped; models that have answered all are kept, and the same command continues with the others",
+              file=sys.stderr)
+        sys.exit(exit_code(interrupt))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-ROUNDING = 1e-9  # responses; 0.29 * 100 is 28.999999999999996 and means 29
+ROUNDING = 1e-9  # tolerance when a share becomes a count: 0.29 * 100 is 28.999999999999996 and means 29
 
 
 class Selection(NamedTuple):
@@ -48,9 +48,11 @@ def reward_margin(correct: ArrayLike, extended: ArrayLike, valid: ArrayLike = No
     """Δ = r̄(x, G₊) - r̄(x, G∘), Eq. (6): what voting adds to a prompt's pass rate; float[n] in [-1, 1].
 
     The margin of every extended response of the prompt is Δ, that of every regular one -Δ, right or wrong.
-    Large: the prompt is worth the budget. Near 0: easy, or hopeless, either way.
+    Large: the prompt is worth the budget. Near 0: voting changes little, as on problems that are nearly always solved,
+    or hardly ever.
 
-        reward_margin(correct=[[1, 0, 1, 1]], extended=[[0, 0, 1, 1]])      array([0.5])
+        >>> reward_margin(correct=[[1, 0, 1, 1]], extended=[[0, 0, 1, 1]])  # single trials: 1 of 2, votes: 2 of 2
+        array([0.5])
 
     correct, extended, valid: bool[n, m] or 0/1. valid=False: malformed, in neither group; None: all are valid.
     ValueError: shapes that differ, entries other than 0/1, NaN.
@@ -63,10 +65,9 @@ def reward_margin(correct: ArrayLike, extended: ArrayLike, valid: ArrayLike = No
     vote_rate = (correct & vote).sum(axis=1) / np.maximum(n_vote, 1)  # float[n], r̄(x, G₊): a mean over G₊ alone (D1)
     regular_rate = (correct & regular).sum(axis=1) / np.maximum(n_regular, 1)  # float[n], r̄(x, G∘)
     margin = vote_rate - regular_rate  # Eq. (6)
-    # Every margin is a multiple of 1 / pairs. Rounding to it makes equal margins equal floats (1 - 2/3 and 1/3 - 0 are
-    # not) and gives 0 where a group was not sampled (D4).
-    pairs = n_vote * n_regular  # int[n]
-    return np.rint(margin * pairs) / np.maximum(pairs, 1)
+    # In floats 1 - 2/3 and 1/3 - 0 differ, and would not tie. Exact margins are whole multiples of 1 / denominator.
+    denominator = n_vote * n_regular  # int[n]; 0 where a group was not sampled: margin 0 (D4)
+    return np.rint(margin * denominator) / np.maximum(denominator, 1)
 
 
 def feasible_set(correct: ArrayLike, valid: ArrayLike = None, kl: ArrayLike = None,
@@ -106,14 +107,17 @@ def feasible_set(correct: ArrayLike, valid: ArrayLike = None, kl: ArrayLike = No
 #   D5  A prompt with nothing feasible is dropped, and counted. "Exactly one" would have no solution.
 #   D6  If more prompts *need* an extended response than the cap allows, as many prompts as possible come first, then
 #       the largest margin. Those with the smallest margins are dropped, and counted.
+#   D7  Where the margin is exactly 0, Eq. (8) is indifferent between regular and extended. Ours stays regular, which
+#       costs no budget; zero_margin_votes=True lets these prompts vote, last, as far as the cap has room.
 
 
 def select_ibpo(correct: ArrayLike, extended: ArrayLike, cap: float, valid: ArrayLike = None,
                 feasible: ArrayLike = None, rng=None) -> Selection:
     """OPT_IuB, Eq. (8): one response per prompt, the largest total margin, at most a share `cap` extended.
 
-        select_ibpo(correct=[[1, 1, 1, 1], [1, 0, 1, 1]], extended=[[0, 0, 1, 1], [0, 0, 1, 1]], cap=0.5)
-                    a regular response for prompt 1 (margin 0), a vote for prompt 2 (margin 0.5): Table 2
+        >>> correct, extended = [[1, 1, 1, 1], [1, 0, 1, 1]], [[0, 0, 1, 1], [0, 0, 1, 1]]  # Table 2: margins 0, 0.5
+        >>> print(select_ibpo(correct, extended, cap=0.5))  # a regular response for prompt 1, a vote for prompt 2
+        accepted 2, extended 1 of them (50.0%); dropped prompts: 0 nothing correct, 0 over the cap
 
     correct, extended, valid: bool[n, m] or 0/1, as in reward_margin. cap: q₊, a number from 0 to 1.
     feasible: bool[n, m], a further filter on what may be accepted (the KL of Eq. (7)); it leaves the margins alone.
@@ -122,41 +126,44 @@ def select_ibpo(correct: ArrayLike, extended: ArrayLike, cap: float, valid: Arra
     Returns a Selection. ValueError: shapes that differ, entries other than 0/1, NaN, cap outside [0, 1].
     """
     margin = reward_margin(correct, extended, valid)  # float[n], Eq. (6)
-    allowed = feasible_set(correct, valid)  # bool[n, m], Eq. (7)
-    allowed &= as_mask("feasible", feasible, allowed.shape, missing=True)
-    return maximise_margin(margin, allowed, extended, cap, rng)  # Eq. (8)
+    within = feasible_set(correct, valid)  # bool[n, m], Eq. (7)
+    within &= as_mask("feasible", feasible, within.shape, missing=True)
+    return maximise_margin(margin, within, extended, cap, rng)  # Eq. (8)
 
 
-def maximise_margin(margin: np.ndarray, allowed: np.ndarray, extended: ArrayLike, cap: float, rng=None) -> Selection:
+def maximise_margin(margin: np.ndarray, feasible: np.ndarray, extended: ArrayLike, cap: float, rng=None,
+                    zero_margin_votes: bool = False) -> Selection:
     """Solve Eq. (8) exactly, by counting and one sort. No solver is needed.
 
-    margin: float[n], Δ of each prompt. allowed: bool[n, m], Ξ. The rest as in select_ibpo.
+    margin: float[n], Δ of each prompt. feasible: bool[n, m], Ξ of Eq. (7). The rest as in select_ibpo.
     An accepted response counts +Δ if extended and -Δ if regular, so all there is to decide is who votes. Let
         U = the prompts with a feasible regular response: all accepted, since staying regular costs no budget,
         F = the prompts whose only feasible responses are extended: forced to vote or be dropped.
     With f of F accepted and u of U upgraded to a vote, the cap reads  f + u <= q₊ (|U| + f).
-    Make f as large as that allows, then u; each time the largest Δ first, and no upgrade without Δ > 0.
+    Make f as large as that allows, then u; each time the largest Δ first, and no upgrade without Δ > 0 (D7).
     """
     if not (isinstance(cap, Real) and 0 <= cap <= 1):  # false for NaN, too
         raise ValueError(f"cap must be a number from 0 to 1, not {cap!r}")
     cap, rng = float(cap), np.random.default_rng(rng)
-    extended = as_mask("extended", extended, allowed.shape)  # bool[n, m], G₊
-    regular, vote = allowed & ~extended, allowed & extended  # bool[n, m]
+    extended = as_mask("extended", extended, feasible.shape)  # bool[n, m], G₊
+    regular, vote = feasible & ~extended, feasible & extended  # bool[n, m]: what may be accepted of G∘ and G₊
     can_stay, can_vote = regular.any(axis=1), vote.any(axis=1)  # bool[n], U; bool[n]
     forced = can_vote & ~can_stay  # bool[n], F
-    upgradable = can_vote & can_stay & (margin > 0)  # bool[n]
+    worth_a_vote = margin >= 0 if zero_margin_votes else margin > 0  # bool[n], D7
+    upgradable = can_vote & can_stay & worth_a_vote  # bool[n]
     n_stay, n_forced = int(can_stay.sum()), int(forced.sum())  # |U|, |F|
 
-    # Eq. (8), the cap, as in D3:  f + u <= cap (|U| + f).  First the largest f (D6), then the largest u.
+    # Eq. (8), the cap, as in D3:  f + u <= cap (|U| + f).  First the largest f (D6), that is u = 0 and
+    # f <= cap |U| / (1 - cap); then the largest u.
     f = n_forced if cap == 1 else min(n_forced, math.floor(cap * n_stay / (1 - cap) + ROUNDING))
     u = max(math.floor(cap * (n_stay + f) + ROUNDING) - f, 0)  # -1 by rounding, rarely
     order = np.lexsort((rng.random(len(margin)), -margin))  # int[n]: largest Δ first, ties at random
-    votes = np.zeros(len(margin), bool)  # bool[n]
-    votes[order[forced[order]][:f]] = True
-    votes[order[upgradable[order]][:u]] = True  # Eq. (8), the maximum
+    who_votes = np.zeros(len(margin), bool)  # bool[n]
+    who_votes[order[forced[order]][:f]] = True
+    who_votes[order[upgradable[order]][:u]] = True  # Eq. (8), the maximum
     # D2: who does not vote gets a regular response. A forced prompt beyond the cap has none: dropped (D6).
-    accepted = one_per_prompt(np.where(votes[:, None], vote, regular), rng)  # bool[n, m]
-    return selection_of(accepted, extended, allowed, dropped_over_cap=n_forced - f)
+    accepted = one_per_prompt(np.where(who_votes[:, None], vote, regular), rng)  # bool[n, m]
+    return selection_of(accepted, extended, feasible, dropped_over_cap=n_forced - f)
 
 
 def select_cgpo(correct: ArrayLike, extended: ArrayLike = None, valid: ArrayLike = None, feasible: ArrayLike = None,
@@ -165,10 +172,10 @@ def select_cgpo(correct: ArrayLike, extended: ArrayLike = None, valid: ArrayLike
 
     Arguments, errors and Selection as in select_ibpo. extended is for the count only; None: all are regular.
     """
-    allowed = feasible_set(correct, valid)  # bool[n, m], Eq. (7)
-    allowed &= as_mask("feasible", feasible, allowed.shape, missing=True)
-    extended = as_mask("extended", extended, allowed.shape, missing=False)  # bool[n, m]
-    return selection_of(one_per_prompt(allowed, np.random.default_rng(rng)), extended, allowed)
+    within = feasible_set(correct, valid)  # bool[n, m], Eq. (7)
+    within &= as_mask("feasible", feasible, within.shape, missing=True)
+    extended = as_mask("extended", extended, within.shape, missing=False)  # bool[n, m]
+    return selection_of(one_per_prompt(within, np.random.default_rng(rng)), extended, within)
 
 
 def share_ties(weights: np.ndarray, feasible: np.ndarray, group: np.ndarray) -> np.ndarray:
@@ -177,7 +184,7 @@ def share_ties(weights: np.ndarray, feasible: np.ndarray, group: np.ndarray) -> 
     Within a group all feasible responses tie in Eq. (8), and the paper draws one. The mean over all draws has the same
     expected gradient with less noise, and costs no further sample.
     weights: float[n, m] of a Selection. feasible: bool[n, m], Ξ. group: [n, m], equal for responses of one group.
-    A prompt of which several responses have a weight, or one that is not feasible, keeps its weights. Returns
+    Prompts with several weighted responses, or whose weighted response is not feasible, are left as they are. Returns
     float[n, m].
     """
     accepted = weights != 0  # bool[n, m]
@@ -213,13 +220,13 @@ def one_per_prompt(choices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return choices & (drawn == np.arange(choices.shape[1]))  # bool[n, m]; none where none was marked
 
 
-def selection_of(accepted: np.ndarray, extended: np.ndarray, allowed: np.ndarray,
+def selection_of(weights: np.ndarray, extended: np.ndarray, feasible: np.ndarray,
                  dropped_over_cap: int = 0) -> Selection:
-    """The record of the accepted responses, a mask or weights [n, m]. Prompts with nothing allowed count as dropped."""
-    positive = accepted > 0  # bool[n, m]
-    nothing_allowed = ~allowed.any(axis=1)  # bool[n]
-    return Selection(accepted.astype(float), int(positive.sum()), int((positive & extended).sum()),
-                     int(nothing_allowed.sum()), dropped_over_cap)
+    """Weights [n, m], or a mask of accepted responses, with their counts. Prompts with nothing feasible are dropped."""
+    positive = weights > 0  # bool[n, m]
+    nothing_feasible = ~feasible.any(axis=1)  # bool[n]
+    return Selection(weights.astype(float), int(positive.sum()), int((positive & extended).sum()),
+                     int(nothing_feasible.sum()), dropped_over_cap)
 
 
 def main() -> None:

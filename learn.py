@@ -1,12 +1,12 @@
 """The learning step: the gradient of Eq. (5), and AdamW.
 
-`add_gradient` adds the gradient of -sum_ij weight_ij log pi(y_ij | x_i), Eq. (5), and `AdamW` takes the step. What
-repeats the two, logs a line per step and continues after an interruption is plumbing/stage.py.
+`add_gradient` adds the gradient of -sum_ij weight_ij log pi(y_ij | x_i), Eq. (5), and `AdamW` takes the step.
+plumbing/stage.py repeats both, logs a line per step, and continues after an interruption.
 
     pytest tests/test_learn.py
 
 Departure from the paper: the loss is a sum over tokens, divided by the number of prompts in the step: one constant,
-never a length. A vote is k times as long as a single trial, so any division by length would re-price the budget.
+never a length. A vote is k times as long as a single trial, and any division by length would make it count less.
 """
 
 import time
@@ -94,7 +94,7 @@ def add_gradient(model: llama.Llama, examples: list[Example], denominator: float
     total = 0.0
     for group in micro_batches(distributed.share(examples, [len(e) for e in examples]), settings.micro_tokens):
         weight = torch.tensor([example.weight for example in group], device=model.lm_head.weight.device)  # [B]
-        loss = -(weight * log_probabilities(model, group, settings.checkpointing)).sum() / denominator
+        loss = -(weight * log_probabilities(model, group, settings.checkpointing)).sum() / denominator  # Eq. (5)
         loss.backward()
         total += loss.item()
     return distributed.total(total)
@@ -113,8 +113,8 @@ class AdamW:
     """AdamW (Loshchilov & Hutter 2019). In fp32 it is torch.optim.AdamW.
 
     In bf16 the weights and both moments stay in bf16 (8 bytes per parameter with the gradient, so that an 8B model
-    fits on one 80 GB card) and are rounded stochastically: a change below half a unit in the last place, which is what
-    a learning rate of 5e-7 makes, would otherwise be rounded away every time. The random bits of a step depend on its
+    fits on one 80 GB card) and are rounded stochastically. Otherwise a change smaller than half a bf16 step, typical at
+    a learning rate of 5e-7, would always be rounded to nothing. The random bits of a step depend on its
     number alone, so a resumed run is bit-identical.
     """
 
@@ -174,3 +174,7 @@ def add_supervised_gradient(model: llama.Llama, examples: list[Example], setting
     weighted_tokens = sum(example.weight * example.tokens_in_loss for example in examples)
     return {"nll_per_token": loss * len(examples) / weighted_tokens,
             "tokens": sum(example.tokens_in_loss for example in examples), "seconds": time.monotonic() - begin}
+
+
+if __name__ == "__main__":
+    print(__doc__)

@@ -1,8 +1,9 @@
 """LLaMA, written out: RMSNorm -> rotary positions -> grouped-query attention -> SwiGLU -> block -> model.
 
-This is the policy pi_theta of the paper (Sec. 2). Nothing here knows about voting or budgets. Module names
-are those of Hugging Face: a state dict *is* a checkpoint. `load` reads a directory (config.json and
-model.safetensors, one file or sharded), `save` writes one that transformers loads with the same logits.
+This is the policy pi_theta of the paper (Sec. 2). Nothing here knows about voting or budgets. Module names are those of
+Hugging Face: a state dict *is* a checkpoint. `load` reads a directory (config.json and model.safetensors, one file or
+sharded), `save` writes one that transformers loads with the same logits. Mistral, Qwen2 and Qwen3 models, which are
+LLaMA but for a detail (see Config.model_type), are read and written as well.
 
     python llama.py checkpoints/base            # what is in a checkpoint: sizes, rotary settings, parameters
 
@@ -21,12 +22,21 @@ from typing import TYPE_CHECKING, get_args
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from plumbing.config_json import ARCHITECTURES, CheckpointError, read_fields, read_json, require, sliding_window
+from plumbing.checkpoint_files import (
+    ARCHITECTURES,
+    CheckpointError,
+    read_fields,
+    read_json,  # noqa: F401  (for those who import llama)
+    read_shapes,
+    read_tensor,
+    require,
+    sliding_window,
+    weight_files,
+)
 
 if TYPE_CHECKING:  # importing it takes seconds
     from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -56,7 +66,7 @@ class Config:
     bos_token_id: int | None = None
     eos_token_id: int | list | None = None
     pad_token_id: int | None = None
-    model_type: str = "llama"  # or another of ARCHITECTURES
+    model_type: str = "llama"  # or mistral (the same), qwen2 (see qkv_bias), qwen3 (see qk_norm)
 
     def __post_init__(self):
         for field in fields(self):
@@ -141,9 +151,9 @@ class Cache:
         shape = (config.num_hidden_layers, rows, config.num_key_value_heads, length, config.head_dim)
         self.k = torch.zeros(shape, dtype=dtype, device=device)  # [layers, rows, K, length, D]
         self.v = torch.zeros(shape, dtype=dtype, device=device)
-        # Query heads that share keys may go as so many queries of one head: keys are read once for all of them, and
-        # on a GPU no fast kernel takes both shared keys and a mask. On a CPU attention to a cache is 1.3 times as
-        # fast so in fp32, in bf16 1.4 times as slow.
+        # Query heads that share keys can be passed as several queries of one head. Then keys are read once for all of
+        # them, and on a GPU a fast kernel can be used: none takes both shared keys and a mask. On a CPU this makes
+        # attention to a cache 1.3 times as fast in fp32, but 1.4 times as slow in bf16.
         slower = dtype != torch.float32 and torch.device(device).type == "cpu"
         self.G = 1 if slower else config.num_attention_heads // config.num_key_value_heads
 
@@ -303,43 +313,8 @@ def read_config(directory: str | Path) -> Config:
     return config
 
 
-def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: one, or those that its index names, all in this directory."""
-    files, index = [directory / "model.safetensors"], directory / "model.safetensors.index.json"
-    if index.exists() and not files[0].exists():
-        table = read_json(index).get("weight_map")
-        require(isinstance(table, dict) and table, index, "weight_map is not a JSON object of file names")
-        for name in table.values():
-            beside = type(name) is str and Path(name).name == name
-            require(beside, index, f"weight_map names {name!r}, which is not a file of this directory")
-        files = sorted({directory / name for name in table.values()})
-    for file in files:
-        require(file.is_file(), file, "not a regular file" if file.exists() else "no such file")
-    return files
-
-
-def read_shapes(file: Path) -> dict[str, list[int]]:
-    """Name and shape of every tensor in a file, from its header alone."""
-    try:
-        with safe_open(file, framework="pt") as stored:
-            return {name: stored.get_slice(name).get_shape() for name in stored.keys()}
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file}: cannot be read ({error})") from None
-
-
-def read_tensor(file: Path, name: str) -> Tensor:
-    # What was read of a mapped file counts as memory in use until it is closed. Opened for one tensor at a time, it
-    # adds one tensor to the peak, not a second copy of the model.
-    try:
-        tensor = safe_open(file, framework="pt").get_tensor(name)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file}: {name} cannot be read ({error})") from None
-    require(tensor.dtype.is_floating_point and tensor.dtype.itemsize > 1, file, f"{name} is quantised ({tensor.dtype})")
-    return tensor
-
-
 def load(directory: str | Path, dtype: torch.dtype | None = None, device: str | None = None) -> Llama:
-    """Read a Hugging Face checkpoint directory: LLaMA, or a family of plumbing/config_json.py.
+    """Read a Hugging Face checkpoint directory: LLaMA, or a family of ARCHITECTURES.
 
     dtype: of the weights in memory (None: as stored). device: where they go (None: CPU). Whatever is missing,
     surplus, of another shape or not implemented raises CheckpointError, in one line.

@@ -1,6 +1,6 @@
 """What IBPO is compared with: other rules for which responses of a step to learn from, and how much.
 
-Every method has one signature and stands in one table, METHODS at the end of this file; `--method NAME` picks one:
+Every method has one signature and is listed in one table, METHODS at the end of this file; `--method NAME` picks one:
 
     method(judged, feasible, settings, rng) -> Selection, with weights[n, m]
         judged      voting.Judged: n prompts with m judged responses each
@@ -26,7 +26,7 @@ import numpy as np
 
 import budget
 import ibpo
-from ibpo import Selection, maximise_margin, one_per_prompt, selection_of
+from ibpo import Selection, maximise_margin, one_per_prompt, reward_margin, selection_of
 from voting import GROUPS, Judged
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -36,16 +36,18 @@ from voting import GROUPS, Judged
 def select_ibpo(judged: Judged, feasible: np.ndarray, settings, rng) -> Selection:
     """IBPO, Eq. (8). One cap on votes, the paper's case, has the closed form of ibpo.py; the rest is budget.py's."""
     if set(settings.caps) == {"vote"} and not settings.sft_short:
-        return ibpo.select_ibpo(judged.correct, judged.extended, settings.cap, judged.valid, feasible, rng)
+        margin = reward_margin(judged.correct, judged.extended, judged.valid)  # float[n], Eq. (6)
+        return maximise_margin(margin, feasible, judged.extended, settings.cap, rng,
+                               zero_margin_votes=settings.zero_margin == "vote")  # Eq. (8)
     return select_by_caps(judged, feasible, settings, rng)
 
 
 def expected_tokens(judged: Judged) -> np.ndarray:
     """The mean length of the prompt's valid responses of the same group: float[n, m].
 
-    A response's own length is partly luck: of 32 votes on a prompt some agree early. A cap on the tokens of the
-    accepted responses picks those, and the policy, which cannot agree earlier at will, goes on to spend more than the
-    cap. What a vote costs is therefore estimated as what it is worth is, Eq. (6): by a mean over the samples.
+    A response's own length is partly luck: of 32 votes on a prompt some agree early. A cap on it accepts these lucky
+    ones, which the policy cannot repeat at will, so that it ends above the cap. The cost of a vote is therefore a mean
+    over the prompt's samples, as its value is, Eq. (6).
     """
     same = (judged.group[:, :, None] == judged.group[:, None]) & judged.valid[:, None]  # bool[n, m, m]
     return (same * judged.tokens[:, None]).sum(axis=2) / np.maximum(same.sum(axis=2), 1)
@@ -65,7 +67,7 @@ def select_by_caps(judged: Judged, feasible: np.ndarray, settings, rng) -> Selec
     caps = settings.caps
     value = budget.group_margin(judged.correct, judged.group, judged.valid)  # float[n, m], Eq. (6)
     costs = [COSTS[name](judged) for name in caps]  # K of [n, m]
-    # A cap on tokens that is not used up must not make responses shorter: between equals, chance decides.
+    # If a cap on tokens is not used up, ties are broken at random, not towards the shorter response.
     thrifty = ["tokens" not in name for name in caps]
     best = budget.select(value, costs, list(caps.values()), feasible, thrifty=thrifty, rng=rng)
     return selection_of(best.weights, judged.extended, feasible, best.dropped_over_cap)
@@ -76,19 +78,19 @@ def select_by_caps(judged: Judged, feasible: np.ndarray, settings, rng) -> Selec
 
 
 def select_sft(judged: Judged, feasible: np.ndarray, settings, rng) -> Selection:
-    """SFT, Table 1: every valid response, right or wrong. The null of RFT: nothing tells good from bad."""
+    """SFT, Table 1: every valid response, right or wrong. A control for RFT that ignores correctness."""
     return selection_of(judged.valid, judged.extended, judged.valid)
 
 
 def select_rft(judged: Judged, feasible: np.ndarray, settings, rng) -> Selection:
-    """RFT, Table 1: all of Ξ, so that an easy prompt weighs more than a hard one."""
+    """RFT, Table 1: every feasible response. Easy prompts have more of them, so they weigh more."""
     return selection_of(feasible, judged.extended, feasible)
 
 
 def select_raft(judged: Judged, feasible: np.ndarray, settings, rng) -> Selection:
     """RAFT (best of m), Table 1: one response with the prompt's best reward, ties at random.
 
-    With a 0/1 reward this is CGPO, except that the best of an all-wrong row is wrong, and accepted.
+    With a 0/1 reward this is CGPO, except that a wrong response is accepted where no response is right.
     """
     best = np.where(feasible.any(axis=1, keepdims=True), feasible, judged.valid)  # bool[n, m]
     return selection_of(one_per_prompt(best, rng), judged.extended, judged.valid)
@@ -105,7 +107,8 @@ def select_cgpo(judged: Judged, feasible: np.ndarray, settings, rng) -> Selectio
 
 def select_margin(judged: Judged, feasible: np.ndarray, settings, rng) -> Selection:
     """IBPO without a cap: the group with the larger pass rate on each prompt."""
-    return ibpo.select_ibpo(judged.correct, judged.extended, 1.0, judged.valid, feasible, rng)
+    margin = reward_margin(judged.correct, judged.extended, judged.valid)  # float[n], Eq. (6)
+    return maximise_margin(margin, feasible, judged.extended, 1.0, rng)
 
 
 def select_random(judged: Judged, feasible: np.ndarray, settings, rng) -> Selection:
@@ -151,8 +154,8 @@ def select_listing(judged: Judged, feasible: np.ndarray, settings, rng) -> Selec
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Policy gradients: every response has a weight, of either sign. The gradient is that of what is sampled only if that is
-# sampled from π itself, at temperature 1 and top-p 1.
+# Policy gradients: every response has a weight, some are negative. The gradient is unbiased only for samples from π
+# itself: temperature 1, top-p 1.
 
 
 def weigh_grpo(judged: Judged, feasible: np.ndarray, settings, rng) -> Selection:
@@ -185,7 +188,7 @@ def weigh_length_penalty(judged: Judged, feasible: np.ndarray, settings, rng) ->
 
     The baseline of a response is the mean reward of the other m - 1 (leave-one-out; Kool et al. 2019; Ahmadian et al.
     2024, arXiv 2402.14740). It does not depend on the response, so the gradient is unbiased. With the mean of all m, a
-    response would be part of its own baseline, and the gradient too short by (m-1)/m. Each row of weights sums to 0.
+    response would be part of its own baseline, and the gradient scaled by (m-1)/m. Each row of weights sums to 0.
     """
     right = judged.correct & judged.valid  # bool[n, m]
     reward = right - settings.length_price * judged.tokens / settings.length_unit  # float[n, m]
@@ -204,20 +207,24 @@ class Method(NamedTuple):
     select: Callable[[Judged, np.ndarray, object, np.random.Generator], Selection]
     caps: tuple[str, ...] = ()  # what --budget may limit, names of COSTS; none: it has no budget
     policy_gradient: bool = False  # needs samples from π itself
-    compares: bool = False  # weighs the responses to a prompt against each other: needs at least two
+    fewest_samples: int = 1  # per prompt; with two, no prompt has both a positive margin and a right single trial
     two_groups: bool = False  # knows regular and extended responses only: no short votes
     accepts_infeasible: bool = False  # does not ask for Ξ: a KL bound, Eq. (7), would have no effect
 
 
 METHODS = {
-    "ibpo": Method(select_ibpo, caps=tuple(COSTS), compares=True),
+    "ibpo": Method(select_ibpo, caps=tuple(COSTS), fewest_samples=3),
     "cgpo": Method(select_cgpo),
     "sft": Method(select_sft, accepts_infeasible=True),
     "rft": Method(select_rft),
     "raft": Method(select_raft, accepts_infeasible=True),
-    "margin": Method(select_margin, compares=True, two_groups=True),
+    "margin": Method(select_margin, fewest_samples=3, two_groups=True),
     "random": Method(select_random, caps=("vote",), two_groups=True),
-    "listing": Method(select_listing, caps=("vote",), compares=True, two_groups=True),
-    "grpo": Method(weigh_grpo, policy_gradient=True, compares=True),
-    "length-penalty": Method(weigh_length_penalty, policy_gradient=True, compares=True),
+    "listing": Method(select_listing, caps=("vote",), fewest_samples=3, two_groups=True),
+    "grpo": Method(weigh_grpo, policy_gradient=True, fewest_samples=2),
+    "length-penalty": Method(weigh_length_penalty, policy_gradient=True, fewest_samples=2),
 }
+
+
+if __name__ == "__main__":
+    print(__doc__)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+import data
 import llama
 import voting
 from plumbing import distributed
@@ -349,6 +350,7 @@ def main() -> None:
         description="Ask a checkpoint one problem and see how it spends its budget. After each response comes what it "
                     "is: regular (one trial), extended (a vote), short, or malformed and why; its trials, its tokens, "
                     "and the answer it states.",
+        allow_abbrev=False,
         epilog='example: python sample.py checkpoints/ibpo "Compute 11 * 27 * 34 * 6 * 28 modulo 61." --samples 3')
     parser.add_argument("directory", help="a checkpoint directory, e.g. checkpoints/ibpo")
     parser.add_argument("problem", help="the problem, in quotes")
@@ -376,15 +378,25 @@ def main() -> None:
         (responses,) = ask(model, tokenizer, [args.problem], condition, args.samples,
                            max_new_tokens=limit, temperature=args.temperature, top_p=args.top_p,
                            seed=args.seed)
+    except voting.PromptError as error:  # a built-in model knows only the words of its world
+        sys.exit(f"error: {error}; the built-in models read {data.WHAT_TO_ASK}")
     except ValueError as error:  # CheckpointError is one
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("\nstopped")
+    factors = data.factors_of(args.problem)  # None: no problem of the built-in world, the right answer is not known
+    gold = "" if factors is None else str(math.prod(factors) % data.MODULUS)
     for response in responses:
-        parsed, _ = voting.judge("", response.text, response.finished, condition)
+        parsed, right = voting.judge(gold, response.text, response.finished, condition)
         print(response.text)
         why = f" ({parsed.reason})" if parsed.reason else ""
-        print(f"-> {parsed.group}{why}, trials {parsed.trials}, tokens {len(response.ids)}, answer {parsed.final}\n")
+        verdict = f", {'right' if right else f'wrong: it is {gold}'}" if gold else ""
+        print(f"-> {parsed.group}{why}, trials {parsed.trials}, tokens {len(response.ids)}, answer {parsed.final}"
+              f"{verdict}\n")
+    if factors is not None:
+        level = data.level_of(factors)
+        print(f"a problem of level {level} of 5" if level else
+              f"note: the model has not learned such problems; it knows {data.WHAT_TO_ASK}")
 
 
 if __name__ == "__main__":

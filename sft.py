@@ -316,3 +316,7 @@ def train_sft(settings: Settings, stage_name: str) -> Path:
             learning_rate = scheduled(settings, settings.sft_lr, step, settings.sft_steps)
             stage.update(learning_rate, record, f"nll/token {record['nll_per_token']:.3f}")
     return directory
+
+
+if __name__ == "__main__":
+    print(__doc__)

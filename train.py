@@ -3,7 +3,7 @@
     python train.py                              # built-in world, 2 CPU cores: SV-SFT, ASV-SFT, IBPO at q+ = 0.5, eval
     python train.py smoke                        # the same path in under a minute, to see that everything works
     python train.py --budget vote=0.25           # another cap (the stages before it are reused)
-    python train.py --budget expected-tokens=93  # a cap on the accepted responses' tokens instead (tokens=N leaks)
+    python train.py --budget expected-tokens=93  # a cap on tokens instead (with tokens=N it ends above N)
     python train.py --sft-short 2500 --sft-votes 2500 --sft-regular 2500 --budget short=0.3,vote=0.3 --out runs/modes
                                                  # three groups, a cap on each kind of vote
     python train.py --stage ibpo --method random # a control: same cap, random prompts vote (or cgpo, rft, grpo, ...)
@@ -42,15 +42,17 @@ from plumbing.checks import check
 from plumbing.files import derive_seed, digest, fingerprint, shuffled
 from plumbing.records import describe, notes_on
 from plumbing.settings import Settings, UserError, parse_args
-from plumbing.stage import Stage, exit_code, for_sampling, is_finished, open_start, scheduled, stop_on_signals
+from plumbing.signals import exit_code, stop_on_signals
+from plumbing.stage import Stage, for_sampling, is_finished, open_start, scheduled
 from sft import train_base, train_sft
 
 
 def train_ibpo(settings: Settings, start: Path) -> Path:
     """Algorithm 1, from the ASV-SFT model in `start`; returns the directory of the trained checkpoint."""
     settings = settings.for_ibpo()
-    n = settings.accumulate * settings.prompts  # prompts per step, k_b n in the paper's letters
-    problems, validation = training_problems(settings, n)
+    prompts_per_step = settings.accumulate * settings.prompts  # Algorithm 2: k_b n. One policy answers all of them, so
+    # the k_b batches are one batch, and one program is solved on it.
+    problems, validation = training_problems(settings, prompts_per_step)
     sources = {"start": fingerprint(start), "data": digest([(p.question, p.answer, p.level) for p in problems])}
     if is_finished(settings, "ibpo", sources):
         return settings.directory("ibpo")
@@ -59,24 +61,24 @@ def train_ibpo(settings: Settings, start: Path) -> Path:
 
     with Stage(settings, "ibpo", model, tokenizer, settings.steps, sources) as stage:
         for step in stage:
-            policy = for_sampling(model, settings)
+            policy = for_sampling(model, settings)  # the current model, or a copy of it in a faster dtype
             validated = {}
             if settings.valid_every and step % settings.valid_every == 0:
                 validated = validate(policy, tokenizer, validation, step, settings)
 
-            # Algorithm 2, sample accumulation: k_b batches of n prompts, all answered by one policy, make one program.
-            batch = [problems[i] for i in shuffled(len(problems), step, n, derive_seed(settings.seed, "order"))]
+            batch = [problems[i] for i in
+                     shuffled(len(problems), step, prompts_per_step, derive_seed(settings.seed, "order"))]
             with stage.timed("sampling"):
                 rollout = roll_out(policy, tokenizer, batch, settings.samples, settings.rl_top_p,
                                    derive_seed(settings.seed, "rollout", step), settings)
             with stage.timed("solving"):  # who is accepted, and with which weight: Eq. (6)-(8)
                 selection, weights = select(rollout, reference, settings, derive_seed(settings.seed, "select", step))
             with stage.timed("learning"):  # Eq. (5)
-                loss = add_gradient(model, weighted_examples(rollout, weights), n, settings)
+                loss = add_gradient(model, weighted_examples(rollout, weights), prompts_per_step, settings)
 
             record = {"loss": loss, **describe(rollout, selection), **stage.seconds, **validated}
-            stage.update(scheduled(settings, settings.lr, step, settings.steps), record, in_the_bar(record),
-                         notes_on(record, rollout, settings))
+            stage.update(scheduled(settings, settings.lr, step, settings.steps), record, progress_text(record),
+                         notes_on(record, rollout, settings))  # clip, AdamW, log
     return stage.directory
 
 
@@ -126,7 +128,7 @@ def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
            seed: int) -> tuple[ibpo.Selection, np.ndarray]:
     """The responses accepted in a step, Eq. (8) for the method ibpo, and weights[n, m] to learn with.
 
-    Policy gradients select nobody: they weigh all responses, some negatively.
+    Policy gradients give every response a weight, some negative.
     """
     kl = kl_estimate(rollout, reference, settings) if reference is not None else None  # float[n, m], nats
     feasible = ibpo.feasible_set(rollout.correct, rollout.valid, kl, settings.kl_max)  # bool[n, m], Eq. (7)
@@ -144,7 +146,7 @@ def weighted_examples(rollout: Rollout, weights: np.ndarray) -> list[Example]:
 
 def training_problems(settings: Settings, n: int) -> tuple[list[data.Problem], list[data.Problem]]:
     """Problems to learn from, n per step, and those of the validation curves."""
-    count = settings.steps * n if settings.data == "builtin" else None  # of a file: all
+    count = settings.steps * n if settings.data == "builtin" else None  # a file is used whole
     problems = data.load(settings.data, "train", count, derive_seed(settings.seed, "rl"))
     validation = []
     if settings.valid_every:
@@ -160,7 +162,7 @@ def validate(policy: llama.Llama, tokenizer, problems: list[data.Problem], step:
             "valid_short_share": float((seen.group == voting.GROUPS.index("short")).mean())}
 
 
-def in_the_bar(record: dict) -> str:
+def progress_text(record: dict) -> str:
     return (f"accuracy {record['accuracy']:.3f}, votes {record['vote_share']:.2f} "
             f"(accepted {record['accepted_vote_share']:.2f}), trials {record['trials']:.2f}")
 
@@ -216,7 +218,8 @@ def main(argv: list[str] = None) -> None:
     try:
         with stop_on_signals():
             spent = run(settings, stage)
-    except (OSError, UserError, data.DataError, llama.CheckpointError, sample.LengthError, voting.PromptError) as error:
+    except (OSError, UserError, data.DataError, llama.CheckpointError, sample.LengthError,
+            sample.LogitsError, voting.PromptError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt as interrupt:
         text = str(interrupt) or "stopped; what is finished is kept, and the same command continues from there"

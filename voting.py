@@ -6,9 +6,8 @@ A *trial* is one [TRIAL] ... [/TRIAL] block that ends in a boxed answer; a *resp
                     consensus stated as the final answer; without one, the plurality (the first seen on ties)
     short           the same with two of at most three, and closing lines of its own; only where there are three groups
     malformed       everything else: it belongs to no group, is never accepted, and counts as wrong
-Closing lines may say what they like, if the answer they state is the one that the rule asks for.
-The rule is strict because the budget counts extended responses, not trials: a response that may go on voting after
-its consensus buys trials for free.
+Of the closing lines only the stated answer is checked. The rule is strict because the budget counts votes, not trials:
+a vote that goes on after its consensus would spend trials that no cap counts.
 
     python voting.py                             # one response of each kind, parsed; the prompts
 """
@@ -24,7 +23,7 @@ import numpy as np
 import grade
 
 GROUPS = ("regular", "short", "extended")  # cheapest first
-CONSENSUS, MAX_TRIALS = 3, 8  # a vote stops when an answer has come up so often, and after so many trials at the latest
+CONSENSUS, MAX_TRIALS = 3, 8  # equal answers that end a vote; its largest number of trials
 SHORT_CONSENSUS, SHORT_MAX_TRIALS = 2, 3  # the same for a short vote
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
@@ -104,9 +103,12 @@ def encode_prompt(tokenizer, question: str, condition: str) -> list[int]:
         date_string=DATE)
     ids = tokenizer(text, add_special_tokens=False).input_ids
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
-        known = tokenizer.unk_token_id not in tokenizer(PROMPTS[condition], add_special_tokens=False).input_ids
-        raise PromptError(f"this model's tokenizer has no tokens for all of {question!r}" if known else
-                          f"this model's tokenizer has no tokens for the prompt {condition!r}; it never learned it")
+        coded = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)
+        unknown = [question[a:b] for id, (a, b) in zip(coded.input_ids, coded.offset_mapping)
+                   if id == tokenizer.unk_token_id]
+        if unknown:
+            raise PromptError(f"this model's tokenizer has no token for {unknown[0]!r} in {question!r}")
+        raise PromptError(f"this model's tokenizer has no token for the prompt {condition!r}; it never learned it")
     return ids
 
 
@@ -122,8 +124,8 @@ END = "}."
 class Rule(NamedTuple):
     """When a vote stops and what it says then."""
 
-    consensus: int  # it stops as soon as one answer has come up so often
-    max_trials: int  # and after this many trials at the latest
+    consensus: int  # equal answers that end the vote
+    max_trials: int  # its largest number of trials
 
     @property
     def agreed(self) -> str:
@@ -203,7 +205,7 @@ def times_seen(answers: list[str | None]) -> int:
 
 
 def trials_needed(answers: list[str | None], rule: Rule = LONG) -> int | None:
-    """How many trials a vote takes that meets these answers in this order; None if they end before the rule does."""
+    """The number of trials at which the rule stops; None if there are too few answers to tell."""
     for t in range(rule.consensus, min(len(answers), rule.max_trials) + 1):
         if plurality(answers[:t])[1] == rule.consensus:
             return t
@@ -296,8 +298,9 @@ def apply_rule(answers: tuple[str | None, ...], closing: str) -> tuple[str, str 
     if needed is None:
         reason = "stopped before consensus"
     elif len(answers) > needed:
-        most = f"more than {NUMBERS[rule.max_trials]} trials"
-        reason = "went on after consensus" if needed < rule.max_trials else most
+        reason = "went on after consensus"
+        if needed == rule.max_trials:
+            reason = f"more than {NUMBERS[rule.max_trials]} trials"
     elif stated is None:
         reason = "states no final answer"
     elif not grade.equal(expected, stated):
@@ -312,8 +315,8 @@ def apply_rule(answers: tuple[str | None, ...], closing: str) -> tuple[str, str 
 def judge(gold: str, text: str, finished: bool = True, condition: str = "asv") -> tuple[Parsed, bool]:
     """The parsed response and r_match: whether its final answer is right. One that was cut off is malformed.
 
-    condition: the prompt it answers. Where that offers two groups, a short vote is malformed: no cap would count it.
-    Where it asks for trials, so is a plain solution: what it tries inside would be for free.
+    condition: the prompt it answers. With two groups a short vote is malformed, since no cap counts it. Under a prompt
+    that asks for trials so is a plain solution, since attempts inside it would not be counted.
     """
     parsed, reason = parse(text), ""
     if not finished:

@@ -16,6 +16,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +34,14 @@ import train
 import voting
 from learn import AdamW, Example, add_gradient
 from methods import METHODS
+from plumbing.checkpoints import stop_ids_of
 from plumbing.settings import Settings
 from plumbing.statistics import Bootstrap, percent
 
 SAMPLES = 8
 
 
-def seconds(function, *arguments) -> tuple[float, object]:
+def seconds(function: Callable, *arguments) -> tuple[float, object]:
     """How long it takes, and what it returns."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     begin = clock()
@@ -47,7 +49,7 @@ def seconds(function, *arguments) -> tuple[float, object]:
     return clock() - begin, result
 
 
-def fastest(function, *arguments) -> tuple[float, object]:
+def fastest(function: Callable, *arguments) -> tuple[float, object]:
     """The shortest of three times, and what the function returns: for short ones, which a busy machine disturbs."""
     return min((seconds(function, *arguments) for _ in range(3)), key=lambda pair: pair[0])
 
@@ -97,7 +99,7 @@ def compare_sampling(name: str, directory, problems: list, condition: str, limit
     smaller batch of the same side, is left out: '-'. best: of what was measured.
     """
     tokenizer = sample.open_checkpoint(directory)[1]
-    stop_ids = sample.stop_ids_of(directory, tokenizer)
+    stop_ids = stop_ids_of(directory, tokenizer)
     prompts = [voting.encode_prompt(tokenizer, problem.question, condition)
                for problem in problems for _ in range(SAMPLES)]
     least, share = responses
@@ -137,7 +139,7 @@ def compare_pass_at_1(directory, count: int) -> None:
     for dtype, torch_dtype in sample.DTYPES.items():
         model, tokenizer, notes = sample.open_checkpoint(directory, torch_dtype)
         rows = sample.ask(model, tokenizer, [problem.question for problem in problems], notes["condition"], 1,
-                          max_new_tokens=300, top_p=0.9, stop_ids=sample.stop_ids_of(directory, tokenizer))
+                          max_new_tokens=300, top_p=0.9)
         right[dtype] = np.array([voting.judge(problem.answer, r.text, r.finished)[1]
                                  for problem, (r,) in zip(problems, rows)], float)  # [count]
     bootstrap = Bootstrap(count)

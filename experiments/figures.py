@@ -12,7 +12,7 @@ import numpy as np
 from plumbing.plots import CAPS, GREEN, GREY, ORANGE, PINK, STYLE, YELLOW, plt, save
 
 
-def mean_and_range(axis, steps, runs: list, **style) -> None:
+def mean_and_range(axis: plt.Axes, steps: list[int], runs: list[list[float]], **style) -> None:
     """The mean over seeds as a line, and from the lowest to the highest seed as a band."""
     values = 100 * np.array(runs)  # [seeds, steps]
     axis.fill_between(steps, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.2, lw=0)

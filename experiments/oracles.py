@@ -108,7 +108,7 @@ def predict(samples: list[np.ndarray], levels: np.ndarray) -> np.ndarray:
     return predicted
 
 
-def allocate(known: Choices, budget: float, rng=None) -> np.ndarray:
+def allocate(known: Choices, budget: float, rng: np.random.Generator | int = None) -> np.ndarray:
     """Who goes on: share[n] in [0, 1] with the largest pass rate, the mean number of trials at most the budget.
 
     Maximises Σ_i share_i gain_i subject to Σ_i share_i extra_i <= n · (budget - mean stop_trials): a knapsack that may

@@ -125,7 +125,8 @@ def height_parts(evaluation: Evaluation, names: list[str], base: str = "base", e
     found = bootstrap.means(np.column_stack([*columns, *at, *best]))  # float[c, draws]
     within, best = np.split(found, [len(columns) + len(at)])
     *sums, weights = within.reshape(len(keys) + 1, len(at), -1)  # float[levels, draws] each
-    of_level = {key: values / weights for key, values in zip(keys, sums)}  # float[levels, draws] each
+    with np.errstate(invalid="ignore"):  # of a level that no problem is drawn of nothing is known
+        of_level = {key: values / weights for key, values in zip(keys, sums)}  # float[levels, draws] each
     parts = {}
     for i, name in enumerate(names):
         parts[name] = {"first": bootstrap.difference(means[name].first - means[base].correct)}

@@ -28,6 +28,7 @@ import data
 from eval import Evaluation, adaptive_self_consistency, over_line, over_model, summarise
 from experiments import figures as seed_figures
 from experiments import oracles
+from experiments.chapter import chapter
 from experiments.references import AdaptiveHull, height_parts
 from experiments.tables import CAPS, FIGURES, HEIGHTS, LADDER, LEARN_WHEN, NAMES, ORACLE_MODELS, text
 from plumbing import plots
@@ -188,7 +189,7 @@ def within_levels(evaluation: Evaluation, names: list[str]) -> dict[str, Estimat
         for level in np.unique(base.levels):
             at = base.levels == level  # bool[n]
             harder[at] = rate[at] < rate[at].mean()
-            vote[at] -= vote[at & formed].mean()
+            vote[at] -= vote[at & formed].sum() / max((at & formed).sum(), 1)
         for problems in (formed & harder, formed & ~harder):  # bool[n]
             columns += [vote * problems, problems]
     means = evaluation.bootstrap.means(np.stack(columns, axis=1)).reshape(len(names), 2, 2, -1)
@@ -307,5 +308,6 @@ def report(results: Path, models: list[str], seeds: int) -> None:
     figures = [f"{title}:\n\n![{title}]({name}.png)\n" for name, title in FIGURES.items()
                if (results / f"{name}.png").exists()]
     (results / "results.md").write_text("\n".join([text(result), "## Figures\n", *figures]))
+    (results / "README.md").write_text(chapter(result))
     print(f"{results}/results.md: seeds {', '.join(map(str, result['seeds']))}"
           + "".join(f"\n    missing: {line}" for line in result["missing"]))

@@ -163,7 +163,7 @@ def run_all(todo: list[tuple[int, str]], jobs: int, runs: Path, options: list[st
     return len(failed)
 
 
-def main(argv=None) -> None:
+def main(argv: list[str] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="how many (default 3: seeds 0, 1 and 2)")

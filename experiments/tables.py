@@ -190,8 +190,8 @@ def adaptive(result: dict) -> str:
 
 It needs no training: separate samples of the base until some of them agree, up to a limit. Done on some problems, at
 random, with a single sample on the others, it spends any budget. One rule: until three agree, at most eight, as a vote
-does. Best rules: the best mixture of all rules that wait for two to four and take at most two to eight. Differences in
-accuracy, points:
+does. Best rules: the best mixture of all rules that wait for two to four and take at most two to eight. Tokens are
+those that are generated: separate samples also read the prompt again. Differences in accuracy, points:
 
 {table(["model", "seeds", "− one rule, equal trials", "− one rule, equal tokens", "− best rules, equal trials",
         "− best rules, equal tokens"], rows)}

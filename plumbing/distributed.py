@@ -166,7 +166,7 @@ def run(main: Callable[[], None], processes: int, device: str) -> None:
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         take_part(main, device)
-    elif processes == 1:
+    elif processes <= 1:
         main()
     else:
         sys.exit(launch(processes, device))

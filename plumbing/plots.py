@@ -13,6 +13,7 @@ import matplotlib
 matplotlib.use("Agg")  # files only: no window, no display needed
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
+from numpy.typing import ArrayLike  # noqa: E402
 
 # Okabe and Ito's colours, and one blue from light to dark for the caps: they can be told apart with colour-blind eyes
 # and in grey. Nothing is told by colour alone: markers, dashes and labels say the same.
@@ -30,7 +31,7 @@ STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, 
          "axes.axisbelow": True, "legend.frameon": False, "savefig.dpi": 200, "figure.constrained_layout.use": True}
 
 
-def reach(value, low, high) -> np.ndarray:
+def reach(value: ArrayLike, low: ArrayLike, high: ArrayLike) -> np.ndarray:
     """Lengths of an error bar, [2, n]; a resampled mean may miss an exact one by a rounding error."""
     return np.maximum(np.atleast_2d(np.array([value - low, high - value])).reshape(2, -1), 0)
 
@@ -43,7 +44,7 @@ def looks(models: dict) -> dict[str, dict]:
             for name in names}
 
 
-def save(figure, path: Path, axis, columns: int) -> None:
+def save(figure: plt.Figure, path: Path, axis: plt.Axes, columns: int) -> None:
     """With one legend for all panels, that of this axis, where it covers no data."""
     figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=columns)
     figure.savefig(path)

@@ -68,8 +68,8 @@ def print_summary(summary: dict) -> None:
     n, models, sv = summary["problems"], summary["models"], summary["models"].get(summary["sv"])
     print(f"\n{n} problem{'s' * (n != 1)}; 95 % intervals\n")
     print_table(models)
-    print("gain: pass@1 minus that of the base. rule kept: of the responses with several trials, those that stop when the "
-          "rule says.")
+    print("gain: pass@1 minus that of the base. rule kept: of the responses with several trials, those that stop when "
+          "the rule says.")
     if summary["self_consistency"]:
         values = "  ".join(f"{k}: {100 * row.value:.1f}" for k, row in enumerate(summary["self_consistency"], 1))
         print(f"\nself-consistency, % by samples   {values}")

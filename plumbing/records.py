@@ -6,7 +6,6 @@ Everything that eval.py prints or draws is computed from records, so a better pa
     python eval.py --redraw runs/builtin/eval    # table and plots again, from the saved records
 """
 
-import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -71,22 +70,6 @@ def weights_of(directory: str | Path) -> list[Path]:
     return sorted(Path(directory).glob("*.safetensors"))
 
 
-def digest(directory: str | Path) -> str:
-    """A hash of a checkpoint's weights: of all bytes, and of a file above 64 MiB of 1,024 blocks, evenly spaced."""
-    found = hashlib.sha256()
-    for path in weights_of(directory):
-        size = path.stat().st_size
-        found.update(f"{path.name} {size}".encode())
-        with path.open("rb") as file:
-            if size <= 1 << 26:
-                found.update(file.read())
-                continue
-            for i in range(1024):
-                file.seek(i * (size - 4096) // 1023)
-                found.update(file.read(4096))
-    return found.hexdigest()
-
-
 @dataclass
 class Record(voting.Judged):
     """A model's judged responses to n problems, m each."""
@@ -146,6 +129,16 @@ def read_record(path: Path) -> Record:
         raise data.DataError(f"{path}: not a record of responses ({type(error).__name__}: {error})") from None
 
 
+def print_examples(path: Path, count: int) -> None:
+    """The first responses of a record, to the first `count` problems."""
+    header, *rows = [json.loads(line) for line in path.read_text().splitlines()[: count + 1]]
+    for row in rows:
+        response = row["responses"][0]
+        parsed, right = voting.judge(row["answer"], response["text"], response["finished"], header["condition"])
+        print(f"--- {path.stem}, level {row['level']}: {row['question']}\n{response['text']}\n"
+              f"=> {parsed.group} {parsed.reason}, {'right' if right else 'wrong'} (gold {row['answer']})\n")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What log.jsonl says of the responses of an IBPO step
 
@@ -190,7 +183,7 @@ def notes_on(record: dict, rollout: voting.Judged, settings) -> str:
                 f"{record['dropped_over_cap']} the cap had no room")
     margin = ibpo.reward_margin(rollout.correct, rollout.in_group("extended"), rollout.valid)  # float[n], Eq. (6)
     silent = float((margin == 0).mean())
-    if METHODS[settings.method].compares and settings.samples < 8 and silent > 0.5:
+    if METHODS[settings.method].fewest_samples > 2 and settings.samples < 8 and silent > 0.5:
         return (f"note: with --samples {settings.samples} the margin, Eq. (6), is 0 on {silent:.0%} of the prompts: "
                 "there it cannot tell who should vote; more samples can")
     return ""

@@ -18,7 +18,7 @@ CONDITION = {"base": "scot", "sv-sft": "sv", "asv-sft": "asv", "ibpo": "asv"}  #
 ALL = ("base", "sv-sft", "asv-sft", "ibpo")
 LATER = ("sv-sft", "asv-sft", "ibpo")  # all stages but the base
 ASV = ("asv-sft", "ibpo")
-SAMPLED = ("samples", *LATER)  # "samples": the base model's own solutions, which the SFT stages learn from
+SAMPLED = ("samples", *LATER)  # "samples" stands for samples.jsonl: what the base model wrote for the SFT stages
 POLICY_GRADIENTS = [name for name, method in METHODS.items() if method.policy_gradient]
 CAPPED = [name for name, method in METHODS.items() if method.caps]  # those that --budget applies to
 
@@ -48,8 +48,8 @@ FIRST, DATA, SFT, RL, SPEED, OPTIMISER, EVALUATION, BASE, LORA = (
 class Settings:
     model: str = setting("checkpoints/base", "base model: a Hugging Face LLaMA directory with a chat template", FIRST,
                          SAMPLED)
-    method: str = setting("ibpo", "who is accepted: a name of METHODS in methods.py", FIRST, ("ibpo",),
-                          choices=tuple(METHODS))
+    method: str = setting("ibpo", "which responses are accepted (methods.py says what each name means)", FIRST,
+                          ("ibpo",), choices=tuple(METHODS))
     budget: str = setting(
         "vote=0.5", "caps on the accepted responses: vote=q+ (the share that may vote), tokens=N (their average "
         "length), expected-tokens=N (that of their group on the prompt), short=q (with --sft-short: the share of short "
@@ -71,12 +71,12 @@ class Settings:
     test_data: str = setting("builtin", "test problems for the evaluation at the end: builtin, or a .jsonl file", DATA)
 
     sft_problems: int = setting(5000, "problems the base model answers to make training data", SFT, SAMPLED, least=1)
-    sft_samples: int = setting(12, "answers to each; a vote without consensus is made of eight", SFT, SAMPLED,
+    sft_samples: int = setting(12, "solutions per problem; at least eight, the longest vote", SFT, SAMPLED,
                                least=MAX_TRIALS)
     sft_votes: int = setting(3300, "voting examples, D_SV or D_ASV1, evenly from all levels", SFT, LATER, least=1)
     sft_regular: int = setting(1700, "one-trial examples, golden solutions or D_ASV2, evenly from all levels", SFT,
                                LATER, least=1)
-    sft_alpha: float = setting(1.0, "ASV-SFT: alpha, how many times as many one-trial examples; sft_regular at 1", SFT,
+    sft_alpha: float = setting(1.0, "ASV-SFT: multiplies --sft-regular (the paper's alpha)", SFT,
                                ASV, least=0)
     sft_short: int = setting(0, "ASV-SFT: short votes, evenly from all levels; above 0: three groups, IBPO too", SFT,
                              ASV, when=lambda s: s.sft_short, least=0)
@@ -85,7 +85,11 @@ class Settings:
     sft_lr: float = setting(2e-4, "highest learning rate", SFT, LATER, above=0)
 
     start: str = setting(None, "start from this checkpoint directory instead of the ASV-SFT stage", RL, ("ibpo",))
-    share_ties: bool = setting(True, "spread a prompt's weight over all responses that tie, not on one", RL, ("ibpo",))
+    share_ties: bool = setting(True, "give a prompt's weight to all tied responses in equal parts, not to one", RL,
+                               ("ibpo",))
+    zero_margin: str = setting("regular", "method ibpo: what a prompt gets whose margin is exactly 0; the paper's "
+                                          "program is indifferent (D7)", RL, ("ibpo",),
+                               when=lambda s: s.zero_margin != "regular", choices=("regular", "vote"))
     rl_top_p: float = setting(1.0, "nucleus sampling of the responses to learn from; must be 1 with --kl-max", RL,
                               ("ibpo",), above=0, most=1)
     kl_max: float = setting(None, "Eq. (7): accept only responses whose log-probability is at most this many nats "
@@ -102,7 +106,7 @@ class Settings:
     max_new_tokens: int = setting(300, "longest response; a longer one, or one that reaches the end of the model's "
                                        "context, is cut off and malformed", SPEED, SAMPLED, least=1)
     temperature: float = setting(1.0, "sampling temperature; what is learned is always the policy at 1", SPEED, SAMPLED,
-                                 above=0)
+                                 least=1e-6)
     top_p: float = setting(0.9, "nucleus sampling of SFT data and in the evaluation", SPEED, SAMPLED, above=0, most=1)
     sampling_dtype: str = setting("auto", "dtype of the copy of the model that samples; auto: bf16 on a CPU that has "
                                           "it (AMX, AVX512-BF16) for models of width 512 or more, else --dtype, as "
@@ -113,8 +117,7 @@ class Settings:
                                    "has room; with --device cuda 1, or what torchrun starts)", SPEED, least=1)
     slots: int = setting(512, "responses generated at once, at most; fewer if they need more than --cache-gib", SPEED,
                          least=1)
-    cache_gib: float = setting(8.0, "GiB for their keys and values. Weights and moments of 8B in bf16 take 45 of the "
-                                    "79 GiB of an 80 GB card, and sampling needs no gradient: there 24", SPEED, above=0)
+    cache_gib: float = setting(8.0, "GiB for their keys and values; 24 for 8B on an 80 GB card", SPEED, above=0)
     micro_tokens: int = setting(1024, "tokens per micro-batch; changes speed and memory, never the gradient", SPEED,
                                 least=1)
     checkpointing: bool = setting(False, "recompute activations in the backward pass instead of keeping them", SPEED)
@@ -137,7 +140,7 @@ class Settings:
     base_lr: float = setting(1.5e-3, "learning rate; 0.97 of it after the warm-up, 0.4 at chapter three, 0 at the end",
                              BASE, ("base",), above=0)
 
-    lora_rank: int = setting(0, "learn corrections of this rank to frozen weights, not the weights; 0: off", LORA,
+    lora_rank: int = setting(0, "rank of the corrections that are learned instead of weights; 0: train weights", LORA,
                              LATER, when=lambda s: s.lora_rank, least=0)
     lora_alpha: float = setting(16.0, "corrections count alpha / rank times", LORA, LATER, when=lambda s: s.lora_rank,
                                 above=0)
@@ -270,6 +273,9 @@ RULES = [
      "--method {s.method} knows two groups only: no --sft-short"),
     (lambda s, stage, given: METHODS[s.method].caps or "budget" not in given,
      f"--method {{s.method}} has no budget: leave --budget out; {', '.join(CAPPED)} have one"),
+    (lambda s, stage, given: s.zero_margin == "regular" or (s.method == "ibpo" and set(s.caps) == {"vote"}
+                                                            and not s.sft_short),
+     "--zero-margin vote goes with --method ibpo and one cap, on votes"),
     (lambda s, stage, given: s.start is None or stage in ("all", "ibpo"),
      "--start is where the stage ibpo starts; --stage {stage} does not get that far"),
     (lambda s, stage, given: not METHODS[s.method].policy_gradient
@@ -279,8 +285,8 @@ RULES = [
      "--method {s.method} accepts responses outside the feasible set: --kl-max would have no effect"),
     (lambda s, stage, given: s.method != "length-penalty" or s.data == "builtin" or "length_unit" in given,
      "--data is a file: give --length-unit, too (tokens of a one-trial response)"),
-    (lambda s, stage, given: not METHODS[s.method].compares or s.samples > 1,
-     "--method {s.method} compares the responses to a prompt: --samples must be at least 2"),
+    (lambda s, stage, given: s.samples >= METHODS[s.method].fewest_samples,
+     "--method {s.method} compares the responses to a prompt: --samples must be at least {method.fewest_samples}"),
     (lambda s, stage, given: s.sampling_dtype in ("auto", s.dtype) or not s.compares_logprobs,
      "--sampling-dtype {s.sampling_dtype}: --kl-max and policy gradients sample in the --dtype of training"),
     (lambda s, stage, given: s.device == "cpu" or cuda_is_available(), "--device cuda: torch sees no CUDA device"),
@@ -298,7 +304,7 @@ RULES = [
 
 
 def cuda_is_available() -> bool:
-    import torch  # here: --help need not wait for it
+    import torch  # here: methods and settings need only numpy
 
     return torch.cuda.is_available()
 
@@ -356,5 +362,5 @@ def parse_args(argv: list[str] = None, description: str = __doc__) -> tuple[Sett
     need(preset != "llama" or ("model" in given and settings.data != "builtin"),
          "the preset llama needs --model DIR and --data FILE")
     for holds, message in RULES:
-        need(holds(settings, stage, given), message.format(s=settings, stage=stage))
+        need(holds(settings, stage, given), message.format(s=settings, stage=stage, method=METHODS[settings.method]))
     return settings, stage

@@ -3,7 +3,7 @@
     with Stage(settings, "ibpo", model, tokenizer, steps) as stage:
         for step in stage:                          # from the first step, or where an earlier process stopped
             ...                                     # add the step's gradient to the model
-            stage.update(learning_rate, record)     # clip it, take the AdamW step, write a line to log.jsonl
+            stage.update(learning_rate, record, "")     # clip it, take the AdamW step, write a line to log.jsonl
     stage.directory                                 # a finished checkpoint
 
 From time to time `update` saves the state. After Ctrl-C, SIGTERM, kill -9 or a power cut the same command continues
@@ -32,6 +32,7 @@ from learn import AdamW
 from plumbing import distributed, lora
 from plumbing.files import atomic_write, flush
 from plumbing.settings import Settings, UserError
+from plumbing.signals import Stopped, uninterrupted
 
 
 class Stage:
@@ -43,7 +44,7 @@ class Stage:
     """
 
     SHORTEST_PAUSE = 20.0  # seconds between two saved states, at least
-    PAUSE_PER_SAVING = 20  # and this many times as long as saving takes: 48 GB at 8B
+    PAUSE_PER_SAVING = 20  # and at least this many times as long as a save takes (48 GB at 8B)
     IDLE_STEPS = 10  # so many steps in a row without anything to learn from end the stage
 
     def __init__(self, settings: Settings, stage: str, model: llama.Llama, tokenizer, steps: int,
@@ -64,7 +65,7 @@ class Stage:
     def __enter__(self) -> "Stage":
         with ExitStack() as stack:
             stack.enter_context(only_process(self.directory))
-            if is_finished(self.settings, self.stage, self.sources):  # by another process, while this one made ready
+            if is_finished(self.settings, self.stage, self.sources):  # by another process meanwhile
                 self.done, self.finished_elsewhere = self.steps, True
             else:
                 self._restore()
@@ -180,7 +181,7 @@ class Stage:
         self.pause = max(self.SHORTEST_PAUSE, self.PAUSE_PER_SAVING * (self.saved_at - begin))
 
     def _restore(self) -> None:
-        """Continue from the saved state, if there is one. A step logged after it is done again."""
+        """Continue from the saved state, if there is one. Steps logged after that state are repeated."""
         if distributed.on_main(self.state_file.exists):
             state = read_state(self.state_file)
             require_same(self.directory, json.loads(state["settings"]), self.made_with)
@@ -204,7 +205,7 @@ class Stage:
 
 
 def read_state(path: Path) -> dict:
-    """A saved state, checked. It is mapped, to be copied tensor by tensor: an 8B model has no room for it twice."""
+    """A saved state, checked. It is memory-mapped: an 8B state does not fit twice."""
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
@@ -227,56 +228,6 @@ def only_process(directory: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Interruptions
-
-
-class Stopped(KeyboardInterrupt):
-    """Ctrl-C, SIGTERM or SIGHUP (Slurm, docker stop, a lost connection): all are treated alike. Its text is a line."""
-
-    def __init__(self, number: int, text: str = ""):
-        super().__init__(text)
-        self.number = number
-
-
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[None]:
-    """Within the block SIGTERM and SIGHUP raise Stopped."""
-    def stop(number, frame):
-        raise Stopped(number)
-
-    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores one
-    previous = {number: signal.signal(number, stop) for number in heeded}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def exit_code(interrupt: KeyboardInterrupt) -> int:
-    """128 + the number of the signal, as shells have it."""
-    return 128 + getattr(interrupt, "number", signal.SIGINT)
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C, SIGTERM and SIGHUP back until the block is done."""
-    pending, previous = [], {}
-    for number in (signal.SIGINT, *SIGNALS):
-        previous[number] = signal.signal(number, lambda number, frame: pending.append(number))
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    if pending:
-        signal.raise_signal(pending[0])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -327,7 +278,7 @@ def save_checkpoint(settings: Settings, stage: str, model: llama.Llama, tokenize
 
 def open_start(settings: Settings, directory) -> tuple[llama.Llama, object]:
     """The model a stage starts from, and its tokenizer."""
-    torch.cuda.empty_cache()  # memory that the stage before left fragmented has no room for a new cache
+    torch.cuda.empty_cache()  # fragments that the previous stage left would leave no room for the sampler's cache
     model, tokenizer, _ = sample.open_checkpoint(directory, sample.DTYPES[settings.dtype], settings.device)
     return model, tokenizer
 

@@ -100,7 +100,8 @@ class Bootstrap:
 
     def ratio(self, values: np.ndarray, reference: np.ndarray) -> Estimate | None:
         """The interval of values / reference; None if the reference may be 0 or less: a share of nothing is nothing."""
-        if self.interval(reference).low <= 0:
+        found = self.interval(reference)
+        if found is None or found.low <= 0:
             return None
         return self.interval(values / np.maximum(reference, 1e-9))
 

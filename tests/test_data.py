@@ -7,6 +7,7 @@ The published files are looked for in ../shared/data if IBPO_DATA is not set; th
 """
 
 import json
+import math
 import os
 import random
 import re
@@ -499,3 +500,13 @@ def test_command_line(tmp_path):
     for arguments in ([tmp_path / "none.jsonl"], ["What is 2 + 2?"], ["--show", -1]):
         failed = run(*arguments)
         assert failed.returncode and failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1
+
+
+def test_questions_are_read_back():
+    """The right answer and the level of what somebody types; nothing of other questions."""
+    for problem in data.load("builtin", "test", 50):
+        factors = data.factors_of(problem.question)
+        assert math.prod(factors) % data.MODULUS == int(problem.answer) and data.level_of(factors) == problem.level
+    for other in ("What is 2 + 2?", "Compute 3 * 8 modulo 60.", "Compute 3 * 8 modulo 61", "compute 3 modulo 61."):
+        assert data.factors_of(other) is None
+    assert data.level_of([3, 8]) is None

@@ -2,7 +2,6 @@
 
 import gc
 import json
-import random
 import weakref
 from collections import Counter
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.optimize import linprog
+from test_records import write_record
 
 import data
 import eval as evaluation
@@ -76,10 +76,6 @@ def test_thinned_against_simulation():
     assert evaluation.thinned(9.0, 0.8, 0.5, 4.0) == 0.8  # nothing to cut
 
 
-def test_answers_in_other_notation_are_the_same():
-    assert voting.number_answers(["1/2", None, "3", "0.5", "3"]) == ([0, -1, 1, 0, 1], ["1/2", "3"])
-
-
 def test_a_curve_goes_on_flat_beyond_its_ends():
     assert evaluation.at_trials([0.5, 0.5, 0.6], 0.9) == 0.5 and evaluation.at_trials([0.5, 0.5, 0.6], 3.2) == 0.6
 
@@ -113,22 +109,6 @@ def test_two_models_at_equal_trials():
     cut = 0.5 + 0.25 * 0.4  # a quarter of the votes is left
     assert evaluation.over_model(cheap, dear, equal_trials=True) == pytest.approx(0.7 - cut)
     assert evaluation.over_model(dear, cheap, equal_trials=True) == pytest.approx(cut - 0.7)
-
-
-def test_self_consistency_against_brute_force():
-    rng = random.Random(0)
-    for _ in range(50):
-        finals = [rng.choice(["1", "2", "3", None]) for _ in range(8)]
-        shares = records.self_consistency("1", finals)
-        assert shares[0] == finals.count("1") / 8  # one sample: its own accuracy
-        for k in range(1, 9):
-            right = 0
-            for start in range(8):
-                window = [finals[(start + i) % 8] for i in range(k)]
-                seen = [answer for answer in window if answer is not None]
-                best = max(seen, key=lambda a: (seen.count(a), -seen.index(a))) if seen else None
-                right += best == "1"
-            assert shares[k - 1] == right / 8
 
 
 def test_adaptive_self_consistency_is_the_rule_of_voting():
@@ -220,29 +200,6 @@ def test_summary_is_counted_right():
     assert rows["samples"] == 4 and rows["minus_greedy"].value == pytest.approx(majority - greedy.correct.mean())
     assert rows["minus_single"].value == pytest.approx(majority - base.correct.mean())
     assert statistics.RESAMPLES >= 1000  # fewer, and the ends of the intervals are noise
-
-
-def write_record(path, rows, condition="asv"):
-    header = {"condition": condition, "temperature": 1.0}
-    path.write_text("\n".join(json.dumps(row) for row in [header, *rows]) + "\n")
-
-
-def test_record_is_judged_from_raw_text(tmp_path):
-    solution = "7\n\\boxed{%s}"
-    vote = voting.render_extended([solution % a for a in "21222"[:5]], list("21222")[:5])  # one trial too many
-    good = voting.render_extended([solution % a for a in "2122"], list("2122"))
-    one = voting.render_regular(solution % "1")
-    cut = {"text": good, "tokens": 30, "finished": False}
-    texts = [{"text": text, "tokens": 10, "finished": True} for text in (vote, good, one)]
-    path = tmp_path / "m.jsonl"
-    write_record(path, [{"question": "q", "answer": "2", "level": 3, "responses": [*texts, cut]}])
-    record = records.read_record(path)
-    assert record.correct.tolist() == [[False, True, False, False]]
-    assert record.extended.tolist() == [[False, True, False, False]]
-    assert record.malformed.tolist() == [[True, False, False, True]]
-    assert record.trials.tolist() == [[5, 4, 1, 4]]
-    assert record.first.tolist() == [[True, True, False, True]]
-    assert record.rule_kept == pytest.approx(1 / 3)  # of three votes, one stopped late and one was cut off
 
 
 @pytest.mark.parametrize("condition", ["asv", "modes"])
@@ -350,7 +307,7 @@ def test_a_model_is_opened_only_to_answer(tmp_path, monkeypatch, capsys):
 def test_the_validation_split_is_for_choices(tmp_path, monkeypatch, capsys):
     """Other problems than those of the test split, and none of them is mistaken for one of the test."""
     monkeypatch.setattr(sample, "ask", lambda model, tokenizer, questions, *_, **options: [
-        [sample.Response([1], 0.0, True, "1")] for _ in questions])
+        [sample.Response([1], 0.0, True, "1", [])] for _ in questions])
     options = ["--problems", "30", "--samples", "1", "--out", str(tmp_path)]
     asked = {}
     for split in ("test", "validation"):
@@ -368,48 +325,6 @@ def test_abbreviated_options_are_refused(capsys):
     with pytest.raises(SystemExit):
         evaluation.main(["--problem", "3"])
     assert "unrecognized arguments: --problem" in capsys.readouterr().err
-
-
-def test_a_record_belongs_to_its_weights_wherever_they_are(tmp_path):
-    """A copied run is not evaluated again, one that was trained again is, and earlier records stay usable."""
-    asked = data.load("builtin", "test", 2, 0)
-    rows = [{"question": p.question, "answer": p.answer, "level": p.level, "responses": []} for p in asked]
-    weights = np.random.default_rng(0).integers(0, 256, 1 << 21, np.uint8)
-    for name in ("run", "copy", "longer"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "model.safetensors").write_bytes(weights.tobytes())
-
-    def header(name: str) -> dict:
-        return {"model": str(tmp_path / name), "split": "test", "seed": 0, "weights": records.digest(tmp_path / name)}
-
-    path = tmp_path / "m.jsonl"
-    path.write_text("\n".join(map(json.dumps, [header("run"), *rows])))
-    assert records.is_record_of(path, header("copy"), asked)
-    assert not records.is_record_of(path, {**header("copy"), "seed": 1}, asked)
-    weights[12345] ^= 1
-    (tmp_path / "longer/model.safetensors").write_bytes(weights.tobytes())
-    assert not records.is_record_of(path, header("longer"), asked)
-    modified = (tmp_path / "run/model.safetensors").stat().st_mtime
-    for time, usable in ((modified, True), (modified - 1, False)):
-        path.write_text("\n".join(map(json.dumps, [{"model": "elsewhere", "seed": 0, "modified": time}, *rows])))
-        assert records.is_record_of(path, header("run"), asked) == usable
-    for broken in ("[]", "{}", "3", '{"question": 1}'):
-        path.write_text(json.dumps(header("run")) + "\n" + broken)
-        assert not records.is_record_of(path, header("run"), asked)
-
-
-def test_digest_of_large_weights(tmp_path):
-    """Of a file that is too large to read, bytes all over it count."""
-    file = tmp_path / "model.safetensors"
-    with file.open("wb") as large:
-        large.truncate(1 << 27)  # a hole: it takes no space
-    before = records.digest(tmp_path)
-    for i in (0, (1 << 27) - 1):
-        with file.open("r+b") as large:
-            large.seek(i)
-            large.write(b"x")
-        assert records.digest(tmp_path) != before
-        before = records.digest(tmp_path)
 
 
 def test_one_problem_tells_nothing(tmp_path, capsys):
@@ -469,26 +384,6 @@ def test_rule_kept_by_nobody_is_shown(tmp_path, capsys):
     evaluation.report(tmp_path)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("m  ") and "±" in line]
     assert line.split()[-2:] == ["100.00%", "0.0%"]
-
-
-def test_broken_record_is_one_clear_line(tmp_path):
-    path = tmp_path / "m.jsonl"
-    header = '{"condition": "asv", "temperature": 1.0, "problems": 1}\n'
-    row = '{"question": "q", "answer": "2", "level": 1, "responses": [{"text": "2", "tokens": 3, "finished": true}]}\n'
-    path.write_text(header + row)
-    assert records.read_record(path).questions == ["q"]
-    for text in ("", "{}", '{"condition": "asv", "temperature": 1.0}\n{"answer": 3}', "not json",
-                 header + row + row, header.replace("asv", "fun") + row,
-                 header + row.replace('"level": 1', '"level": "1"'),
-                 header + row.replace('"tokens": 3', '"tokens": "3"'),
-                 header + row.replace('"2", "tokens', '5, "tokens'),
-                 header + '{"question": "q", "answer": "2", "level": 1, "responses": []}', header + "[]", header + "{}",
-                 header.replace("1}", "2}") + row + row.replace("}]", '}, {"text": "", "tokens": 3, "finished": 1}]'),
-                 header + 10**5 * "["):
-        path.write_text(text)
-        with pytest.raises(data.DataError) as error:
-            records.read_record(path)
-        assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_report_refuses_models_with_different_problems(tmp_path):

@@ -306,6 +306,18 @@ def test_d6_prompts_before_margins():
     assert s[1:] == (4, 2, 0, 1) and s.weights[2].sum() == 0
 
 
+def test_d7_a_margin_of_0_stays_regular_or_votes_last():
+    correct = np.array([[1, 1, 1, 1]] * 4 + [[1, 0, 1, 1]] * 2 + [[1, 1, 1, 0]], bool)
+    extended = np.array([[R, R, E, E]] * 7)
+    margin = ibpo.reward_margin(correct, extended)                      # four times 0, twice 1/2, once -1/2
+    for cap, stays, votes in ((1, 2, 6), (0.5, 2, 3), (0.2, 1, 1)):
+        assert ibpo.select_ibpo(correct, extended, cap).extended == stays
+        s = ibpo.maximise_margin(margin, correct, extended, cap, rng=0, zero_margin_votes=True)
+        assert s.extended == votes and s.accepted == 7
+        voting = (s.weights * extended).any(axis=1)
+        assert voting[4:6].sum() == min(votes, 2) and not voting[6]     # the positive margins first, never -1/2
+
+
 def test_cap_on_the_edge_of_rounding():
     # 4 forced prompts of 14 are just a share of 4/14. A cap that is lower by a few roundings admits them or not, but
     # never more: the number of upgrades was once -1, and [:-1] is nearly all.

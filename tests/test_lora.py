@@ -16,7 +16,8 @@ import sample
 from learn import AdamW, Example, add_gradient
 from plumbing import lora
 from plumbing.settings import Settings, UserError
-from plumbing.stage import Stage, Stopped, is_finished
+from plumbing.signals import Stopped
+from plumbing.stage import Stage, is_finished
 
 V, RANK, ALPHA = 32, 4, 8.0
 SETTINGS = Settings(micro_tokens=64)

@@ -16,9 +16,12 @@ import pytest
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 NUMBER = re.compile(r"[+-]?\d+(?:\.(\d*))?(?:e([+-]?\d+))?")  # the groups: decimals, exponent
+LINK = re.compile(r"\]\((?!https?:)([^()\s]+)\)")  # [text](target), of files
+SOLUTION = re.compile(r"```python\n(.*?)```", re.DOTALL)
 TIME = re.compile(r"\d+(?:\.\d+)? m?s\b")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_notebook_runs(path: Path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -30,7 +33,24 @@ def test_notebook_runs(path: Path, monkeypatch):
     for (now, figures_now), (before, figures_before) in zip(outputs(notebook), committed, strict=True):
         assert not difference(now, before)
         assert figures_now == figures_before
-    assert notebook.cells[-1].cell_type == "markdown"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebook_is_part_of_the_road(path: Path):
+    first, *_, last = nbformat.read(path, as_version=4).cells
+    assert "**What you will learn.**" in first.source and "**What to have read.**" in first.source
+    assert last.source.count("<details>") == last.source.count("</details>") == 3
+    assert "**Where to go next:**" in last.source
+    for solution in SOLUTION.findall(last.source):
+        compile(solution, path.name, "exec")
+    assert path.name in (path.parent / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, NOTEBOOKS[0].parent / "README.md"], ids=lambda path: path.name)
+def test_links_lead_to_files(path: Path):
+    text = path.read_text()
+    for link in LINK.findall(text):
+        assert (path.parent / link).exists(), link
 
 
 def outputs(notebook) -> list[tuple[str, int]]:

@@ -109,8 +109,8 @@ def test_evaluation_is_complete_and_redraws(runs):
     assert set(summary["models"]) == {"base", "base-greedy", "sv-sft", "asv-sft", "ibpo-50"}
     rows = summary["comparisons"]["ibpo-50"]
     enough = summary["models"]["ibpo-50"]["trials"][0] <= len(summary["self_consistency"])  # base samples
-    assert "efficiency boundary" in rows and ("self-consistency at equal trials" in rows) == enough
-    for plot in ("accuracy_vs_budget.png", "by_level.png", "modes.png", "training.png"):
+    assert "trials" in rows["boundary"] and ("trials" in rows["self_consistency"]) == enough
+    for plot in ("accuracy_vs_budget.png", "by_level.png", "groups.png", "training.png"):
         assert (out / plot).stat().st_size > 10_000
     again = run("eval.py", "--redraw", out)
     assert "efficiency boundary" in again and "efficiency boundary" in printed
@@ -134,7 +134,7 @@ def test_three_groups(runs, tmp_path):
     with torch.no_grad():
         assert (llama.load(stage, torch.float32)(ids) - theirs(ids).logits).abs().max() < 1e-4
     printed = run("eval.py", tmp_path / "asv-sft", stage, "--problems", "20", "--out", tmp_path / "eval")
-    assert "asv-sft" in printed and (tmp_path / "eval/modes.png").stat().st_size > 10_000
+    assert "asv-sft" in printed and (tmp_path / "eval/groups.png").stat().st_size > 10_000
     with pytest.raises(SystemExit, match="sft_short"):
         run("train.py", *SMALL, "--out", tmp_path, "--stage", "ibpo")
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.chapter import TABLES, chapter
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 RESULTS = json.loads((ROOT / "results/results.json").read_text())
@@ -45,7 +47,7 @@ def test_results_are_those_of_the_records(label):
     row = RESULTS["models"][ROWS[label]]
     value, low, high = (100 * x for x in row["accuracy"])
     expected = (f"| {label} | {value:.1f} [{low:.1f}, {high:.1f}] | {row['trials'][0]:.2f} | "
-                f"{100 * row['vote_share']:.1f} |")
+                f"{row['tokens'][0]:.1f} | {100 * row['vote_share']:.1f} |")
     assert expected in README
 
 
@@ -58,3 +60,17 @@ def test_the_sentence_about_the_result():
 
 def test_it_is_read_in_ten_minutes():
     assert len(README.split()) <= 1800
+
+
+def test_the_results_chapter_is_that_of_the_results():
+    text = (ROOT / "results/README.md").read_text()
+    assert text == chapter(RESULTS)
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        assert (ROOT / "results" / target).exists(), target
+    for line in text.splitlines():
+        assert not line.startswith("|") or line.count("|") <= 7  # six columns at a time
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_chapter_uses_every_table(name):
+    assert f"[[{name}]]" in (ROOT / "experiments/chapter.md").read_text()

@@ -80,6 +80,8 @@ def test_caps_from_the_command_line():
     ("--sft-short 9 --budget short=1.3", "--budget"),
     ("--sft-short 9 --budget short=0.3,short=0.3", "--budget"),
     ("--sft-short -1", "--sft-short"),
+    ("--zero-margin never", "--zero-margin"), ("--zero-margin vote --method margin", "--zero-margin vote goes with"),
+    ("--zero-margin vote --budget tokens=90", "--zero-margin vote goes with"),
     ("--max-grad-norm -1", "--max-grad-norm"),
     ("--max-grad-norm 0", "--max-grad-norm"),
     ("--beta2 1", "--beta2"),

@@ -21,7 +21,8 @@ import plumbing.stage
 from learn import add_gradient
 from plumbing import lora
 from plumbing.settings import Settings, UserError
-from plumbing.stage import Stage, Stopped, for_sampling, is_finished, save_checkpoint, scheduled
+from plumbing.signals import Stopped, exit_code, stop_on_signals
+from plumbing.stage import Stage, for_sampling, is_finished, save_checkpoint, scheduled
 
 STEPS = 7
 
@@ -216,9 +217,9 @@ def test_signals_are_like_ctrl_c(stage, tmp_path, number):
         if len(steps) == 4:
             signal.raise_signal(number)
 
-    with pytest.raises(Stopped, match="stopped after step 3 of 7") as stop, plumbing.stage.stop_on_signals():
+    with pytest.raises(Stopped, match="stopped after step 3 of 7") as stop, stop_on_signals():
         stage("signal", inside=inside)
-    assert plumbing.stage.exit_code(stop.value) == 128 + number and signal.getsignal(number) is handler
+    assert exit_code(stop.value) == 128 + number and signal.getsignal(number) is handler
     assert_same_stage(stage("signal"), whole)
 
 

@@ -101,7 +101,9 @@ def test_what_is_not_finite_is_absent():
     bootstrap = Bootstrap(4)
     values = bootstrap.means(np.array([[0.0], [0], [0], [1]]))[0]
     with np.errstate(divide="ignore"):
-        assert bootstrap.interval(1 / values) is None
+        assert bootstrap.interval(1 / values) is None and bootstrap.ratio(values, 1 / values) is None
+    assert bootstrap.ratio(values, values) is None  # may be 0
+    assert bootstrap.ratio(values, 2 * values + 1).value == pytest.approx(0.25 / 1.5)
 
 
 def test_draws_repeat_and_chunks_do_not_matter(monkeypatch):

@@ -1,4 +1,4 @@
-"""Read the JSON files of a checkpoint directory, and config.json in the terms of llama.Config.
+"""The files of a Hugging Face checkpoint directory: JSON, config.json in the terms of llama.Config, tensors.
 
 Several model families are LLaMA but for a detail. What config.json leaves out, each family fills in with defaults of
 its own, and the rotary settings have three spellings. The rules here are those of transformers 5; what would need code
@@ -7,6 +7,9 @@ that llama.py does not have is refused.
 
 import json
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 ARCHITECTURES = {  # model_type -> the class of transformers
     "llama": "LlamaForCausalLM",
@@ -99,3 +102,39 @@ def sliding_window(path: Path, raw: dict) -> int | None:
     window = raw.get("sliding_window", 4096) if on else None
     require(window is None or is_positive(window), path, f"sliding_window is {window!r}")
     return window
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a checkpoint: one, or those that its index names, all in this directory."""
+    files, index = [directory / "model.safetensors"], directory / "model.safetensors.index.json"
+    if index.exists() and not files[0].exists():
+        table = read_json(index).get("weight_map")
+        require(isinstance(table, dict) and table, index, "weight_map is not a JSON object of file names")
+        for name in table.values():
+            beside = type(name) is str and Path(name).name == name
+            require(beside, index, f"weight_map names {name!r}, which is not a file of this directory")
+        files = sorted({directory / name for name in table.values()})
+    for file in files:
+        require(file.is_file(), file, "not a regular file" if file.exists() else "no such file")
+    return files
+
+
+def read_shapes(file: Path) -> dict[str, list[int]]:
+    """Name and shape of every tensor in a file, from its header alone."""
+    try:
+        with safe_open(file, framework="pt") as stored:
+            return {name: stored.get_slice(name).get_shape() for name in stored.keys()}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: cannot be read ({error})") from None
+
+
+def read_tensor(file: Path, name: str) -> Tensor:
+    """One stored tensor, which may be of any floating-point type of two bytes or more."""
+    # What was read of a mapped file counts as memory in use until it is closed. Opened for one tensor at a time, it
+    # adds one tensor to the peak, not a second copy of the model.
+    try:
+        tensor = safe_open(file, framework="pt").get_tensor(name)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: {name} cannot be read ({error})") from None
+    require(tensor.dtype.is_floating_point and tensor.dtype.itemsize > 1, file, f"{name} is quantised ({tensor.dtype})")
+    return tensor

@@ -1,0 +1,412 @@
+"""experiments/report.py: made-up responses of two seeds, and every table against direct counting.
+
+    pytest tests/test_report.py
+"""
+
+import gzip
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+
+import voting
+from experiments import oracles, reproduce, tables
+from plumbing import plots
+
+ROOT = Path(__file__).resolve().parent.parent
+PROBLEMS, ORACLE_PROBLEMS, SEEDS = 100, 40, 2
+RIGHT = {1: 0.98, 2: 0.93, 3: 0.75, 4: 0.62, 5: 0.42}  # a trial's chance, by level
+TRAINED = [name for name in reproduce.MODELS
+           if not name.startswith(("base", "sv-sft", "asv-sft"))]  # by Algorithm 1
+VOTES = {"ibpo-25": (0, 0, 0, 0.4, 0.9), "ibpo-50": (0, 0.1, 0.6, 0.9, 0.95), "ibpo-75": (0.1, 0.8, 0.95, 1, 1)}
+
+
+def respond(name: str, level: int, rng: random.Random) -> tuple[str, list[str]]:
+    """A response as this model might give it, and the answers of its trials. The right answer is 7."""
+    def trial() -> str:
+        chance = RIGHT[level] + (0.05 if name.startswith("ibpo") else 0)
+        return "7" if rng.random() < chance else rng.choice(["1", "2", "2", "3"])
+
+    if name.startswith("base"):
+        answer = trial()
+        return f"\\boxed{{{answer}}}", [answer]
+    share = 1 if name == "sv-sft" else VOTES[name][level - 1] if name in VOTES else 0.5
+    answers = [trial()]
+    if rng.random() >= share:
+        return voting.render_regular(f"\\boxed{{{answers[0]}}}"), answers
+    while voting.trials_needed(answers) is None:
+        answers.append(trial())
+    if rng.random() < 0.02:  # goes on after its consensus: malformed
+        answers.append(trial())
+    return voting.render_extended([f"\\boxed{{{answer}}}" for answer in answers], answers), answers
+
+
+def write_runs(runs: Path, problems=PROBLEMS, oracle_problems=ORACLE_PROBLEMS, seeds=SEEDS) -> dict:
+    """Records and logs of all models and seeds; returns the answers: {(kind, seed, model): [n][m] lists}."""
+    truth = {}
+    for seed in range(seeds):
+        for kind, models, n in (("eval", reproduce.MODELS, problems),
+                                ("oracle", tables.ORACLE_MODELS, oracle_problems)):
+            for name in models:
+                rng = random.Random(f"{kind} {seed} {name}")
+                condition = {"base": "scot", "base-greedy": "scot", "sv-sft": "sv"}.get(name, "asv")
+                m = 16 if kind == "oracle" else 8 if name == "base" else 1
+                lines, answers = [{"condition": condition, "temperature": float(name != "base-greedy")}], []
+                for i in range(n):
+                    level = 1 + i % 5
+                    made = [respond(name, level, rng) for _ in range(m)]
+                    answers.append([given for _, given in made])
+                    lines.append({"question": f"{seed} {i}", "answer": "7", "level": level, "responses": [
+                        {"text": text, "tokens": 20 * len(given) + rng.randrange(9), "finished": True}
+                        for text, given in made]})
+                path = runs / f"seed-{seed}" / kind / "records" / f"{name}.jsonl"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+                truth[kind, seed, name] = answers
+        for name in TRAINED:
+            rng = random.Random(f"log {seed} {name}")
+            goal = int(name[-2:]) / 100 if name in VOTES else 0.5
+            log = [{"step": step, "vote_share": 0.7 + (goal - 0.7) * min(step / 20, 1) + rng.uniform(-0.05, 0.05),
+                    "accepted_vote_share": goal * (1 if step > 30 else 0.8) - rng.random() * 0.02,
+                    "accuracy": 0.7 + rng.random() / 10, "trials": 3 - goal, "seconds_sampling": 7 + rng.random(),
+                    "seconds_learning": 1 + rng.random(), "seconds_solving": 0.001} for step in range(50)]
+            folder = runs / f"seed-{seed}" / name
+            folder.mkdir()
+            (folder / "log.jsonl").write_text("\n".join(map(json.dumps, log)) + "\n")
+    return truth
+
+
+def keep_runs(runs: Path, kept: Path) -> None:
+    """All that write_runs wrote, as reproduce.py keeps it."""
+    for path in runs.glob("seed-*/*/records/*.jsonl"):
+        reproduce.judge(path, kept / path.parts[-4] / path.parts[-3] / f"{path.stem}.npz")
+    for path in runs.glob("seed-*/*/log.jsonl"):
+        reproduce.keep_log(path, kept / path.parts[-3] / "logs" / f"{path.parts[-2]}.jsonl.gz")
+
+
+def outcome(answers: list[str]) -> tuple[bool, int, bool]:
+    """(right, trials, votes) of one response, from the rule alone."""
+    needed = voting.trials_needed(answers)
+    if len(answers) == 1:
+        return answers == ["7"], 1, False
+    return len(answers) == needed and voting.plurality(answers)[0] == "7", len(answers), len(answers) == needed
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of a report, the answers behind it, and results.json."""
+    folder = tmp_path_factory.mktemp("made")
+    truth = write_runs(folder / "runs/reproduce")
+    keep_runs(folder / "runs/reproduce", folder / "results/records")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        reproduce.main(["--report", "--seeds", str(SEEDS)])
+    return folder, truth, json.loads((folder / "results/results.json").read_text())
+
+
+@pytest.fixture
+def copy(made, tmp_path, monkeypatch):
+    """A copy of the kept records alone: what someone has who clones results/ without runs/."""
+    shutil.copytree(made[0] / "results/records", tmp_path / "results/records")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(plots.STYLE, "savefig.dpi", 40)  # drawn as always, only smaller: it takes half of the time
+    return tmp_path
+
+
+def counted(truth, name: str) -> np.ndarray:
+    """(right, trials, votes) of a model's test responses, a seed after the other: float[seeds * n, 3]."""
+    return np.array([np.mean([outcome(given) for given in row], axis=0)
+                     for seed in range(SEEDS) for row in truth["eval", seed, name]])
+
+
+def tables_of(markdown: str, title: str) -> list[list[list[str]]]:
+    """The cells of all tables under a heading, without their heads."""
+    parts = markdown.split(f"## {title}\n")[1].split("\n## ")[0].split("\n\n")
+    found = [[[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines()[2:]
+              if line.startswith("|")] for part in parts if part.startswith("|")]
+    assert all(len({len(row) for row in rows}) == 1 for rows in found)
+    return found
+
+
+def rows_of(markdown: str, title: str) -> dict[str, list[str]]:
+    """The cells of the table under a heading, by the first cell."""
+    lines = markdown.split(f"## {title}\n")[1].split("\n## ")[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert len({len(row) for row in cells}) == 1
+    return {row[0]: row[1:] for row in cells[2:]}
+
+
+def test_every_model_is_counted_right(made):
+    _, truth, result = made
+    assert result["seeds"] == [0, 1] and result["missing"] == [] and result["problems"] == SEEDS * PROBLEMS
+    assert set(result["models"]) == {*reproduce.MODELS, "adaptive-sc"}
+    for name in reproduce.MODELS:
+        row, direct = result["models"][name], counted(truth, name)
+        for column, key in enumerate(("accuracy", "trials")):
+            value, low, high = row[key]
+            assert value == pytest.approx(direct[:, column].mean()) and low - 1e-9 <= value <= high + 1e-9
+        assert row["vote_share"] == pytest.approx(direct[:, 2].mean())
+        for seed in range(SEEDS):
+            part = direct[seed * PROBLEMS : (seed + 1) * PROBLEMS].mean(axis=0)
+            assert [row["by_seed"][key][seed] for key in ("accuracy", "trials", "vote_share")] == pytest.approx(part)
+
+
+def test_differences_are_counted_right(made):
+    _, truth, result = made
+    mean = {name: counted(truth, name).mean(axis=0) for name in reproduce.MODELS}
+    for name, other, _ in tables.LADDER[1:-1]:
+        assert result["ladder"][name][0] == pytest.approx(mean[name][0] - mean[other][0])
+    (base, *_), (sv, sv_trials, _) = mean["base"], mean["sv-sft"]
+    for cap in tables.CAPS:
+        right, trials, _ = mean[f"ibpo-{cap}"]
+        line = np.interp(trials, [1, sv_trials], [base, sv])
+        assert result["comparisons"][f"ibpo-{cap}"]["boundary"]["trials"][0] == pytest.approx(right - line)
+        other, other_trials, _ = mean[f"random-{cap}"]
+        assert result["minus_random"][f"ibpo-{cap}"][0] == pytest.approx(right - other)
+        first, other_first = (np.mean([given[0] == "7" for seed in range(SEEDS) for (given,) in truth["eval", seed, n]])
+                              for n in (f"ibpo-{cap}", f"random-{cap}"))
+        keep, other_keep = (np.minimum(trials, other_trials) - 1) / (np.array([trials, other_trials]) - 1)
+        thinned = keep * right + (1 - keep) * first - other_keep * other - (1 - other_keep) * other_first
+        assert result["minus_random_at_equal_trials"][f"ibpo-{cap}"][0] == pytest.approx(thinned)
+    own, (more, more_trials, _) = mean["ibpo-25"], mean["ibpo-50"]
+    first = np.mean([given[0] == "7" for seed in range(SEEDS) for (given,) in truth["eval", seed, "ibpo-50"]])
+    keep = (own[1] - 1) / (more_trials - 1)
+    assert result["minus_next_cap"]["ibpo-25"][0] == pytest.approx(own[0] - keep * more - (1 - keep) * first)
+
+
+def test_accepted_votes_are_those_of_the_last_ten_steps(made):
+    folder, _, result = made
+    for name in TRAINED:
+        logs = [(folder / f"runs/reproduce/seed-{seed}/{name}/log.jsonl").read_text() for seed in range(SEEDS)]
+        last = [json.loads(line)["accepted_vote_share"] for log in logs for line in log.splitlines()[40:]]
+        assert result["models"][name]["accepted_vote_share"] == pytest.approx(np.mean(last))
+
+
+def adaptive_outcomes(truth, consensus: int, most: int) -> tuple[float, float]:
+    """Accuracy and trials of a rule with the base's samples, each of which comes first once."""
+    found = []
+    for seed in range(SEEDS):
+        for row in truth["eval", seed, "base"]:
+            for start in range(8):
+                answers = [given for (given,) in row[start:] + row[:start]]
+                needed = voting.trials_needed(answers, voting.Rule(consensus, most))
+                found.append((voting.plurality(answers[:needed])[0] == "7", needed))
+    return tuple(np.mean(found, axis=0))
+
+
+def test_adaptive_self_consistency_is_counted_right(made):
+    _, truth, result = made
+    right, trials = adaptive_outcomes(truth, 3, 8)
+    row = result["models"]["adaptive-sc"]
+    assert (row["accuracy"][0], row["trials"][0]) == pytest.approx((right, trials))
+    assert row["tokens"][0] == pytest.approx(24 * trials, abs=1.5)  # 20 to 28 each
+    single = counted(truth, "base")[:, 0].mean()
+    rules = [(1, single), *((cost, accuracy) for consensus in (2, 3, 4) for most in range(consensus, 9)
+                            for accuracy, cost in [adaptive_outcomes(truth, consensus, most)])]
+    costs, accuracies = np.array(rules).T
+    for cap in tables.CAPS:
+        own, own_trials, _ = counted(truth, f"ibpo-{cap}").mean(axis=0)
+        mixed = np.interp(own_trials, [1, trials], [single, right])
+        found = result["minus_adaptive"][f"ibpo-{cap}"]["trials"]
+        assert found["one_rule"][0] == pytest.approx(own - mixed)
+        best = -linprog(-accuracies, A_ub=[costs], b_ub=[own_trials], A_eq=[np.ones(len(costs))], b_eq=[1]).fun
+        assert found["best_rules"][0] == pytest.approx(own - best)
+    for corner in result["adaptive"]["corners"]["trials"][1:]:
+        outcome = adaptive_outcomes(truth, corner["consensus"], corner["max_trials"])
+        assert (corner["accuracy"], corner["trials"]) == pytest.approx(outcome)
+    assert result["ladder"]["adaptive-sc"][0] == pytest.approx(right - counted(truth, "ibpo-50")[:, 0].mean())
+    pairs = [(row[j][0], row[(j + 1) % 8][0]) for seed in range(SEEDS) for row in truth["eval", seed, "base"]
+             for j in range(8)]
+    equal = [a for a, b in pairs if a == b]
+    row = result["adaptive"]["agreement"][1]
+    assert row["agree"][0] == pytest.approx(len(equal) / len(pairs))
+    assert row["wrong"][0] == pytest.approx(np.mean([answer != "7" for answer in equal]))
+
+
+@pytest.mark.parametrize("kind", ["level", "blind", "seeing"])
+def test_oracles_are_counted_right(made, kind):
+    """One problem after the other, the best ratio of gain to trials first; only problems of a level tie."""
+    _, truth, result = made
+    samples = {name: np.array([[outcome(given) for given in row] for seed in range(SEEDS)
+                               for row in truth["oracle", seed, name]], float) for name in tables.ORACLE_MODELS}
+    first = np.array([[given[0] == "7" for given in row] for seed in range(SEEDS)
+                      for row in truth["oracle", seed, "sv-sft" if kind == "seeing" else "base"]])
+    levels = np.tile(1 + np.arange(ORACLE_PROBLEMS) % 5, SEEDS)
+    vote, trials = samples["sv-sft"][:, :, 0] > 0, samples["sv-sft"][:, :, 1]
+    base, sv = samples["base"][:, :, 0].mean(), samples["sv-sft"].mean(axis=(0, 1))
+
+    def choices(half, **options):
+        oracle = oracles.seeing if kind == "seeing" else oracles.blind
+        return oracle(first[:, half::2], vote[:, half::2], trials[:, half::2], **options)
+
+    for name in tables.IUB:
+        budget, found, n = counted(truth, name)[:, 1].mean(), np.zeros(2), len(levels)
+        for mine, other in ((0, 1), (1, 0)):
+            known, unseen = choices(mine, levels=None if kind == "level" else levels), choices(other)
+            gain, extra = known.go_on - known.stop, known.go_on_trials - 1  # float[n] each
+            if kind == "level":
+                gain, extra = (np.array([x[levels == level].mean() for level in levels]) for x in (gain, extra))
+            left, share = (budget - 1) * n, np.zeros(n)
+            for ratio in sorted({-g / max(e, 1e-12) for g, e in zip(gain, extra) if g > 0}):
+                tied = np.isclose(-gain / np.maximum(extra, 1e-12), ratio) & (share == 0)
+                share[tied] = min(1, left / max(extra[tied].sum(), 1e-12))
+                left -= (share * extra)[tied].sum()
+            for column, (stop, go_on) in enumerate((unseen[::2], unseen[1::2])):
+                found[column] += (stop + share * (go_on - stop)).mean() / 2
+        row = result["oracles"][name]
+        right, spent, _ = counted(truth, name).mean(axis=0)
+        (mine, *_), (theirs, cost, _) = counted(truth, "base").mean(axis=0), counted(truth, "sv-sft").mean(axis=0)
+        height = right - mine - (spent - 1) / (cost - 1) * (theirs - mine)
+        assert row["trials"] == pytest.approx(budget) and row["height"][0] == pytest.approx(height)
+        assert row[kind]["trials"] == pytest.approx(found[1], abs=0.08)  # of a level that is cut, some are drawn
+        best = found[0] - base - (max(found[1], budget) - 1) / (sv[1] - 1) * (sv[0] - base)
+        assert row[kind]["height"][0] == pytest.approx(best, abs=0.03)
+        if row[kind]["share"]:
+            assert row[kind]["share"][0] == pytest.approx(row["height"][0] / row[kind]["height"][0])
+
+
+def test_heights_are_counted_right(made):
+    """Level by level, from the answers: where it votes, and the rest; both add up to the height."""
+    _, truth, result = made
+    levels = np.tile(1 + np.arange(PROBLEMS) % 5, SEEDS)
+    for name in tables.HEIGHTS:
+        parts, by_level = result["height_parts"][name]["trials"], 0
+        for level in range(1, 6):
+            (base, *_), (sv, sv_trials, _), (_, trials, _) = (
+                counted(truth, each)[levels == level].mean(axis=0) for each in ("base", "sv-sft", name))
+            by_level += (base + (trials - 1) / (sv_trials - 1) * (sv - base)) / 5
+        assert parts["rest"][0] == pytest.approx(counted(truth, name)[:, 0].mean() - by_level)
+        assert parts["levels"][0] + parts["rest"][0] == pytest.approx(parts["height"][0])
+        assert parts["height"] == result["comparisons"][name]["boundary"]["trials"]
+
+
+def test_tables_say_what_the_numbers_are(made):
+    folder, truth, result = made
+    markdown = (folder / "results/results.md").read_text()
+    table_3 = rows_of(markdown, "Table 3")
+    assert list(table_3) == ["base", "base, greedy", "SV-SFT", "ASV-SFT", "ASV-SFT-0.25", "ASV-SFT-0.5", "ASV-SFT-2",
+                             "IuB-25 %", "IuB-50 %", "IuB-75 %"]
+    assert table_3["IuB-25 %"][-3:] == ["54.2", "2.94", "2.24"] and "another model and other data" in markdown
+    for name, row in table_3.items():
+        right, trials, _ = counted(truth, {text: key for key, text in tables.NAMES.items()}[name]).mean(axis=0)
+        assert row[0] == "2" and row[1].startswith(f"{100 * right:.1f} [") and row[2].startswith(f"{trials:.2f} [")
+    caps = rows_of(markdown, "Each cap against its references")
+    for cap in tables.CAPS:
+        votes = 100 * counted(truth, f"ibpo-{cap}")[:, 2].mean()
+        row = caps[f"IuB-{cap} %"]
+        assert row[2] == f"{votes:.1f}" and cap - 2 <= float(row[1]) <= cap
+        assert row[6].endswith(f"({counted(truth, f'random-{cap}')[:, 1].mean():.2f}, 2)")
+    assert caps["IuB-75 %"][-1] == "" and caps["IuB-50 %"][-1].endswith("]")
+    ladder = rows_of(markdown, "The ladder")
+    assert list(ladder) == [tables.NAMES[name] for name, *_ in tables.LADDER]
+    assert ladder["margin, no cap"][-1].endswith("(CGPO)") and ladder["ASV-SFT"][-1] == ""
+    assert list(rows_of(markdown, "Twice the gain of self-consistency?")) == ["IuB-25 %", "IuB-50 %", "IuB-75 %"]
+    assert list(rows_of(markdown, "What the height over the boundary is made of")) == [
+        "IuB-25 %", "IuB-50 %", "IuB-75 %", "random groups, 50 %"]
+    first, rules, agreement = tables_of(markdown, "Adaptive self-consistency")
+    assert [row[0] for row in first] == ["IuB-25 %", "IuB-50 %", "IuB-75 %"]
+    assert rules[0][:3:2] == ["1", f"{100 * counted(truth, 'base')[:, 0].mean():.1f}"]
+    assert [row[0] for row in agreement] == ["1", "2", "3", "4"]
+    assert list(rows_of(markdown, "Oracles")) == ["IuB-25 %", "IuB-50 %", "IuB-75 %"]
+    assert list(rows_of(markdown, "Seed by seed")) == [tables.NAMES[n] for n in (*reproduce.MODELS, "adaptive-sc")]
+    levels = np.tile(1 + np.arange(PROBLEMS) % 5, SEEDS)
+    right, trials, votes = counted(truth, "ibpo-50").T
+    cells = [" / ".join(f"{100 * column[levels == level].mean():.1f}" for level in range(1, 6))
+             for column in (votes, right)]
+    assert rows_of(markdown, "Level by level")["IuB-50 %"][:3:2] == cells
+    first = np.array([np.mean([given[0] == "7" for given in row])
+                      for seed in range(SEEDS) for row in truth["eval", seed, "ibpo-50"]])
+    formed = np.array([len(given) == 1 or outcome(given)[2] for seed in range(SEEDS)
+                       for (given,) in truth["eval", seed, "ibpo-50"]])
+    after = rows_of((made[0] / "results/results.md").read_text(), "What does it see?")["IuB-50 %"]
+    for cell, value in zip(after, (1, 0)):
+        chosen = [(levels == level) & (first == value) & formed for level in range(1, 6)]
+        assert cell == " / ".join(f"{100 * votes[at].mean():.1f}" if at.any() else "–" for at in chosen)
+    rate, halves = counted(truth, "base")[:, 0], {True: [], False: []}
+    for level in range(1, 6):
+        at = (levels == level) & formed
+        for i in np.flatnonzero(at):
+            halves[bool(rate[i] < rate[levels == level].mean())].append(votes[i] - votes[at].mean())
+    value = 100 * (np.mean(halves[True]) - np.mean(halves[False]))
+    assert after[2].startswith(f"{value:.1f} [")
+    per_vote = [trials[(levels == level) & (votes > 0)] for level in range(1, 6)]
+    assert rows_of(markdown, "Level by level")["IuB-50 %"][3] == " / ".join(
+        f"{column.mean() if len(column) else 0:.2f}" for column in per_vote)
+    assert "**Missing**" not in markdown
+    for figure in ("accuracy_vs_budget", "training", "by_level", "ladder_training", "voting", "time"):
+        assert (folder / f"results/{figure}.png").stat().st_size > 20_000
+    size = sum(path.stat().st_size for path in (folder / "results").rglob("*.*") if path.suffix in (".npz", ".gz"))
+    assert size < 2e6
+
+
+def test_report_from_kept_records_alone_is_the_same(made, copy):
+    reproduce.main(["--report", "--seeds", str(SEEDS)])
+    for name in ("results.md", "results.json"):
+        assert (copy / "results" / name).read_text() == (made[0] / "results" / name).read_text()
+
+
+def results_in(folder: Path) -> tuple[dict, str]:
+    return json.loads((folder / "results/results.json").read_text()), (folder / "results/results.md").read_text()
+
+
+def test_a_row_is_made_of_the_seeds_that_have_it(made, copy):
+    records, truth = copy / "results/records", made[1]
+    (records / "seed-1/eval/grpo.npz").unlink()
+    (records / "seed-0/eval/random-25.npz").unlink()
+    reproduce.main(["--report"])  # of three seeds
+    result, markdown = results_in(copy)
+    assert result["seeds"] == [0, 1]
+    assert result["missing"] == ["seed 0: random-25", "seed 1: grpo", "seed 2: everything"]
+    assert "**Missing**\n\n* seed 0: random-25\n* seed 1: grpo\n* seed 2: everything\n" in markdown
+    assert list(result["models"]) == [*reproduce.MODELS, "adaptive-sc"]
+    untouched = [name for name in reproduce.MODELS if name not in ("grpo", "random-25")]
+    assert all(result["models"][name] == made[2]["models"][name] for name in untouched)
+    first, second = slice(0, PROBLEMS), slice(PROBLEMS, 2 * PROBLEMS)
+    grpo, ibpo, base, sv = (counted(truth, name)[first].mean(axis=0) for name in ("grpo", "ibpo-50", "base", "sv-sft"))
+    row = result["models"]["grpo"]
+    assert row["seeds"] == 1 and row["accuracy"][0] == pytest.approx(grpo[0])
+    assert row["by_seed"]["accuracy"] == [pytest.approx(grpo[0]), None]
+    assert result["ladder"]["grpo"][0] == pytest.approx(grpo[0] - ibpo[0])  # of the same seed
+    line = np.interp(grpo[1], [1, sv[1]], [base[0], sv[0]])
+    assert result["comparisons"]["grpo"]["boundary"]["trials"][0] == pytest.approx(grpo[0] - line)
+    ibpo, other = (counted(truth, name)[second, 0].mean() for name in ("ibpo-25", "random-25"))
+    assert result["minus_random"]["ibpo-25"][0] == pytest.approx(ibpo - other)
+    ladder = rows_of(markdown, "The ladder")
+    assert ladder["GRPO"][1] == "1" and ladder["CGPO"][1] == "2"
+    assert rows_of(markdown, "Seed by seed")["GRPO"][0].endswith("/ –")
+
+
+def test_what_is_missing_is_said_and_left_out(made, copy):
+    records = copy / "results/records"
+    for name in ("eval/ibpo-50.npz", "eval/random-25.npz", "oracle/ibpo-25.npz", "logs/ibpo-75.jsonl.gz"):
+        (records / "seed-0" / name).unlink()
+    (records / "seed-1/eval/asv-sft.npz").unlink()
+    reproduce.main(["--report", "--seeds", "2"])  # a seed without ASV-SFT does not count
+    result, markdown = results_in(copy)
+    assert result["seeds"] == [0] and result["problems"] == PROBLEMS
+    assert result["missing"] == ["seed 0: ibpo-50, random-25, the oracles' samples of ibpo-25", "seed 1: asv-sft"]
+    assert list(rows_of(markdown, "Oracles")) == ["IuB-75 %"]
+    caps = rows_of(markdown, "Each cap against its references")
+    assert list(caps) == ["IuB-25 %", "IuB-75 %"] and caps["IuB-25 %"][6:8] == ["", ""]
+    assert caps["IuB-75 %"][1] == ""  # no log
+    ladder = rows_of(markdown, "The ladder")
+    assert "IuB-50 %" not in ladder and ladder["GRPO"][-1] == "" and ladder["CGPO"][-1].endswith("(RFT)")
+
+
+@pytest.mark.parametrize("damage, says", [
+    (lambda kept: shutil.rmtree(kept), "holds no seed"),
+    (lambda kept: [path.unlink() for path in kept.glob("*/eval/sv-sft.npz")], "holds no seed"),
+    (lambda kept: (kept / "seed-0/eval/cgpo.npz").write_bytes(b"PK half a file"), "cgpo.npz"),
+    (lambda kept: shutil.copy(kept / "seed-1/eval/cgpo.npz", kept / "seed-0/eval/cgpo.npz"), "other problems"),
+    (lambda kept: (kept / "seed-0/logs/ibpo-50.jsonl.gz").write_bytes(b"half"), "ibpo-50.jsonl.gz"),
+    (lambda kept: (kept / "seed-0/logs/ibpo-50.jsonl.gz").write_bytes(gzip.compress(b"half {")), "ibpo-50.jsonl.gz"),
+])
+def test_damage_is_one_clear_line(copy, damage, says):
+    damage(copy / "results/records")
+    with pytest.raises(SystemExit) as stop:
+        reproduce.main(["--report", "--seeds", str(SEEDS)])
+    assert says in str(stop.value) and "\n" not in str(stop.value)
