@@ -30,8 +30,6 @@ def make_record(path: Path, problems: list, header: dict, samples: int, model, t
     with tqdm(total=len(problems) * samples, desc=path.stem, unit="response", dynamic_ncols=True) as bar:
         rows = sample.ask(model, tokenizer, [problem.question for problem in problems], header["condition"], samples,
                           progress=bar.update, **options)
-    if distributed.rank > 0:
-        return
     cut = sum(not r.finished for row in rows for r in row) / (len(problems) * samples)
     if cut > 0.05:
         print(f"note: {cut:.0%} of the responses of {path.stem} were cut off (max_new_tokens), and count as wrong")
@@ -40,8 +38,12 @@ def make_record(path: Path, problems: list, header: dict, samples: int, model, t
         responses = [{"text": r.text, "tokens": len(r.ids), "finished": r.finished} for r in row]
         lines.append(json.dumps({"question": problem.question, "answer": problem.answer, "level": problem.level,
                                  "responses": responses}))
-    with atomic_write(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
+
+    def write() -> None:
+        with atomic_write(path) as temporary:
+            temporary.write_text("\n".join(lines) + "\n")
+
+    distributed.on_main(write)
 
 
 def is_record_of(path: Path, header: dict, problems: list) -> bool:
