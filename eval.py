@@ -29,12 +29,13 @@ import data
 import ibpo
 import sample
 import voting
-from plumbing import plots, printing
+from plumbing import distributed, plots, printing
 from plumbing.files import fingerprint
-from plumbing.records import Record, is_record_of, make_record, read_record
+from plumbing.records import Record, is_record_of, make_record, print_examples, read_record
 from plumbing.signals import exit_code, stop_on_signals
 from plumbing.statistics import Bootstrap
 
+DIRECTORIES = ["checkpoints/base", "checkpoints/ibpo"]  # what is evaluated by default
 ADAPTIVE = ("asv", "modes")  # the prompts that let a model decide how much to spend
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -336,23 +337,19 @@ def evaluate(directories: list, source: str, problems: int, samples: int, out: P
     samples: of a single-trial model, per problem. options: of respond.
     """
     names = respond(directories, source, problems, {"scot": samples, "sv": 1, "asv": 1, "modes": 1}, out, **options)
-    summary = report(out, names)
-    if training_log is not None and training_log.exists():
-        plots.plot_training(training_log, cap, out / "training.png")
-    print(f"\nrecords, summary.json and plots are in {out}")
-    return summary
+
+    def draw() -> dict:
+        summary = report(out, names)
+        if training_log is not None and training_log.exists():
+            plots.plot_training(training_log, cap, out / "training.png")
+        print(f"\nrecords, summary.json and plots are in {out}")
+        return summary
+
+    return distributed.on_main(draw)
 
 
-def print_examples(path: Path, count: int) -> None:
-    header, *rows = [json.loads(line) for line in path.read_text().splitlines()[: count + 1]]
-    for row in rows:
-        response = row["responses"][0]
-        parsed, right = voting.judge(row["answer"], response["text"], response["finished"], header["condition"])
-        print(f"--- {path.stem}, level {row['level']}: {row['question']}\n{response['text']}\n"
-              f"=> {parsed.group} {parsed.reason}, {'right' if right else 'wrong'} (gold {row['answer']})\n")
-
-
-def main(argv: list[str] = None) -> None:
+def arguments(argv: list[str] = None) -> argparse.Namespace:
+    """What the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directories", nargs="*",
@@ -372,6 +369,9 @@ def main(argv: list[str] = None) -> None:
     parser.add_argument("--max-new-tokens", type=int,
                         help="cut a response off here (default: where training did, the largest if models differ, and "
                              "300 for a model that train.py did not make: too few for MATH)")
+    parser.add_argument("--processes", type=int,
+                        help="processes of one thread each that share the problems (default: the physical cores, at "
+                             "most 8, if memory has room; with --device cuda 1, or what torchrun starts)")
     parser.add_argument("--slots", type=int, default=512, help="responses generated at once, at most (default 512)")
     parser.add_argument("--cache-gib", type=float, default=8.0,
                         help="GiB for their keys and values; limits how many run at once (default 8)")
@@ -380,24 +380,30 @@ def main(argv: list[str] = None) -> None:
     parser.add_argument("--dtype", default="auto", choices=["auto", "fp32", "bf16"],
                         help="of the weights; auto: bf16 on a GPU, and on a CPU that has it for wide models; else fp32")
     args = parser.parse_args(argv)
+    if not args.redraw:
+        args.directories = args.directories or DIRECTORIES
+    return args
+
+
+def main(argv: list[str] = None) -> None:
+    args = arguments(argv)
     try:
         if args.redraw:
             if args.directories:
                 raise data.DataError("--redraw takes all records there are: no checkpoint directories with it")
             report(Path(args.redraw))
             return
-        if args.problems < 1 or args.samples < 1 or args.slots < 1:
-            raise data.DataError("--problems, --samples and --slots must be at least 1")
+        if min(args.problems, args.samples, args.slots, 1 if args.processes is None else args.processes) < 1:
+            raise data.DataError("--problems, --samples, --slots and --processes must be at least 1")
         if args.show < 0 or not args.cache_gib > 0:
             raise data.DataError("--show must be 0 or more, and --cache-gib above 0")
         if args.split != "test" and args.data != "builtin":
             raise data.DataError("--split is of the built-in problems; a file is one split: name another with --data")
         if args.temperature <= 0:
             raise data.DataError("--temperature must be above 0: separate samples are compared; greedy has its own row")
-        directories = args.directories or ["checkpoints/base", "checkpoints/ibpo"]
-        limit = sample.usual_length(directories) if args.max_new_tokens is None else args.max_new_tokens
+        limit = sample.usual_length(args.directories) if args.max_new_tokens is None else args.max_new_tokens
         with stop_on_signals():
-            evaluate(directories, args.data, args.problems, args.samples, Path(args.out), seed=args.seed,
+            evaluate(args.directories, args.data, args.problems, args.samples, Path(args.out), seed=args.seed,
                      split=args.split, device=args.device, dtype=args.dtype, show=args.show, slots=args.slots,
                      cache_gib=args.cache_gib, max_new_tokens=limit, temperature=args.temperature, top_p=args.top_p)
     except (OSError, ValueError) as error:  # DataError and CheckpointError are
@@ -409,4 +415,6 @@ def main(argv: list[str] = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    asked = arguments()
+    usual = 1 if asked.redraw else distributed.usual_processes(asked.device, asked.directories)
+    distributed.run(main, asked.processes or usual, asked.device)

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 import llama
 import voting
+from plumbing import distributed
 from plumbing.settings import Settings
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -87,15 +88,16 @@ def log_probabilities(model: llama.Llama, group: list[Example], checkpoint: bool
 def add_gradient(model: llama.Llama, examples: list[Example], denominator: float, settings: Settings) -> float:
     """Add the gradient of Eq. (5), -sum weight * log pi / denominator, micro-batch by micro-batch; returns the loss.
 
-    The denominator is one constant for the whole step, so the gradient does not depend on micro_tokens.
+    The denominator is one constant for the whole step, so the gradient does not depend on micro_tokens. Each process
+    adds that of a part of the examples; Stage.update sums them. The loss is that of all.
     """
     total = 0.0
-    for group in micro_batches(examples, settings.micro_tokens):
+    for group in micro_batches(distributed.share(examples, [len(e) for e in examples]), settings.micro_tokens):
         weight = torch.tensor([example.weight for example in group], device=model.lm_head.weight.device)  # [B]
         loss = -(weight * log_probabilities(model, group, settings.checkpointing)).sum() / denominator  # Eq. (5)
         loss.backward()
         total += loss.item()
-    return total
+    return distributed.total(total)
 
 
 def store_rounded(target: torch.Tensor, value: torch.Tensor, generator: torch.Generator) -> None:

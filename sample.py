@@ -27,6 +27,7 @@ from torch import Tensor
 import data
 import llama
 import voting
+from plumbing import distributed
 from plumbing.checkpoints import (  # noqa: F401  (also for those who import sample)
     DTYPES,
     has_bf16,
@@ -172,8 +173,8 @@ class Engine:
     """
 
     def __init__(self, model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, temperature: float,
-                 top_p: float, stop_ids: tuple[int, ...], seed: int, slots: int, length: int):
-        """slots: rows of the cache. length: tokens of each row."""
+                 top_p: float, stop_ids: tuple[int, ...], seed: int, slots: int, length: int, indices: list[int]):
+        """slots: rows of the cache. length: tokens of each row. indices: of the random numbers of each prompt."""
         weight = model.lm_head.weight
         self.model = model
         self.device = weight.device
@@ -182,6 +183,7 @@ class Engine:
         self.top_p = top_p
         self.stop_ids = frozenset(stop_ids)
         self.seed = seed
+        self.indices = indices
         self.slots = slots
         self.cache = llama.Cache(model.config, slots, length, weight.dtype, weight.device)
         self.waiting = deque(enumerate(prompts))  # (index, prompt)
@@ -217,7 +219,7 @@ class Engine:
         new = []
         for _ in range(count):
             index, prompt = self.waiting.popleft()
-            new.append(Sequence(index, tuple(prompt), noise_stream(self.seed, index)))
+            new.append(Sequence(index, tuple(prompt), noise_stream(self.seed, self.indices[index])))
         self.prefill([sequence.prompt for sequence in new])
         row = len(self.running)
         for prompt, samples in groupby(new, key=lambda sequence: sequence.prompt):
@@ -277,11 +279,13 @@ class Engine:
 @torch.no_grad()
 def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, temperature: float = 1.0,
              top_p: float = 1.0, stop_ids: tuple[int, ...] = (), seed: int = 0, slots: int = 512,
-             cache_gib: float = 8.0, progress: Callable[[int], None] | None = None) -> list[Completion]:
+             cache_gib: float = 8.0, progress: Callable[[int], None] | None = None,
+             indices: list[int] | None = None) -> list[Completion]:
     """One completion per prompt, in the order of the prompts; repeat a prompt to sample it several times.
 
     prompts: lists of token ids, none empty. temperature 0: greedy. slots: how many run at once, at most; fewer if their
     keys and values need more than cache_gib GiB. progress: called with the number of completions since the last call.
+    indices: of the responses, for their random numbers (None: 0, 1, ...); a part of a list is answered as the whole is.
     A completion that reaches the end of the model's context is cut off there. Raises ValueError for arguments out of
     range, LengthError for a prompt that fills the context, or if the cache holds no response, LogitsError for logits
     that are not finite.
@@ -301,7 +305,8 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
                           f"(max_position_embeddings) is {context:,}")
     length = min(longest + max_new_tokens, context)
     slots = min(slots_for(model.config, length, model.lm_head.weight.dtype, slots, cache_gib), len(prompts))
-    engine = Engine(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed, slots, length)
+    engine = Engine(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed, slots, length,
+                    range(len(prompts)) if indices is None else indices)
     while engine.waiting or engine.running:
         if engine.has_room():
             engine.compact()
@@ -319,16 +324,25 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
 
 def ask(model: llama.Llama, tokenizer: "Tokenizer", questions: list[str], condition: str, samples: int,
         **options) -> list[list[Response]]:
-    """`samples` responses to each question, under a condition of voting.PROMPTS. options: those of `generate`."""
-    prompts = []
-    for question in questions:
-        prompts += [voting.encode_prompt(tokenizer, question, condition)] * samples
-    completions = generate(model, prompts, stop_ids=stop_ids_in(model, tokenizer), **options)
-    responses = []
-    for prompt, written in zip(prompts, completions, strict=True):
-        text = tokenizer.decode(written.ids[:-1] if written.finished else written.ids)
-        responses.append(Response(written.ids, written.logprob, written.finished, text, prompt))
-    return [responses[i : i + samples] for i in range(0, len(responses), samples)]
+    """`samples` responses to each question, under a condition of voting.PROMPTS. options: those of `generate`.
+
+    Each process (plumbing/distributed.py) answers a part of the questions; all get all responses.
+    """
+    prompts = [voting.encode_prompt(tokenizer, question, condition) for question in questions]
+
+    def answer(chosen: list[int]) -> list[list[Response]]:
+        indices = [i * samples + j for i in chosen for j in range(samples)]
+        repeated = [prompts[i] for i in chosen for _ in range(samples)]
+        if "progress" in options:
+            options["progress"] = distributed.as_of_all(options["progress"], len(repeated), samples * len(prompts))
+        completions = generate(model, repeated, stop_ids=stop_ids_in(model, tokenizer), indices=indices, **options)
+        responses = []
+        for prompt, written in zip(repeated, completions, strict=True):
+            text = tokenizer.decode(written.ids[:-1] if written.finished else written.ids)
+            responses.append(Response(written.ids, written.logprob, written.finished, text, prompt))
+        return [responses[i : i + samples] for i in range(0, len(responses), samples)]
+
+    return distributed.spread(answer, [len(prompt) for prompt in prompts])  # longer questions, longer answers
 
 
 def main() -> None:

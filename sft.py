@@ -25,6 +25,7 @@ import llama
 import sample
 import voting
 from learn import Example, add_supervised_gradient, encode
+from plumbing import distributed
 from plumbing.files import atomic_write, derive_seed, digest, fingerprint, shuffled
 from plumbing.settings import Settings, UserError
 from plumbing.stage import Stage, for_sampling, is_finished, only_process, open_start, scheduled
@@ -172,7 +173,7 @@ def sampled_solutions(settings: Settings) -> list[dict]:
                     texts = [response.text for response in row if response.finished]
                     known[key_of(asdict(problem))] = {**asdict(problem), "samples": texts}
                 rows += [known[key_of(asdict(problem))] for problem in chunk]
-                if missing:
+                if missing and distributed.rank == 0:
                     later = [known[key] for key in known.keys() - {key_of(row) for row in rows}]
                     with atomic_write(path) as temporary:
                         lines = [json.dumps(row) + "\n" for row in [header, *rows, *later]]

@@ -37,6 +37,7 @@ import sample
 import voting
 from learn import Example, add_gradient, log_probabilities, micro_batches
 from methods import METHODS
+from plumbing import distributed
 from plumbing.checks import check
 from plumbing.files import derive_seed, digest, fingerprint, shuffled
 from plumbing.records import describe, notes_on
@@ -110,12 +111,16 @@ def roll_out(policy: llama.Llama, tokenizer, problems: list[data.Problem], m: in
 def kl_estimate(rollout: Rollout, reference: llama.Llama, settings: Settings) -> np.ndarray:
     """log pi(y|x) - log pi_ref(y|x) of whole responses, the estimate of Eq. (7): float[n, m], nats."""
     examples = [Example(prompt, r.ids) for prompt, row in zip(rollout.prompts, rollout.responses) for r in row]
-    index = {id(example): i for i, example in enumerate(examples)}
-    under_reference = np.zeros(len(examples))
-    for group in micro_batches(examples, settings.micro_tokens):
-        logp = log_probabilities(reference, group, settings.checkpointing, settings.temperature)  # [B]
-        under_reference[[index[id(example)] for example in group]] = logp.double().cpu().numpy()
+
+    def score(chosen: list[int]) -> list[float]:
+        found = {}
+        for group in micro_batches([examples[i] for i in chosen], settings.micro_tokens):
+            logp = log_probabilities(reference, group, settings.checkpointing, settings.temperature)  # [B]
+            found |= zip(map(id, group), logp.tolist())
+        return [found[id(examples[i])] for i in chosen]
+
     under_policy = np.array([[r.logprob for r in row] for row in rollout.responses])  # float[n, m]
+    under_reference = np.array(distributed.spread(score, [len(example) for example in examples]))  # float[n m]
     return under_policy - under_reference.reshape(under_policy.shape)
 
 
@@ -227,4 +232,5 @@ def main(argv: list[str] = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    asked, _ = parse_args(None, __doc__)
+    distributed.run(main, asked.processes or distributed.usual_processes(asked.device, [asked.model]), asked.device)

@@ -21,6 +21,7 @@ import ibpo
 import sample
 import voting
 from methods import METHODS
+from plumbing import distributed
 from plumbing.files import atomic_write
 
 
@@ -37,8 +38,12 @@ def make_record(path: Path, problems: list, header: dict, samples: int, model, t
         responses = [{"text": r.text, "tokens": len(r.ids), "finished": r.finished} for r in row]
         lines.append(json.dumps({"question": problem.question, "answer": problem.answer, "level": problem.level,
                                  "responses": responses}))
-    with atomic_write(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
+
+    def write() -> None:
+        with atomic_write(path) as temporary:
+            temporary.write_text("\n".join(lines) + "\n")
+
+    distributed.on_main(write)
 
 
 def is_record_of(path: Path, header: dict, problems: list) -> bool:
@@ -124,6 +129,16 @@ def read_record(path: Path) -> Record:
             consistent=np.array([self_consistency(gold, row) for gold, row in zip(golds, finals)]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise data.DataError(f"{path}: not a record of responses ({type(error).__name__}: {error})") from None
+
+
+def print_examples(path: Path, count: int) -> None:
+    """The first responses of a record, to the first `count` problems."""
+    header, *rows = [json.loads(line) for line in path.read_text().splitlines()[: count + 1]]
+    for row in rows:
+        response = row["responses"][0]
+        parsed, right = voting.judge(row["answer"], response["text"], response["finished"], header["condition"])
+        print(f"--- {path.stem}, level {row['level']}: {row['question']}\n{response['text']}\n"
+              f"=> {parsed.group} {parsed.reason}, {'right' if right else 'wrong'} (gold {row['answer']})\n")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -112,6 +112,9 @@ class Settings:
                                           "it (AMX, AVX512-BF16) for models of width 512 or more, else --dtype, as "
                                           "always with --kl-max and policy gradients", SPEED, SAMPLED,
                                   choices=("auto", "fp32", "bf16"))
+    processes: int = setting(None, "processes of one thread each that share the work, each with a copy of the model; "
+                                   "1: one, with torch's threads (default: the physical cores, at most 8, if memory "
+                                   "has room; with --device cuda 1, or what torchrun starts)", SPEED, least=1)
     slots: int = setting(512, "responses generated at once, at most; fewer if they need more than --cache-gib", SPEED,
                          least=1)
     cache_gib: float = setting(8.0, "GiB for their keys and values; 24 for 8B on an 80 GB card", SPEED, above=0)

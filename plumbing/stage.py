@@ -29,14 +29,16 @@ from tqdm import tqdm
 import llama
 import sample
 from learn import AdamW
-from plumbing import lora
+from plumbing import distributed, lora
 from plumbing.files import atomic_write, flush
 from plumbing.settings import Settings, UserError
 from plumbing.signals import Stopped, uninterrupted
 
 
 class Stage:
-    """The steps of one stage; see the module's docstring. Only one process at a time may be in a stage's directory.
+    """The steps of one stage; see the module's docstring. Only one run at a time may be in a stage's directory.
+
+    Of several processes (plumbing/distributed.py) all take the same steps, and process 0 writes the files.
 
     sources: what the stage learns from, name -> fingerprint. A run that continues must find the same.
     """
@@ -94,15 +96,16 @@ class Stage:
         record: for log.jsonl. shown: in the progress bar. note: printed, once in a run.
         """
         with uninterrupted():
+            distributed.sum_gradients(self.trained.values())
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm).item()
             if not math.isfinite(norm):
                 raise UserError(f"{self.name}: the gradient of step {self.done} is not finite; lower the learning rate")
             if norm > 0:
                 self.optimizer.step(learning_rate)
-            with self.log_file.open("a") as log:
-                log.write(json.dumps({"step": self.done, **record, "grad_norm": norm}) + "\n")
+            if distributed.rank == 0:
+                self._log({"step": self.done, **record, "grad_norm": norm})
             self.done += 1
-            if time.monotonic() - self.saved_at > self.pause:
+            if distributed.rank == 0 and time.monotonic() - self.saved_at > self.pause:
                 self._save_state_if_possible()
         self.idle = 0 if norm > 0 else self.idle + 1
         if self.idle == 1 and not note:
@@ -116,28 +119,27 @@ class Stage:
 
     def __exit__(self, kind: type | None, interrupt: BaseException | None, trace) -> None:
         """Write the checkpoint, or after an interruption the state."""
-        self.bar.close()
-        try:
-            if self.finished_elsewhere:
-                return
-            if kind is not None and issubclass(kind, KeyboardInterrupt):
-                raise Stopped(getattr(interrupt, "number", signal.SIGINT), self._stop()) from None
-            if kind is None:
-                self._finish()
-        finally:
-            self.lock.close()
+        with self.lock:
+            if kind is not None and issubclass(kind, KeyboardInterrupt) and not self.finished_elsewhere:
+                raise Stopped(getattr(interrupt, "number", signal.SIGINT), self._stop(str(interrupt))) from None
+            self.bar.close()
+            if kind is None and not self.finished_elsewhere:
+                distributed.on_main(self._finish)
 
-    def _stop(self) -> str:
+    def _stop(self, why: str) -> str:
         """Save the state; returns what to tell the user."""
-        print(f"{self.name}: saving step {self.done}", flush=True)  # at 8B this takes minutes
         lost = ""
-        try:
-            with suppress(KeyboardInterrupt), uninterrupted():  # a second Ctrl-C has to wait, too
-                self._save_state()
-        except OSError as error:
-            lost = f" ({self.done - self.kept} steps are lost: the state cannot be saved, {error})"
-        return (f"{self.name}: stopped after step {self.kept} of {self.steps}{lost}; the same command continues from "
-                "here")
+        with suppress(KeyboardInterrupt), uninterrupted():  # a second Ctrl-C has to wait
+            self.bar.close()
+            if distributed.rank == 0:
+                print(f"{self.name}: saving step {self.done}", flush=True)  # at 8B this takes minutes
+                try:
+                    self._save_state()
+                except OSError as error:
+                    lost = f" ({self.done - self.kept} steps are lost: the state cannot be saved, {error})"
+        why = f" ({why})" if why else ""
+        return (f"{self.name}: stopped after step {self.kept} of {self.steps}{lost}{why}; the same command continues "
+                "from here")
 
     def _finish(self) -> None:
         with uninterrupted():
@@ -150,6 +152,10 @@ class Stage:
                                 f"command continues after step {self.kept} of {self.steps}, the last one saved"
                                 ) from None
             self.state_file.unlink(missing_ok=True)
+
+    def _log(self, record: dict) -> None:
+        with self.log_file.open("a") as log:
+            log.write(json.dumps(record) + "\n")
 
     def _say_once(self, text: str) -> None:
         if text and text not in self.said:
@@ -176,21 +182,25 @@ class Stage:
 
     def _restore(self) -> None:
         """Continue from the saved state, if there is one. Steps logged after that state are repeated."""
-        for left_over in self.directory.glob("*.tmp"):  # of a process that was killed while it wrote
-            left_over.unlink()
-        lines = []
-        if self.state_file.exists():
+        if distributed.on_main(self.state_file.exists):
             state = read_state(self.state_file)
             require_same(self.directory, json.loads(state["settings"]), self.made_with)
             require_same_sources(self.directory, json.loads(state.get("sources", "{}")), self.sources)
-            lines = self.log_file.read_text().splitlines(keepends=True)[: state["done"]]
-            if len(lines) < state["done"] or not all(line.endswith("\n") for line in lines):
-                raise UserError(f"{self.log_file} is damaged: it ends before step {state['done']}, where the state is; "
-                                f"delete {self.directory} to start this stage anew")
             self.model.load_state_dict(state["model"], strict=False)  # with LoRA: the adapters, the rest is as it was
             self.optimizer.restore(state["optimizer"])
             self.done = self.kept = state["done"]
+        distributed.on_main(self._clean)
+        if self.done:
             print(f"{self.name}: continues at step {self.done} of {self.steps}")
+
+    def _clean(self) -> None:
+        """Remove what was written after the state was saved."""
+        for left_over in self.directory.glob("*.tmp"):  # of a process that was killed while it wrote
+            left_over.unlink()
+        lines = self.log_file.read_text().splitlines(keepends=True)[: self.done] if self.done else []
+        if len(lines) < self.done or not all(line.endswith("\n") for line in lines):
+            raise UserError(f"{self.log_file} is damaged: it ends before step {self.done}, where the state is; "
+                            f"delete {self.directory} to start this stage anew")
         self.log_file.write_text("".join(lines))
 
 
@@ -207,14 +217,17 @@ def read_state(path: Path) -> dict:
 
 @contextmanager
 def only_process(directory: Path) -> Iterator[None]:
-    """Hold the lock of a directory. Raises UserError if another process has it: both would write the same files."""
+    """Hold the lock of a directory. Raises UserError if another run has it: both would write the same files."""
     directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory / ".lock")
     try:
-        with lock.acquire(timeout=0):
-            yield
+        distributed.on_main(lambda: lock.acquire(timeout=0) and None)
     except Timeout:
         raise UserError(f"another process is training in {directory}; wait for it, or choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -225,11 +238,12 @@ def is_finished(settings: Settings, stage: str, sources: dict[str, str] = None) 
     """Whether the stage is done. Raises UserError if it was done with other settings or from other sources."""
     directory = settings.directory(stage)
     path = directory / "ibpo.json"
-    if path.exists():
+    finished = distributed.on_main(path.exists)  # one answer for all: process 0 may soon write it
+    if finished:
         notes = llama.read_json(path)
         require_same(directory, notes.get("settings", {}), settings.deciding(stage))
         require_same_sources(directory, notes.get("sources", {}), sources or {})
-    return path.exists()
+    return finished
 
 
 def require_same(directory: Path, before: dict, now: dict) -> None:

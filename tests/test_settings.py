@@ -136,7 +136,7 @@ def test_every_setting_says_whose_result_it_decides():
     decides_nothing = {f.name for f in fields(Settings) if not f.metadata["decides"]}
     assert decides_nothing == {
         "out", "device", "valid_data", "test_data", "valid_every", "valid_problems", "slots", "cache_gib",
-        "micro_tokens", "checkpointing", "eval_problems", "eval_samples"}
+        "processes", "micro_tokens", "checkpointing", "eval_problems", "eval_samples"}
     for f in fields(Settings):
         assert set(f.metadata["decides"]) <= {"samples", *ALL}
 

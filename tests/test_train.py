@@ -67,7 +67,8 @@ def test_rollout_holds_what_was_sampled(condition, monkeypatch):
     assert rollout.tokens.tolist() == [[len(r.ids) for r in row] for row in rollout.responses]
     assert rollout.prompts == [voting.encode_prompt(tokenizer, problem.question, condition) for problem in problems]
     assert asked == {"prompts": [prompt for prompt in rollout.prompts for _ in range(4)], "top_p": 0.4, "seed": 8,
-                     "stop_ids": (1, 7), "temperature": 0.7, "max_new_tokens": 99, "slots": 5, "cache_gib": 8.0}
+                     "stop_ids": (1, 7), "temperature": 0.7, "max_new_tokens": 99, "slots": 5, "cache_gib": 8.0,
+                     "indices": list(range(12))}
 
 
 def test_kl_estimate_is_policy_less_reference():
