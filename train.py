@@ -8,6 +8,7 @@
                                                  # three groups, a cap on each kind of vote
     python train.py --stage ibpo --method random # a control: same cap, random prompts vote (or cgpo, rft, grpo, ...)
     python train.py --stage base                 # rebuild the built-in base model from nothing
+    torchrun --nproc-per-node 4 -- train.py ...  # four processes, as --processes 4; with --device cuda on as many GPUs
     python train.py llama --model DIR --data math_train.jsonl --valid-data FILE --test-data math500.jsonl --device cuda
 
 Stages: base -> SV-SFT (always votes; it marks the efficiency boundary)

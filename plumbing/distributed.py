@@ -1,7 +1,7 @@
 """Several processes that train one model, each with its own copy of it: torch.distributed, in a few functions.
 
     python train.py --processes 4                       # one process per core, one thread each
-    torchrun --nproc-per-node 4 train.py --device cuda  # the same, started by PyTorch's own launcher: one per GPU
+    torchrun --nproc-per-node 4 -- train.py --device cuda  # the same from PyTorch's own launcher: one per GPU
 
 Work is handed out (`spread`, `share`), and what comes of it is gathered, so that all processes know the same and decide
 the same: the budgeted program of a step is one program, whatever their number. Gradients are summed. Files are written,
@@ -164,7 +164,11 @@ def run(main: Callable[[], None], processes: int, device: str) -> None:
 
     The program that calls this is started anew with the same arguments, once per process.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    started = "TORCHELASTIC_RUN_ID" in os.environ
+    here = int(os.environ["LOCAL_WORLD_SIZE"]) if started else processes
+    if device == "cuda" and here > max(torch.cuda.device_count(), 1):  # without any, main() says so
+        sys.exit(f"error: {here} processes, each on a GPU of its own: there are {torch.cuda.device_count()}")
+    if started:
         take_part(main, device)
     elif processes <= 1:
         main()
@@ -179,11 +183,11 @@ def take_part(main: Callable[[], None], device: str) -> None:
     torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)  # the launcher may be killed, too
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    else:
-        torch.set_num_threads(1)
     if processes == 1:
         main()
         return
+    if device == "cpu":
+        torch.set_num_threads(1)
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
     rank, size = number, processes
     try:
@@ -210,10 +214,6 @@ def launch(processes: int, device: str) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher import LaunchConfig, elastic_launch
 
-    if device == "cuda" and processes > torch.cuda.device_count():
-        print(f"error: --processes {processes}, one for each GPU: there are {torch.cuda.device_count()}",
-              file=sys.stderr)
-        return 2
     if device == "cpu" and os.environ.setdefault("OMP_NUM_THREADS", "1") != "1":
         print(f"note: {processes} processes take one thread each, not {os.environ['OMP_NUM_THREADS']} as "
               "OMP_NUM_THREADS has it; --processes 1 takes as many")
