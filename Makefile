@@ -53,7 +53,8 @@ endef
 publish-base: $(VENV)/train.done  ## copy runs/builtin/base to checkpoints/base
 	$(call publish_checkpoint,runs/builtin/base,checkpoints/base)
 
-publish: $(VENV)/train.done  ## copy runs/builtin/ibpo-50 to checkpoints/ibpo
+publish: $(VENV)/train.done  ## copy sv-sft and ibpo-50 of runs/builtin to checkpoints/
+	$(call publish_checkpoint,runs/builtin/sv-sft,checkpoints/sv-sft)
 	$(call publish_checkpoint,runs/builtin/ibpo-50,checkpoints/ibpo)
 
 clean:  ## remove .venv and caches

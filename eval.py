@@ -35,7 +35,7 @@ from plumbing.records import Record, is_record_of, make_record, print_examples, 
 from plumbing.signals import exit_code, stop_on_signals
 from plumbing.statistics import Bootstrap
 
-DIRECTORIES = ["checkpoints/base", "checkpoints/ibpo"]  # what is evaluated by default
+DIRECTORIES = ["checkpoints/base", "checkpoints/sv-sft", "checkpoints/ibpo"]  # what is evaluated by default
 ADAPTIVE = ("asv", "modes")  # the prompts that let a model decide how much to spend
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -353,7 +353,7 @@ def arguments(argv: list[str] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directories", nargs="*",
-                        help="checkpoint directories (default: checkpoints/base checkpoints/ibpo)")
+                        help="checkpoint directories (default: base, sv-sft and ibpo of checkpoints/)")
     parser.add_argument("--data", default="builtin", help="test problems: builtin, or a .jsonl file (default builtin)")
     parser.add_argument("--split", choices=["validation", "test"], default="test",
                         help="of the built-in problems: validation to choose by, test to report (default test)")
