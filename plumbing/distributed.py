@@ -19,7 +19,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -190,19 +190,27 @@ def take_part(main: Callable[[], None], device: str) -> None:
         torch.set_num_threads(1)
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
     rank, size = number, processes
+    status = 1
     try:
         if rank == 0:
             main()
         else:
             with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
                 main()
-        gather(None)
-    except (SystemExit, KeyboardInterrupt):
-        if rank > 0:
-            sys.exit(1)  # process 0 says why
-        raise
+        with suppress(Disconnected):  # nobody leaves before all are done
+            gather(None)
+        status = 0
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if rank == 0 and isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+    except BaseException as error:
+        if rank == 0 or isinstance(error, Exception):  # of an interruption process 0 says enough
+            traceback.print_exc()
     finally:
-        torch.distributed.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # without waiting for gloo's threads: they may abort a process that ends in the usual way
 
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
