@@ -173,8 +173,9 @@ class Engine:
     """
 
     def __init__(self, model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, temperature: float,
-                 top_p: float, stop_ids: tuple[int, ...], seed: int, slots: int, length: int, indices: list[int]):
-        """slots: rows of the cache. length: tokens of each row. indices: of the random numbers of each prompt."""
+                 top_p: float, stop_ids: tuple[int, ...], seed: int, slots: int, length: int,
+                 indices: list[int] | None = None):
+        """slots: rows of the cache. length: tokens of each row. indices: as in `generate`."""
         weight = model.lm_head.weight
         self.model = model
         self.device = weight.device
@@ -183,7 +184,7 @@ class Engine:
         self.top_p = top_p
         self.stop_ids = frozenset(stop_ids)
         self.seed = seed
-        self.indices = indices
+        self.indices = range(len(prompts)) if indices is None else indices
         self.slots = slots
         self.cache = llama.Cache(model.config, slots, length, weight.dtype, weight.device)
         self.waiting = deque(enumerate(prompts))  # (index, prompt)
@@ -305,8 +306,7 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
                           f"(max_position_embeddings) is {context:,}")
     length = min(longest + max_new_tokens, context)
     slots = min(slots_for(model.config, length, model.lm_head.weight.dtype, slots, cache_gib), len(prompts))
-    engine = Engine(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed, slots, length,
-                    range(len(prompts)) if indices is None else indices)
+    engine = Engine(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed, slots, length, indices)
     while engine.waiting or engine.running:
         if engine.has_room():
             engine.compact()
