@@ -178,7 +178,8 @@ def test_whatever_ends_one_ends_all_and_others_continue(tmp_path):
     log, state, said = (tmp_path / name for name in ("ibpo-50/log.jsonl", "ibpo-50/state.pt", "said.txt"))
     done = 0
     for processes, who, how, status in [
-            (2, "launcher", signal.SIGTERM, 143), (3, "last", signal.SIGKILL, 137), (2, "launcher", signal.SIGKILL, -9)]:
+            (2, "launcher", signal.SIGTERM, 143), (3, "last", signal.SIGKILL, 137),
+            (2, "launcher", signal.SIGKILL, -9)]:
         with said.open("w") as file:
             process = start(*small, "--processes", processes, stdout=file)
         deadline = time.monotonic() + 120
