@@ -286,7 +286,7 @@ def resize_embeddings(model: llama.Llama, rows: int) -> None:
 def add_missing_tokens(model: llama.Llama, tokenizer, pieces: list[str]) -> int:
     """Make each piece of text that the tokenizer cannot spell a token of its own; returns how many there are.
 
-    The tokenizer of a real LLaMA can spell everything. The built-in one has words for two modes only.
+    The tokenizer of a real LLaMA can spell everything. The built-in one has words for two groups only.
     """
     unknown = [piece for piece in pieces
                if tokenizer.unk_token_id in tokenizer(piece, add_special_tokens=False).input_ids]

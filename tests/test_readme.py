@@ -58,6 +58,13 @@ def test_the_sentence_about_the_result():
     assert f"IuB-50 gets {gain:.0%} of what always voting gains for {extra:.0%}".replace("%", " %") in README
 
 
+def test_the_heights_over_the_boundary():
+    for unit in ("trials", "tokens"):
+        value, low, high = (100 * x for x in RESULTS["comparisons"]["ibpo-50"]["boundary"][unit])
+        points = " points" if unit == "trials" else ""
+        assert f"{value:.1f}{points} [{low:.1f}, {high:.1f}]" in README
+
+
 def test_it_is_read_in_ten_minutes():
     assert len(README.split()) <= 1800
 
