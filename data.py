@@ -37,11 +37,13 @@ from reprlib import repr as short
 from typing import TYPE_CHECKING
 
 import grade
+import kinds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 LEVELS = (1, 2, 3, 4, 5)
+WORLDS = ("builtin", "kinds")  # problems of our own; the second is described in kinds.py
 SPLITS = ("train", "validation", "test")
 
 
@@ -166,6 +168,32 @@ def count_problems(level: int) -> int:
     """How many different problems a level has, up to the order of the factors."""
     small, large = MIX[level]
     return math.comb(LARGE - 2, small) * math.comb(MODULUS - LARGE, large)
+
+
+class Textbook:
+    """What the base model of the built-in world learns from (kinds.Textbook: that of the other world)."""
+
+    def table_entry(self, progress: float, rng: random.Random) -> list[int]:
+        """Two factors for the times table, which is read from small numbers (progress 0) to large ones (1)."""
+        limit = min(MODULUS - 1, 4 + round(1.2 * MODULUS * progress))
+        return [rng.randint(1, limit), rng.randint(1, limit)]
+
+    def problem(self, level: int, rng: random.Random) -> list[int]:
+        """The factors of a random training problem of a level."""
+        return draw_factors("train", level, rng)
+
+    def route(self, factors: list[int], rng: random.Random) -> tuple[str, int]:
+        """A solution as the textbook prints it, and the answer it arrives at."""
+        return textbook_route(factors, rng)
+
+    def modulus_of(self, factors: list[int]) -> int:
+        return MODULUS
+
+    def question_of(self, factors: list[int]) -> str:
+        return question_of(factors)
+
+    def pieces(self) -> list[str]:
+        return world_pieces()
 
 
 def world_pieces() -> list[str]:
@@ -330,7 +358,7 @@ def place_of(problem: Problem, source: str | Path) -> str:
 
     It reads the file again, so that problems need not carry where they come from.
     """
-    if source != "builtin":
+    if source not in WORLDS:
         for number, found in _numbered(Path(source)):
             if found == problem:
                 return f"{source}, line {number}"
@@ -345,10 +373,15 @@ def load(source: str | Path, split: str, count: int | None = None, seed: int = 0
     """
     if split not in SPLITS:
         raise DataError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
-    if source == "builtin":
+    if source in WORLDS:
         if count is None:
-            raise DataError("the built-in world is endless: say how many problems")
-        return list(islice(generate(split, seed), count))
+            raise DataError("a built-in world is endless: say how many problems")
+        if source == "builtin":
+            return list(islice(generate(split, seed), count))
+        try:
+            return [Problem(*row) for row in islice(kinds.generate(split, seed), count)]
+        except ValueError as error:
+            raise DataError(str(error)) from None
     problems = read_jsonl(source)
     random.Random(seed).shuffle(problems)
     return problems[:count]
@@ -361,7 +394,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.show < 0:
         sys.exit("error: --show must be 0 or more")
-    builtin = args.file == "builtin"
+    builtin = args.file in WORLDS
     try:
         problems = load(args.file, "train", count=len(LEVELS) * args.show if builtin else None)
     except DataError as error:

@@ -354,7 +354,7 @@ def arguments(argv: list[str] = None) -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directories", nargs="*",
                         help="checkpoint directories (default: base, sv-sft and ibpo of checkpoints/)")
-    parser.add_argument("--data", default="builtin", help="test problems: builtin, or a .jsonl file (default builtin)")
+    parser.add_argument("--data", default="builtin", help="test problems: builtin, kinds, or a .jsonl file (default builtin)")
     parser.add_argument("--split", choices=["validation", "test"], default="test",
                         help="of the built-in problems: validation to choose by, test to report (default test)")
     parser.add_argument("--problems", type=int, default=1000, help="how many of them (default 1000)")
@@ -397,7 +397,7 @@ def main(argv: list[str] = None) -> None:
             raise data.DataError("--problems, --samples, --slots and --processes must be at least 1")
         if args.show < 0 or not args.cache_gib > 0:
             raise data.DataError("--show must be 0 or more, and --cache-gib above 0")
-        if args.split != "test" and args.data != "builtin":
+        if args.split != "test" and args.data not in data.WORLDS:
             raise data.DataError("--split is of the built-in problems; a file is one split: name another with --data")
         if args.temperature <= 0:
             raise data.DataError("--temperature must be above 0: separate samples are compared; greedy has its own row")

@@ -91,6 +91,18 @@ def feasible_set(correct: ArrayLike, valid: ArrayLike = None, kl: ArrayLike = No
     return correct & valid & (kl <= kl_max)  # Eq. (7)
 
 
+def with_giving_up(feasible: np.ndarray, valid: np.ndarray, extended: np.ndarray) -> np.ndarray:
+    """Ξ with, for each prompt where it is empty, the regular responses, although they are wrong (D8): bool[n, m].
+
+    Eq. (1) caps the expected share of votes over all prompts, also those that nobody solves. A policy that learns
+    nothing from them (D5) goes on to vote on them as often as it did, outside the program. With giving up they are
+    accepted as regular, and count under the cap like any other. train.py learns of such a response only its decision
+    to stop, never its wrong solution.
+    """
+    hopeless = ~feasible.any(axis=1, keepdims=True)  # bool[n, 1]
+    return feasible | (hopeless & valid & ~extended)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Eq. (8): inference under a budget
 #
@@ -109,6 +121,8 @@ def feasible_set(correct: ArrayLike, valid: ArrayLike = None, kl: ArrayLike = No
 #       the largest margin. Those with the smallest margins are dropped, and counted.
 #   D7  Where the margin is exactly 0, Eq. (8) is indifferent between regular and extended. Ours stays regular, which
 #       costs no budget; zero_margin_votes=True lets these prompts vote, last, as far as the cap has room.
+#   D8  (an option, off by default) Giving up: where nothing is feasible, a regular response is accepted, but only its
+#       decision to stop is learned. See with_giving_up.
 
 
 def select_ibpo(correct: ArrayLike, extended: ArrayLike, cap: float, valid: ArrayLike = None,

@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 import data
+import kinds
 import llama
 import sample
 import voting
@@ -34,31 +35,35 @@ from plumbing.stage import Stage, for_sampling, is_finished, only_process, open_
 # base: the built-in language model reads its textbook
 
 
-def times_table(step: int, steps: int, rng: random.Random) -> tuple[str, str, str]:
+def textbook_of(settings: Settings) -> data.Textbook | kinds.Textbook:
+    """What the base reads."""
+    return kinds.Textbook(settings.base_textbook) if settings.data == "kinds" else data.Textbook()
+
+
+def times_table(step: int, steps: int, book, rng: random.Random) -> tuple[str, str, str]:
     """A page of chapter one: a product of two numbers, small ones first.
 
     Read in this order the table is learned within minutes. Met all at once, in longer solutions, it takes hours: the
     product of a known number with an unknown one is uniform on the clock, so that single numbers tell nothing.
     """
-    limit = min(data.MODULUS - 1, 4 + round(1.2 * data.MODULUS * step / steps))
-    factors = [rng.randint(1, limit), rng.randint(1, limit)]
-    return data.question_of(factors), "scot", data.textbook_route(factors, rng)[0]
+    entry = book.table_entry(step / steps, rng)
+    return book.question_of(entry), "scot", book.route(entry, rng)[0]
 
 
-def textbook_page(rng: random.Random) -> tuple[str, str, str]:
+def textbook_page(book, rng: random.Random) -> tuple[str, str, str]:
     """A page of chapter two: one solution, or several routes to one problem and a closing remark."""
-    factors = data.draw_factors("train", rng.choice(data.LEVELS), rng)
+    problem = book.problem(rng.choice(data.LEVELS), rng)
     if rng.random() < 0.3:
-        return data.question_of(factors), "scot", data.textbook_route(factors, rng)[0]
+        return book.question_of(problem), "scot", book.route(problem, rng)[0]
     solutions, answers = [], []
     while voting.trials_needed(answers) is None:
-        solution, answer = data.textbook_route(factors, rng)
+        solution, answer = book.route(problem, rng)
         solutions.append(solution)
         answers.append(str(answer))
-    return data.question_of(factors), "sv", voting.render_extended(solutions, answers)
+    return book.question_of(problem), "sv", voting.render_extended(solutions, answers)
 
 
-def counting_page(rng: random.Random) -> tuple[str, str, str]:
+def counting_page(book, rng: random.Random) -> tuple[str, str, str]:
     """A page of chapter three: trials that disagree, at every level; the reader learns when to stop and what to state.
 
     The textbook's own routes never disagree about an easy problem, and a reader of chapter two learns to stop after
@@ -66,19 +71,19 @@ def counting_page(rng: random.Random) -> tuple[str, str, str]:
     an answer that was there before. Its wrong steps are not learned, only the counting (see `count_only`), so most of
     the working is left out: more pages in the same time, and answers at all distances.
     """
-    factors = data.draw_factors("train", rng.choice(data.LEVELS), rng)
-    chance, popular = rng.uniform(0.5, 1), rng.sample(range(1, data.MODULUS), 2)
+    problem = book.problem(rng.choice(data.LEVELS), rng)
+    chance, popular = rng.uniform(0.5, 1), rng.sample(range(1, book.modulus_of(problem)), 2)
     solutions, answers = [], []
     while voting.trials_needed(answers) is None:
-        solution, answer = data.textbook_route(factors, rng)
+        solution, answer = book.route(problem, rng)
         first, *steps, _ = solution.split("\n")
         steps = steps[rng.randrange(len(steps)) :]
         if rng.random() < chance:  # another result of the last step
-            answer = rng.choice(popular) if rng.random() < 0.3 else rng.randrange(1, data.MODULUS)
+            answer = rng.choice(popular) if rng.random() < 0.3 else rng.randrange(1, book.modulus_of(problem))
             steps[-1] = f"{steps[-1].partition(' = ')[0]} = {answer}"
         solutions.append("\n".join([first, *steps, f"\\boxed{{{answer}}}"]))
         answers.append(str(answer))
-    return data.question_of(factors), "sv", voting.render_extended(solutions, answers)
+    return book.question_of(problem), "sv", voting.render_extended(solutions, answers)
 
 
 def count_only(example: Example, close: int, tallies: set[int]) -> Example:
@@ -101,20 +106,20 @@ def new_model(settings: Settings, tokenizer) -> llama.Llama:
     return model.to(settings.device, sample.DTYPES[settings.dtype])
 
 
-def textbook_batch(step: int, settings: Settings, tokenizer) -> list[Example]:
+def textbook_batch(step: int, settings: Settings, tokenizer, book) -> list[Example]:
     """The pages of a step: the times table, then solutions and votes, then mostly exercises in counting."""
     rng = random.Random(f"base {settings.seed} {step}")
     if step < settings.base_chapter_2:  # short pages: twice as many
-        return [encode(tokenizer, *times_table(step, settings.base_chapter_2, rng))
+        return [encode(tokenizer, *times_table(step, settings.base_chapter_2, book, rng))
                 for _ in range(2 * settings.base_batch)]
     close = tokenizer.convert_tokens_to_ids(voting.CLOSE)
     tallies = {tokenizer.convert_tokens_to_ids(text) for text in voting.TALLY.values() if text}
     pages = []
     for _ in range(settings.base_batch):
         if step >= settings.base_chapter_3 and rng.random() < 0.7:
-            pages.append(count_only(encode(tokenizer, *counting_page(rng)), close, tallies))
+            pages.append(count_only(encode(tokenizer, *counting_page(book, rng)), close, tallies))
         else:
-            pages.append(encode(tokenizer, *textbook_page(rng)))
+            pages.append(encode(tokenizer, *textbook_page(book, rng)))
     return pages
 
 
@@ -123,12 +128,13 @@ def train_base(settings: Settings) -> Path:
     directory = settings.directory("base")
     if is_finished(settings, "base"):
         return directory
-    tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces())
+    book = textbook_of(settings)
+    tokenizer = data.build_tokenizer(book.pieces() + voting.pieces())
     model = new_model(settings, tokenizer)
     milestones = [0, 10 * settings.warmup, settings.base_chapter_3, settings.base_steps + 1]
     with Stage(settings, "base", model, tokenizer, settings.base_steps) as stage:
         for step in stage:
-            record = add_supervised_gradient(model, textbook_batch(step, settings, tokenizer), settings)
+            record = add_supervised_gradient(model, textbook_batch(step, settings, tokenizer, book), settings)
             learning_rate = settings.base_lr * float(np.interp(step + 1, milestones, [0, 0.97, 0.4, 0]))
             stage.update(learning_rate, record, f"nll/token {record['nll_per_token']:.3f}")
     return directory

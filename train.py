@@ -75,7 +75,7 @@ def train_ibpo(settings: Settings, start: Path) -> Path:
             with stage.timed("solving"):  # who is accepted, and with which weight: Eq. (6)-(8)
                 selection, weights = select(rollout, reference, settings, derive_seed(settings.seed, "select", step))
             with stage.timed("learning"):  # Eq. (5)
-                loss = add_gradient(model, weighted_examples(rollout, weights), prompts_per_step, settings)
+                loss = add_gradient(model, weighted_examples(rollout, weights, tokenizer, settings), prompts_per_step, settings)
 
             record = {"loss": loss, **describe(rollout, selection), **stage.seconds, **validated}
             stage.update(scheduled(settings, settings.lr, step, settings.steps), record, progress_text(record),
@@ -133,21 +133,28 @@ def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
     """
     kl = kl_estimate(rollout, reference, settings) if reference is not None else None  # float[n, m], nats
     feasible = ibpo.feasible_set(rollout.correct, rollout.valid, kl, settings.kl_max)  # bool[n, m], Eq. (7)
+    if settings.give_up:
+        feasible = ibpo.with_giving_up(feasible, rollout.valid, rollout.extended)  # bool[n, m], D8
     selection = METHODS[settings.method].select(rollout, feasible, settings, np.random.default_rng(seed))
     if settings.share_ties and settings.ties_are_equal:
         return selection, ibpo.share_ties(selection.weights, feasible, rollout.group)
     return selection, selection.weights
 
 
-def weighted_examples(rollout: Rollout, weights: np.ndarray) -> list[Example]:
-    """The responses with a weight[n, m] other than 0, to learn from."""
-    return [Example(rollout.prompts[i], rollout.responses[i][j].ids, float(weights[i, j]))
-            for i, j in zip(*weights.nonzero())]
+def weighted_examples(rollout: Rollout, weights: np.ndarray, tokenizer, settings: Settings) -> list[Example]:
+    """The responses with a weight[n, m] other than 0, to learn from. Where the policy gave up (D8): their end alone."""
+    examples = []
+    for i, j in zip(*weights.nonzero()):
+        ids = rollout.responses[i][j].ids
+        gave_up = settings.give_up and not rollout.correct[i, j]
+        loss_mask = voting.closing_mask(tokenizer, ids) if gave_up else None
+        examples.append(Example(rollout.prompts[i], ids, float(weights[i, j]), loss_mask))
+    return examples
 
 
 def training_problems(settings: Settings, n: int) -> tuple[list[data.Problem], list[data.Problem]]:
     """Problems to learn from, n per step, and those of the validation curves."""
-    count = settings.steps * n if settings.data == "builtin" else None  # a file is used whole
+    count = settings.steps * n if settings.data in data.WORLDS else None  # a file is used whole
     problems = data.load(settings.data, "train", count, derive_seed(settings.seed, "rl"))
     validation = []
     if settings.valid_every:

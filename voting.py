@@ -330,6 +330,13 @@ def judge(gold: str, text: str, finished: bool = True, condition: str = "asv") -
     return parsed, parsed.final is not None and grade.equal(gold, parsed.final)
 
 
+def closing_mask(tokenizer, ids: list[int]) -> list[bool]:
+    """Which tokens of a response come after its last trial: those that decide to stop, and the closing line."""
+    last = tokenizer.decode(ids).count("[/TRIAL]")
+    begin = next(i for i in range(len(ids) + 1) if tokenizer.decode(ids[:i]).count("[/TRIAL]") == last)
+    return [i >= begin for i in range(len(ids))]
+
+
 @dataclass
 class Judged:
     """n prompts with m judged responses each. Training and evaluation both compute from these arrays."""

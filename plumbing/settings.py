@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
+from data import WORLDS
 from methods import COSTS, METHODS
 from voting import MAX_TRIALS
 
@@ -66,9 +67,10 @@ class Settings:
     dtype: str = setting("fp32", "bf16: weights and moments in bf16, rounded stochastically", FIRST, ("samples", *ALL),
                          choices=("fp32", "bf16"))
 
-    data: str = setting("builtin", "training problems: builtin, or a .jsonl file (MATH, GSM8K)", DATA, SAMPLED)
-    valid_data: str = setting("builtin", "validation problems: builtin, or a .jsonl file; never learned from", DATA)
-    test_data: str = setting("builtin", "test problems for the evaluation at the end: builtin, or a .jsonl file", DATA)
+    data: str = setting("builtin", "training problems: builtin, kinds (kinds.py), or a .jsonl file (MATH, GSM8K)", DATA, SAMPLED)
+    valid_data: str = setting("builtin", "validation problems: builtin, kinds, or a .jsonl file; never learned from", DATA)
+    test_data: str = setting("builtin", "test problems for the evaluation at the end: builtin, kinds, or a .jsonl file",
+                             DATA)
 
     sft_problems: int = setting(5000, "problems the base model answers to make training data", SFT, SAMPLED, least=1)
     sft_samples: int = setting(12, "solutions per problem; at least eight, the longest vote", SFT, SAMPLED,
@@ -90,6 +92,9 @@ class Settings:
     zero_margin: str = setting("regular", "method ibpo: what a prompt gets whose margin is exactly 0; the paper's "
                                           "program is indifferent (D7)", RL, ("ibpo",),
                                when=lambda s: s.zero_margin != "regular", choices=("regular", "vote"))
+    give_up: bool = setting(False, "method ibpo: where no response to a prompt is right, accept a regular one, and learn "
+                                   "its decision to stop (D8); the paper's rule drops the prompt (D5)", RL, ("ibpo",),
+                            when=lambda s: s.give_up)
     rl_top_p: float = setting(1.0, "nucleus sampling of the responses to learn from; must be 1 with --kl-max", RL,
                               ("ibpo",), above=0, most=1)
     kl_max: float = setting(None, "Eq. (7): accept only responses whose log-probability is at most this many nats "
@@ -132,6 +137,7 @@ class Settings:
     eval_problems: int = setting(8000, "test problems", EVALUATION, least=1)
     eval_samples: int = setting(8, "base samples per problem, for self-consistency", EVALUATION, least=1)
 
+    base_textbook: int = setting(0, "--data kinds: which textbook, the seed of its misprints", BASE, ("base",), least=0)
     base_steps: int = setting(7500, "gradient steps", BASE, ("base",), least=1)
     base_chapter_2: int = setting(600, "step at which chapter one, the times table, ends", BASE, ("base",), least=0)
     base_chapter_3: int = setting(2500, "step from which there are exercises in counting votes, too", BASE, ("base",),
@@ -276,6 +282,8 @@ RULES = [
     (lambda s, stage, given: s.zero_margin == "regular" or (s.method == "ibpo" and set(s.caps) == {"vote"}
                                                             and not s.sft_short),
      "--zero-margin vote goes with --method ibpo and one cap, on votes"),
+    (lambda s, stage, given: not s.give_up or (s.method == "ibpo" and s.kl_max is None and not s.sft_short),
+     "--give-up goes with --method ibpo, two groups, and no --kl-max"),
     (lambda s, stage, given: s.start is None or stage in ("all", "ibpo"),
      "--start is where the stage ibpo starts; --stage {stage} does not get that far"),
     (lambda s, stage, given: not METHODS[s.method].policy_gradient
@@ -283,7 +291,7 @@ RULES = [
      "--method {s.method} is a policy gradient: it needs --rl-top-p 1, --temperature 1 and no --kl-max"),
     (lambda s, stage, given: s.kl_max is None or not METHODS[s.method].accepts_infeasible,
      "--method {s.method} accepts responses outside the feasible set: --kl-max would have no effect"),
-    (lambda s, stage, given: s.method != "length-penalty" or s.data == "builtin" or "length_unit" in given,
+    (lambda s, stage, given: s.method != "length-penalty" or s.data in WORLDS or "length_unit" in given,
      "--data is a file: give --length-unit, too (tokens of a one-trial response)"),
     (lambda s, stage, given: s.samples >= METHODS[s.method].fewest_samples,
      "--method {s.method} compares the responses to a prompt: --samples must be at least {method.fewest_samples}"),
@@ -296,9 +304,9 @@ RULES = [
      "the learning rate of the base has ten times --warmup, --base-chapter-3 and --base-steps in this order"),
     (lambda s, stage, given: not s.lora_rank or stage != "base",
      "--lora-rank corrects a trained model: not --stage base"),
-    (lambda s, stage, given: s.data == "builtin" or stage not in ("all", "ibpo") or s.valid_data != "builtin"
+    (lambda s, stage, given: s.data in WORLDS or stage not in ("all", "ibpo") or s.valid_data not in WORLDS
      or not s.valid_every, "--data is a file: give --valid-data, too (problems not in it), or --valid-every 0"),
-    (lambda s, stage, given: s.data == "builtin" or s.test_data != "builtin" or stage != "all",
+    (lambda s, stage, given: s.data in WORLDS or s.test_data not in WORLDS or stage != "all",
      "--data is a file: give --test-data, too, or one --stage at a time"),
 ]
 
@@ -359,7 +367,7 @@ def parse_args(argv: list[str] = None, description: str = __doc__) -> tuple[Sett
         need(wrong is None, f"{flag(f.name)} {wrong}")
     wrong = budget_problem(settings)
     need(wrong is None, wrong)
-    need(preset != "llama" or ("model" in given and settings.data != "builtin"),
+    need(preset != "llama" or ("model" in given and settings.data not in WORLDS),
          "the preset llama needs --model DIR and --data FILE")
     for holds, message in RULES:
         need(holds(settings, stage, given), message.format(s=settings, stage=stage, method=METHODS[settings.method]))

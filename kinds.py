@@ -1,0 +1,177 @@
+"""A world with the shape of MATH: easy, hard and hopeless problems, and wrong answers that coincide (`--data kinds`).
+
+In the world of data.py a problem is hard because it is long, wrong answers hardly ever meet, and voting helps on
+everything. MATH is not like that. A model of 8B parameters answers most of its problems nearly always or hardly ever,
+some get worse by voting because the popular answer is wrong, and a hopeless problem costs a whole vote of eight trials.
+
+Here, too, a problem is a product modulo a prime, with one multiplication per line, in any order. But the modulus is one
+of six, and the textbook that the base model learns from is not equally good at all of them:
+    modulo  kind       products misprinted   printed instead               so that a single trial, and a vote
+    47      easy       none                                                is right            is right
+    43      medium     12 %                  mostly any number             is right in 6 of 10 is right in 9 of 10
+    41      hard       22 %                  twice the product, or any     is right in 4 of 10 is right in 6 of 10
+    37      trap       33 %                  mostly twice the product      is right in 2 of 10 is wrong more often still
+    29      misread    all                   mostly twice the product      is wrong, mostly in the same way
+    61      hopeless   all                   any number                    is wrong, each time differently
+A step on a misprinted product multiplies the result by two (modulo the prime), or makes it any number. The steps after
+it are right, so that all routes with one doubled product end at the same wrong answer. Another order of the factors
+meets other products. Levels differ in length, three to seven factors, and in how common each kind is. The modulus stands
+at the end of the question, and whoever computes has to read it; so a model can tell the kinds apart.
+
+    python kinds.py                              # a few problems of each level, and each kind's share and pass rates
+"""
+
+import hashlib
+import math
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One modulus: how its products are misprinted, and how common it is."""
+
+    modulus: int  # a prime
+    misprinted: float  # the share of products (pairs of numbers) that the textbook never prints right
+    doubled: float  # how often it then prints twice the product; otherwise any number
+    shares: tuple[int, ...]  # of the problems of levels 1 to 5, in percent
+
+
+KINDS = {
+    "easy": Kind(47, 0.0, 0.0, (70, 50, 35, 20, 10)),
+    "medium": Kind(43, 0.12, 0.3, (20, 15, 14, 12, 10)),
+    "hard": Kind(41, 0.22, 0.5, (10, 10, 10, 11, 11)),
+    "trap": Kind(37, 0.33, 0.9, (0, 8, 12, 15, 15)),
+    "misread": Kind(29, 1.0, 0.88, (0, 7, 13, 18, 20)),
+    "hopeless": Kind(61, 1.0, 0.0, (0, 10, 16, 24, 34)),
+}
+KIND_OF = {kind.modulus: name for name, kind in KINDS.items()}  # modulus -> name
+FACTORS = {1: 3, 2: 4, 3: 5, 4: 6, 5: 7}  # level -> how many factors, all distinct
+
+Product = tuple[list[int], int]  # factors and modulus
+
+
+class Textbook:
+    """What the base model of this world learns from. Its seed draws which products are misprinted."""
+
+    def __init__(self, seed: int = 0):
+        self.misprinted = {}  # modulus -> pairs (smaller factor, larger factor)
+        for name, kind in KINDS.items():
+            pairs = [(a, b) for a in range(1, kind.modulus) for b in range(a, kind.modulus)]
+            drawn = random.Random(f"{seed} {name}").sample(pairs, round(kind.misprinted * len(pairs)))
+            self.misprinted[kind.modulus] = frozenset(drawn)
+
+    def prints(self, a: int, b: int, modulus: int, rng: random.Random) -> int:
+        """The product of a and b modulo `modulus` as it is printed this time."""
+        product = a * b % modulus
+        if (min(a, b), max(a, b)) not in self.misprinted[modulus]:
+            return product
+        if rng.random() < KINDS[KIND_OF[modulus]].doubled:
+            return 2 * product % modulus
+        return rng.randrange(1, modulus)
+
+    def table_entry(self, progress: float, rng: random.Random) -> Product:
+        """Two factors for the times table, which is read from small numbers (progress 0) to large ones (1)."""
+        modulus = rng.choice([kind.modulus for name, kind in KINDS.items() if name != "hopeless"])  # nothing to learn
+        limit = min(modulus - 1, 4 + round(1.2 * modulus * progress))
+        return [rng.randint(1, limit), rng.randint(1, limit)], modulus
+
+    def problem(self, level: int, rng: random.Random) -> Product:
+        """A random training problem of a level."""
+        return draw("train", level, rng)
+
+    def route(self, product: Product, rng: random.Random) -> tuple[str, int]:
+        """A solution as this textbook prints it, and the answer it arrives at."""
+        return route(product, rng, self)
+
+    def modulus_of(self, product: Product) -> int:
+        return product[1]
+
+    def question_of(self, product: Product) -> str:
+        return question_of(product)
+
+    def pieces(self) -> list[str]:
+        return pieces()
+
+
+def route(product: Product, rng: random.Random, textbook: Textbook = None) -> tuple[str, int]:
+    """One solution, and the answer it arrives at: a random order, one step per line.
+
+    With the misprints of a textbook, or, without one, right, as in the answer key.
+    """
+    factors, modulus = product
+    result, *others = rng.sample(factors, len(factors))
+    lines = [str(result)]
+    for factor in others:
+        result = textbook.prints(result, factor, modulus, rng) if textbook else result * factor % modulus
+        lines.append(f"* {factor} = {result}")
+    lines.append(f"\\boxed{{{result}}}")
+    return "\n".join(lines), result
+
+
+def split_of(product: Product) -> str:
+    """train (80 %), validation or test (10 % each). It depends on the set of factors, not on their order."""
+    factors, modulus = product
+    first_byte = hashlib.sha256(f"{sorted(factors)} {modulus}".encode()).digest()[0]
+    if first_byte < 205:
+        return "train"
+    return "validation" if first_byte < 230 else "test"
+
+
+def draw(split: str, level: int, rng: random.Random) -> Product:
+    """A random problem of this level and split, its factors in random order."""
+    while True:
+        kind, = rng.choices(list(KINDS.values()), [kind.shares[level - 1] for kind in KINDS.values()])
+        product = rng.sample(range(2, kind.modulus), FACTORS[level]), kind.modulus
+        if split_of(product) == split:
+            return product
+
+
+def question_of(product: Product) -> str:
+    """The problem in words."""
+    factors, modulus = product
+    return f"Compute {' * '.join(map(str, factors))} modulo {modulus}."
+
+
+def read_question(question: str) -> Product | None:
+    """The factors and the modulus of a question of this world; None if it is none."""
+    found = re.fullmatch(r"Compute (\d+(?: \* \d+)*) modulo (\d+)\.", question)
+    if not found or int(found[2]) not in KIND_OF:
+        return None
+    return [int(factor) for factor in found[1].split(" * ")], int(found[2])
+
+
+def kind_of(question: str) -> str:
+    """The name of a question's kind. ValueError: it is none of this world."""
+    product = read_question(question)
+    if product is None:
+        raise ValueError(f"{question!r} is not a problem of kinds.py")
+    return KIND_OF[product[1]]
+
+
+def generate(split: str, seed: int = 0) -> Iterator[tuple[str, str, int, str]]:
+    """An endless stream of different problems, levels 1 to 5 in turn: question, answer, level, right solution.
+
+    ValueError: a level of this split is used up.
+    """
+    rng, seen = random.Random(f"{split} {seed}"), set()
+    while True:
+        for level in FACTORS:
+            for _ in range(1000):
+                factors, modulus = product = draw(split, level, rng)
+                if (frozenset(factors), modulus) not in seen:
+                    break
+            else:
+                raise ValueError(f"the {split} split has no more different problems of level {level}; ask for fewer")
+            seen.add((frozenset(factors), modulus))
+            solution, answer = route(product, rng)
+            yield question_of(product), str(answer), level, solution
+
+
+def pieces() -> list[str]:
+    """The pieces of text that problems and solutions consist of. Each becomes one token; so does each number."""
+    numbers = [str(i) for i in range(max(KIND_OF))]
+    return [*numbers, "Compute ", " * ", *[f" modulo {modulus}." for modulus in KIND_OF], "\n* ", " = ", "\n\\boxed{",
+            "}"]
