@@ -354,7 +354,7 @@ def arguments(argv: list[str] = None) -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directories", nargs="*",
                         help="checkpoint directories (default: base, sv-sft and ibpo of checkpoints/)")
-    parser.add_argument("--data", default="builtin", help="test problems: builtin, kinds, or a .jsonl file (default builtin)")
+    parser.add_argument("--data", default="builtin", help="test problems: builtin, kinds, or a .jsonl file (builtin)")
     parser.add_argument("--split", choices=["validation", "test"], default="test",
                         help="of the built-in problems: validation to choose by, test to report (default test)")
     parser.add_argument("--problems", type=int, default=1000, help="how many of them (default 1000)")

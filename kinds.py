@@ -15,14 +15,13 @@ of six, and the textbook that the base model learns from is not equally good at 
     61      hopeless   all                   any number                    is wrong, each time differently
 A step on a misprinted product multiplies the result by two (modulo the prime), or makes it any number. The steps after
 it are right, so that all routes with one doubled product end at the same wrong answer. Another order of the factors
-meets other products. Levels differ in length, three to seven factors, and in how common each kind is. The modulus stands
-at the end of the question, and whoever computes has to read it; so a model can tell the kinds apart.
+meets other products. Levels differ in length, three to seven factors, and in how common each kind is. The modulus
+stands at the end of the question, and whoever computes has to read it; so a model can tell the kinds apart.
 
     python kinds.py                              # a few problems of each level, and each kind's share and pass rates
 """
 
 import hashlib
-import math
 import random
 import re
 from collections.abc import Iterator

@@ -75,7 +75,8 @@ def train_ibpo(settings: Settings, start: Path) -> Path:
             with stage.timed("solving"):  # who is accepted, and with which weight: Eq. (6)-(8)
                 selection, weights = select(rollout, reference, settings, derive_seed(settings.seed, "select", step))
             with stage.timed("learning"):  # Eq. (5)
-                loss = add_gradient(model, weighted_examples(rollout, weights, tokenizer, settings), prompts_per_step, settings)
+                examples = weighted_examples(rollout, weights, tokenizer, settings)
+                loss = add_gradient(model, examples, prompts_per_step, settings)
 
             record = {"loss": loss, **describe(rollout, selection), **stage.seconds, **validated}
             stage.update(scheduled(settings, settings.lr, step, settings.steps), record, progress_text(record),

@@ -67,8 +67,10 @@ class Settings:
     dtype: str = setting("fp32", "bf16: weights and moments in bf16, rounded stochastically", FIRST, ("samples", *ALL),
                          choices=("fp32", "bf16"))
 
-    data: str = setting("builtin", "training problems: builtin, kinds (kinds.py), or a .jsonl file (MATH, GSM8K)", DATA, SAMPLED)
-    valid_data: str = setting("builtin", "validation problems: builtin, kinds, or a .jsonl file; never learned from", DATA)
+    data: str = setting("builtin", "training problems: builtin, kinds (kinds.py), or a .jsonl file (MATH, GSM8K)", DATA,
+                        SAMPLED)
+    valid_data: str = setting("builtin", "validation problems: builtin, kinds, or a .jsonl file; never learned from",
+                              DATA)
     test_data: str = setting("builtin", "test problems for the evaluation at the end: builtin, kinds, or a .jsonl file",
                              DATA)
 
@@ -92,9 +94,9 @@ class Settings:
     zero_margin: str = setting("regular", "method ibpo: what a prompt gets whose margin is exactly 0; the paper's "
                                           "program is indifferent (D7)", RL, ("ibpo",),
                                when=lambda s: s.zero_margin != "regular", choices=("regular", "vote"))
-    give_up: bool = setting(False, "method ibpo: where no response to a prompt is right, accept a regular one, and learn "
-                                   "its decision to stop (D8); the paper's rule drops the prompt (D5)", RL, ("ibpo",),
-                            when=lambda s: s.give_up)
+    give_up: bool = setting(False, "method ibpo: where no response to a prompt is right, accept a regular one, and "
+                                   "learn its decision to stop (D8); the paper's rule drops the prompt (D5)", RL,
+                            ("ibpo",), when=lambda s: s.give_up)
     rl_top_p: float = setting(1.0, "nucleus sampling of the responses to learn from; must be 1 with --kl-max", RL,
                               ("ibpo",), above=0, most=1)
     kl_max: float = setting(None, "Eq. (7): accept only responses whose log-probability is at most this many nats "

@@ -262,7 +262,7 @@ def test_counting_pages_disagree_at_every_level():
     rng, trials = random.Random(0), {level: [] for level in data.LEVELS}
     large = {large: level for level, (_, large) in data.MIX.items()}
     for _ in range(600):
-        question, condition, text = sft.counting_page(rng)
+        question, condition, text = sft.counting_page(data.Textbook(), rng)
         parsed = voting.parse(text)
         assert condition == "sv" and parsed.group == "extended"
         for body, answer in zip(text.split(voting.OPEN)[1:], parsed.answers):

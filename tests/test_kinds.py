@@ -1,0 +1,176 @@
+"""kinds.py: the world of easy, hard and hopeless problems, and giving up (D8)."""
+
+import math
+import random
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+
+import data
+import ibpo
+import kinds
+import sft
+import voting
+from plumbing.settings import parse_args
+
+
+@pytest.fixture(scope="module")
+def problems() -> list[data.Problem]:
+    return data.load("kinds", "train", 4000, seed=3)
+
+
+def steps_of(solution: str) -> list[tuple[int, int]]:
+    """(factor, result) of each line of a solution; the first factor stands for itself."""
+    first, *lines, boxed = solution.split("\n")
+    steps = [(int(first), int(first))] + [tuple(map(int, line.removeprefix("* ").split(" = "))) for line in lines]
+    assert boxed == f"\\boxed{{{steps[-1][1]}}}"
+    return steps
+
+
+def test_answers_are_products(problems):
+    for problem in problems[:500]:
+        factors, modulus = kinds.read_question(problem.question)
+        assert int(problem.answer) == math.prod(factors) % modulus
+        steps = steps_of(problem.solution)
+        assert sorted(factor for factor, _ in steps) == sorted(factors)
+        assert all(b == a * factor % modulus for (_, a), (factor, b) in zip(steps, steps[1:]))
+
+
+def test_levels_lengths_and_shares(problems):
+    for level in data.LEVELS:
+        questions = [problem.question for problem in problems if problem.level == level]
+        assert len(questions) == 800
+        assert {len(kinds.read_question(q)[0]) for q in questions} == {kinds.FACTORS[level]}
+        count = Counter(kinds.kind_of(q) for q in questions)
+        for name, kind in kinds.KINDS.items():
+            share = kind.shares[level - 1] / 100
+            assert abs(count[name] / 800 - share) < 4 * (share * (1 - share) / 800) ** 0.5 + 1e-9
+    assert all(sum(kind.shares[level] for kind in kinds.KINDS.values()) == 100 for level in range(5))
+
+
+def test_splits_are_disjoint_and_repeat():
+    streams = {split: list(islice(kinds.generate(split, 1), 1500)) for split in data.SPLITS}
+    sets = {split: {(frozenset(kinds.read_question(q)[0]), kinds.kind_of(q)) for q, *_ in rows}
+            for split, rows in streams.items()}
+    assert all(len(found) == 1500 for found in sets.values())  # no problem twice
+    assert not sets["train"] & sets["validation"] | sets["train"] & sets["test"] | sets["validation"] & sets["test"]
+    assert streams["test"] == list(islice(kinds.generate("test", 1), 1500))
+    assert streams["test"] != list(islice(kinds.generate("test", 2), 1500))
+
+
+def test_a_level_that_is_used_up_says_so(monkeypatch):
+    monkeypatch.setattr(kinds, "FACTORS", {1: 2})
+    with pytest.raises(data.DataError, match="no more different problems of level 1"):
+        data.load("kinds", "validation", 1000)
+
+
+def test_moduli_are_primes_and_doubling_never_comes_round():
+    for kind in kinds.KINDS.values():
+        assert all(kind.modulus % d for d in range(2, kind.modulus))
+        if kind.misprinted:  # so many doublings in a row, and the answer would be right again
+            assert all(pow(2, k, kind.modulus) != 1 for k in range(1, max(kinds.FACTORS.values())))
+
+
+@pytest.mark.parametrize("name", kinds.KINDS)
+def test_the_textbook_misprints_what_it_says(name):
+    kind, book = kinds.KINDS[name], kinds.Textbook(5)
+    rng, p = random.Random(0), kind.modulus
+    pairs = [(a, b) for a in range(1, p) for b in range(a, p)]
+    printed = {pair: [book.prints(*pair, p, rng) for _ in range(20)] for pair in pairs}
+    wrong = {pair for pair, values in printed.items() if any(v != pair[0] * pair[1] % p for v in values)}
+    assert wrong == book.misprinted[p] and len(wrong) == round(kind.misprinted * len(pairs))
+    if wrong:
+        doubled = np.mean([v == 2 * a * b % p for a, b in wrong for v in printed[a, b]])
+        by_chance = (1 - kind.doubled) / (p - 1)
+        assert abs(doubled - kind.doubled - by_chance) < 0.05
+    assert all(book.prints(b, a, p, random.Random(1)) == book.prints(a, b, p, random.Random(1)) for a, b in pairs[:99])
+
+
+def test_textbooks_differ():
+    one, same, other = kinds.Textbook(0), kinds.Textbook(0), kinds.Textbook(1)
+    assert one.misprinted == same.misprinted and one.misprinted[41] != other.misprinted[41]
+
+
+def test_one_doubled_product_doubles_the_answer():
+    """All routes that meet one doubled product end at the same wrong answer."""
+    book, rng, seen = kinds.Textbook(0), random.Random(0), Counter()
+    for _ in range(3000):
+        product = kinds.draw("train", 3, rng)
+        if product[1] != 37:
+            continue
+        text, answer = book.route(product, rng)
+        steps = steps_of(text)
+        slips = [(a, factor, b) for (_, a), (factor, b) in zip(steps, steps[1:]) if b != a * factor % 37]
+        doubled = all(b == 2 * a * factor % 37 for a, factor, b in slips)
+        if doubled:
+            seen[len(slips)] += 1
+            assert answer == math.prod(product[0]) * 2 ** len(slips) % 37
+    assert min(seen[0], seen[1], seen[2]) > 10
+
+
+def test_pages_are_spelled_without_unknown_tokens():
+    book, rng = kinds.Textbook(0), random.Random(0)
+    tokenizer = data.build_tokenizer(book.pieces() + voting.pieces())
+    for page in (sft.times_table(3, 10, book, rng), sft.textbook_page(book, rng), sft.counting_page(book, rng)):
+        ids = tokenizer(page[0] + page[2], add_special_tokens=False).input_ids
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids) == page[0] + page[2]
+
+
+def test_questions_of_other_worlds():
+    for question in ("Compute 3 * 4 modulo 59.", "Compute 3 modulo", "What is 1 + 1?"):
+        assert kinds.read_question(question) is None
+    with pytest.raises(ValueError, match="not a problem of kinds.py"):
+        kinds.kind_of("Compute 3 * 4 modulo 59.")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Giving up (D8)
+
+
+def test_who_may_give_up():
+    correct = np.array([[1, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]], bool)
+    extended = np.array([[0, 0, 1, 1], [0, 1, 0, 1], [1, 1, 1, 1]], bool)
+    valid = np.array([[1, 1, 1, 1], [1, 1, 0, 1], [1, 1, 1, 1]], bool)
+    feasible = ibpo.feasible_set(correct, valid)
+    found = ibpo.with_giving_up(feasible, valid, extended)
+    assert found.tolist() == [[True, False, True, False], [True, False, False, False], [False] * 4]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_giving_up_only_adds_prompts(seed):
+    """Who was accepted before is accepted as before, but the cap, a share of the accepted, may leave room for more."""
+    rng = np.random.default_rng(seed)
+    n, m, cap = 30, 6, float(rng.choice([0.1, 0.3, 0.5]))
+    extended, valid = rng.random((n, m)) < 0.5, rng.random((n, m)) < 0.9
+    correct = (rng.random((n, m)) < rng.choice([0, 0.4, 0.9], size=(n, 1))) & valid
+    margin, feasible = ibpo.reward_margin(correct, extended, valid), ibpo.feasible_set(correct, valid)
+    more = ibpo.with_giving_up(feasible, valid, extended)
+    before = ibpo.maximise_margin(margin, feasible, extended, cap, seed)
+    after = ibpo.maximise_margin(margin, more, extended, cap, seed)
+    gave_up = (after.weights > 0) & ~correct
+    assert not (gave_up & extended).any() and gave_up.sum() == (more.any(axis=1) & ~feasible.any(axis=1)).sum()
+    assert after.accepted >= before.accepted and after.extended <= cap * after.accepted + 1e-9
+    assert after.extended >= before.extended  # more regular responses, more room under the cap
+    assert after.dropped_no_correct == before.dropped_no_correct - gave_up.sum()
+
+
+def test_only_the_end_is_learned():
+    tokenizer = data.build_tokenizer(kinds.pieces() + voting.pieces())
+    text = voting.render_regular("3\n* 4 = 12\n\\boxed{12}")
+    ids = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    mask = voting.closing_mask(tokenizer, ids)
+    assert [tokenizer.decode([i]) for i, learned in zip(ids, mask) if learned] == [voting.EASY, tokenizer.eos_token]
+    vote = voting.render_extended(["3\n\\boxed{3}"] * 3, ["3"] * 3)
+    ids = tokenizer(vote, add_special_tokens=False).input_ids
+    learned = [i for i, inside in zip(ids, voting.closing_mask(tokenizer, ids)) if inside]
+    assert tokenizer.decode(learned) == "Three trials agree. The final answer is \\boxed{3}."
+
+
+@pytest.mark.parametrize("options", [["--method", "cgpo"], ["--kl-max", "3"], ["--sft-short", "10"]])
+def test_what_giving_up_does_not_go_with(options, capsys):
+    with pytest.raises(SystemExit):
+        parse_args(["--give-up", *options])
+    assert "--give-up goes with --method ibpo" in capsys.readouterr().err
