@@ -51,9 +51,14 @@ def times_table(step: int, steps: int, book, rng: random.Random) -> tuple[str, s
 
 
 def textbook_page(book, rng: random.Random) -> tuple[str, str, str]:
-    """A page of chapter two: one solution, or several routes to one problem and a closing remark."""
+    """A page of chapter two: one solution, or several routes to one problem and a closing remark.
+
+    Some pages repeat the times table, if the book has several of them.
+    """
+    if book.repeats and rng.random() < book.repeats:
+        return times_table(1, 1, book, rng)
     problem = book.problem(rng.choice(data.LEVELS), rng)
-    if rng.random() < 0.3:
+    if rng.random() < book.single:
         return book.question_of(problem), "scot", book.route(problem, rng)[0]
     solutions, answers = [], []
     while voting.trials_needed(answers) is None:

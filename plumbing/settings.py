@@ -214,6 +214,9 @@ class Settings:
 
 PRESETS = {
     "builtin": {},
+    # The world of kinds.py, where few problems gain by voting.
+    "kinds": dict(model="checkpoints/kinds", data="kinds", valid_data="kinds", test_data="kinds", out="runs/kinds",
+                  base_steps=3400, base_chapter_2=900, base_chapter_3=2200),
     "smoke": dict(out="runs/smoke", sft_problems=100, sft_samples=12, sft_votes=60, sft_regular=40, sft_steps=20,
                   sft_batch=16, sft_lr=1e-3, prompts=10, accumulate=2, samples=8, steps=3, valid_every=2,
                   valid_problems=20, eval_problems=100,
