@@ -137,9 +137,10 @@ def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
     if settings.give_up:
         feasible = ibpo.with_giving_up(feasible, rollout.valid, rollout.extended)  # bool[n, m], D8
     selection = METHODS[settings.method].select(rollout, feasible, settings, np.random.default_rng(seed))
+    weights = selection.weights  # float[n, m]
     if settings.share_ties and settings.ties_are_equal:
-        return selection, ibpo.share_ties(selection.weights, feasible, rollout.group)
-    return selection, selection.weights
+        weights = ibpo.share_ties(weights, feasible, rollout.group)
+    return selection, ibpo.centre(weights) if settings.baseline else weights
 
 
 def weighted_examples(rollout: Rollout, weights: np.ndarray, tokenizer, settings: Settings) -> list[Example]:

@@ -94,6 +94,9 @@ class Settings:
     zero_margin: str = setting("regular", "method ibpo: what a prompt gets whose margin is exactly 0; the paper's "
                                           "program is indifferent (D7)", RL, ("ibpo",),
                                when=lambda s: s.zero_margin != "regular", choices=("regular", "vote"))
+    baseline: bool = setting(False, "subtract from each weight the mean over the prompt's responses: the same expected "
+                                    "gradient with less noise (ibpo.centre); needs --rl-top-p 1", RL, ("ibpo",),
+                             when=lambda s: s.baseline)
     give_up: bool = setting(False, "method ibpo: where no response to a prompt is right, accept a regular one, and "
                                    "learn its decision to stop (D8); the paper's rule drops the prompt (D5)", RL,
                             ("ibpo",), when=lambda s: s.give_up)
@@ -287,6 +290,9 @@ RULES = [
     (lambda s, stage, given: s.zero_margin == "regular" or (s.method == "ibpo" and set(s.caps) == {"vote"}
                                                             and not s.sft_short),
      "--zero-margin vote goes with --method ibpo and one cap, on votes"),
+    (lambda s, stage, given: not s.baseline or (s.rl_top_p == s.temperature == 1
+                                                and not METHODS[s.method].policy_gradient),
+     "--baseline needs --rl-top-p 1 and --temperature 1, and not a policy gradient, which has its own"),
     (lambda s, stage, given: not s.give_up or (s.method == "ibpo" and s.kl_max is None and not s.sft_short),
      "--give-up goes with --method ibpo, two groups, and no --kl-max"),
     (lambda s, stage, given: s.start is None or stage in ("all", "ibpo"),
