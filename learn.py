@@ -33,14 +33,14 @@ class Example:
     prompt: list[int]
     response: list[int]  # with the stop id
     weight: float = 1.0
-    loss_mask: list[bool] = None  # which response tokens are in the loss; None: all
+    loss_mask: list[float] = None  # how much each response token counts in the loss, 0 or False: not; None: all 1
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.response)
 
     @property
     def tokens_in_loss(self) -> int:
-        return len(self.response) if self.loss_mask is None else sum(self.loss_mask)
+        return len(self.response) if self.loss_mask is None else sum(map(bool, self.loss_mask))
 
 
 def micro_batches(examples: list[Example], micro_tokens: int) -> Iterator[list[Example]]:
@@ -65,11 +65,12 @@ def log_probabilities(model: llama.Llama, group: list[Example], checkpoint: bool
     device = model.lm_head.weight.device
     # Padded on the right. Masks come from lengths, not from pad ids: the stop id may be the pad id, too.
     ids = torch.zeros(B, T, dtype=torch.long)  # [B, T]
-    predicts = torch.zeros(B, T, dtype=torch.bool)  # [B, T], the places whose *next* token is in the loss
+    counts = torch.zeros(B, T)  # [B, T], at each place how much its *next* token counts in the loss
     for row, example in enumerate(group):
         ids[row, : len(example)] = torch.tensor(example.prompt + example.response)
-        predicts[row, len(example.prompt) - 1 : len(example) - 1] = torch.tensor(example.loss_mask or True)
-    ids, predicts = ids.to(device), predicts.to(device)
+        counts[row, len(example.prompt) - 1 : len(example) - 1] = torch.tensor(example.loss_mask or 1.0).float()
+    ids, counts = ids.to(device), counts.to(device)
+    predicts = counts != 0  # [B, T]
     target = ids.roll(-1, dims=1)[predicts]  # [N]
     hidden = model.hidden_states(ids, where=predicts, checkpoint=checkpoint)  # [N, C]
 
@@ -82,7 +83,7 @@ def log_probabilities(model: llama.Llama, group: list[Example], checkpoint: bool
     else:
         logp = score(hidden, target)  # [N]
     row = predicts.nonzero()[:, 0]  # [N]
-    return torch.zeros(B, device=device).index_add(0, row, logp)
+    return torch.zeros(B, device=device).index_add(0, row, logp * counts[predicts])
 
 
 def add_gradient(model: llama.Llama, examples: list[Example], denominator: float, settings: Settings) -> float:

@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 import data
+import grade
 import kinds
 import llama
 import sample
@@ -252,7 +253,8 @@ def sft_examples(settings: Settings, stage: str, tokenizer, rows: list[dict]) ->
     votes, shorts, regular = defaultdict(list), defaultdict(list), defaultdict(list)
     for row in rows:
         vote = voting.build_vote(row["samples"], row["answer"], rng)  # Algorithm 3
-        if vote is not None:
+        distinct = len(set(map(grade.extract, row["samples"])) - {None})
+        if vote is not None and (stage == "sv-sft" or distinct >= settings.sft_distinct):
             votes[row["level"]].append((row["question"], vote))
         if condition == "modes":
             vote = voting.build_vote(row["samples"], row["answer"], rng, voting.SHORT)

@@ -80,6 +80,9 @@ class Settings:
     sft_votes: int = setting(3300, "voting examples, D_SV or D_ASV1, evenly from all levels", SFT, LATER, least=1)
     sft_regular: int = setting(1700, "one-trial examples, golden solutions or D_ASV2, evenly from all levels", SFT,
                                LATER, least=1)
+    sft_distinct: int = setting(1, "D_ASV1: votes only on problems whose solutions have at least so many different "
+                                   "answers; the paper's has 4 to 8, of 32", SFT, ASV,
+                                when=lambda s: s.sft_distinct != 1, least=1)
     sft_alpha: float = setting(1.0, "ASV-SFT: multiplies --sft-regular (the paper's alpha)", SFT,
                                ASV, least=0)
     sft_short: int = setting(0, "ASV-SFT: short votes, evenly from all levels; above 0: three groups, IBPO too", SFT,
@@ -97,6 +100,12 @@ class Settings:
     baseline: bool = setting(False, "subtract from each weight the mean over the prompt's responses: the same expected "
                                     "gradient with less noise (ibpo.centre); needs --rl-top-p 1", RL, ("ibpo",),
                              when=lambda s: s.baseline)
+    rl_eps: float = setting(1e-8, "IBPO: AdamW's epsilon. One as large as the gradient makes it momentum: steps in "
+                                  "proportion to the gradient, so that noise moves the model little", RL, ("ibpo",),
+                            when=lambda s: s.rl_eps != 1e-8, above=0)
+    decision_weight: float = setting(1.0, "how much the tokens count that decide whether to go on, the first after "
+                                          "each trial; all others count 1", RL, ("ibpo",),
+                                     when=lambda s: s.decision_weight != 1, above=0)
     give_up: bool = setting(False, "method ibpo: where no response to a prompt is right, accept a regular one, and "
                                    "learn its decision to stop (D8); the paper's rule drops the prompt (D5)", RL,
                             ("ibpo",), when=lambda s: s.give_up)
