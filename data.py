@@ -174,6 +174,7 @@ class Textbook:
     """What the base model of the built-in world learns from (kinds.Textbook: that of the other world)."""
 
     repeats, single = 0.0, 0.3  # of the pages of chapter two: products again; of the others: one route alone
+    counting = 0.7  # of the pages of chapter three: exercises in counting
 
     def table_entry(self, progress: float, rng: random.Random) -> list[int]:
         """Two factors for the times table, which is read from small numbers (progress 0) to large ones (1)."""

@@ -55,7 +55,8 @@ Product = tuple[list[int], int]  # factors and modulus
 class Textbook:
     """What the base model of this world learns from. Its seed draws which products are misprinted."""
 
-    repeats, single = 0.35, 0.75  # as in data.Textbook: five times tables take longer to learn than one
+    # As in data.Textbook. Five times tables take longer than one; the reader can count already (--base-start).
+    repeats, single, counting = 0.35, 0.75, 0.25
 
     def __init__(self, seed: int = 0):
         self.misprinted = {}  # modulus -> pairs (smaller factor, larger factor)

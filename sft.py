@@ -122,7 +122,7 @@ def textbook_batch(step: int, settings: Settings, tokenizer, book) -> list[Examp
     tallies = {tokenizer.convert_tokens_to_ids(text) for text in voting.TALLY.values() if text}
     pages = []
     for _ in range(settings.base_batch):
-        if step >= settings.base_chapter_3 and rng.random() < 0.7:
+        if step >= settings.base_chapter_3 and rng.random() < book.counting:
             pages.append(count_only(encode(tokenizer, *counting_page(book, rng)), close, tallies))
         else:
             pages.append(encode(tokenizer, *textbook_page(book, rng)))
@@ -130,13 +130,17 @@ def textbook_batch(step: int, settings: Settings, tokenizer, book) -> list[Examp
 
 
 def train_base(settings: Settings) -> Path:
-    """The base model of the built-in world, from nothing; returns its checkpoint directory."""
+    """The base model of a world, from nothing or from --base-start; returns its checkpoint directory."""
     directory = settings.directory("base")
     if is_finished(settings, "base"):
         return directory
     book = textbook_of(settings)
-    tokenizer = data.build_tokenizer(book.pieces() + voting.pieces())
-    model = new_model(settings, tokenizer)
+    if settings.base_start is not None:
+        model, tokenizer = open_start(settings, settings.base_start)
+        add_missing_tokens(model, tokenizer, book.pieces())
+    else:
+        tokenizer = data.build_tokenizer(book.pieces() + voting.pieces())
+        model = new_model(settings, tokenizer)
     milestones = [0, 10 * settings.warmup, settings.base_chapter_3, settings.base_steps + 1]
     with Stage(settings, "base", model, tokenizer, settings.base_steps) as stage:
         for step in stage:

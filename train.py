@@ -150,10 +150,6 @@ def weighted_examples(rollout: Rollout, weights: np.ndarray, tokenizer, settings
         ids = rollout.responses[i][j].ids
         gave_up = settings.give_up and not rollout.correct[i, j]
         loss_mask = voting.closing_mask(tokenizer, ids) if gave_up else None
-        if settings.decision_weight != 1:
-            places = voting.decisions(tokenizer, ids)
-            loss_mask = [(1 if loss_mask is None else loss_mask[t]) * (settings.decision_weight if t in places else 1)
-                         for t in range(len(ids))]
         examples.append(Example(rollout.prompts[i], ids, float(weights[i, j]), loss_mask))
     return examples
 

@@ -330,26 +330,12 @@ def judge(gold: str, text: str, finished: bool = True, condition: str = "asv") -
     return parsed, parsed.final is not None and grade.equal(gold, parsed.final)
 
 
-def decisions(tokenizer, ids: list[int]) -> list[int]:
-    """The places in a response where it is decided whether to go on: those of the first token after each [/TRIAL]."""
-    places, text, closed = [], "", 0
-    for i, id in enumerate(ids):
-        if closed < text.count("[/TRIAL]"):
-            places.append(i)
-            closed += 1
-        text += spelled(tokenizer, id)
-    return places
-
-
-@lru_cache(maxsize=200_000)
-def spelled(tokenizer, id: int) -> str:
-    """The text of a token on its own."""
-    return tokenizer.decode([id])
-
-
 def closing_mask(tokenizer, ids: list[int]) -> list[bool]:
     """Which tokens of a response come after its last trial: those that decide to stop, and the closing line."""
-    begin = decisions(tokenizer, ids)[-1]
+    closed = len(ids)
+    while "[/TRIAL]" not in tokenizer.decode(ids[closed:]):
+        closed -= 1
+    begin = next(i for i in range(closed, len(ids) + 1) if "[/TRIAL]" in tokenizer.decode(ids[closed:i]))
     return [i >= begin for i in range(len(ids))]
 
 

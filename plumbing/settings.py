@@ -100,12 +100,6 @@ class Settings:
     baseline: bool = setting(False, "subtract from each weight the mean over the prompt's responses: the same expected "
                                     "gradient with less noise (ibpo.centre); needs --rl-top-p 1", RL, ("ibpo",),
                              when=lambda s: s.baseline)
-    rl_eps: float = setting(1e-8, "IBPO: AdamW's epsilon. One as large as the gradient makes it momentum: steps in "
-                                  "proportion to the gradient, so that noise moves the model little", RL, ("ibpo",),
-                            when=lambda s: s.rl_eps != 1e-8, above=0)
-    decision_weight: float = setting(1.0, "how much the tokens count that decide whether to go on, the first after "
-                                          "each trial; all others count 1", RL, ("ibpo",),
-                                     when=lambda s: s.decision_weight != 1, above=0)
     give_up: bool = setting(False, "method ibpo: where no response to a prompt is right, accept a regular one, and "
                                    "learn its decision to stop (D8); the paper's rule drops the prompt (D5)", RL,
                             ("ibpo",), when=lambda s: s.give_up)
@@ -151,6 +145,8 @@ class Settings:
     eval_problems: int = setting(8000, "test problems", EVALUATION, least=1)
     eval_samples: int = setting(8, "base samples per problem, for self-consistency", EVALUATION, least=1)
 
+    base_start: str = setting(None, "begin with this checkpoint, which learns the new pieces of text; default: from "
+                                    "nothing", BASE, ("base",), when=lambda s: s.base_start is not None)
     base_textbook: int = setting(0, "--data kinds: which textbook, the seed of its misprints", BASE, ("base",), least=0)
     base_steps: int = setting(7500, "gradient steps", BASE, ("base",), least=1)
     base_chapter_2: int = setting(600, "step at which chapter one, the times table, ends", BASE, ("base",), least=0)
@@ -228,7 +224,9 @@ PRESETS = {
     "builtin": {},
     # The world of kinds.py, where few problems gain by voting.
     "kinds": dict(model="checkpoints/kinds", data="kinds", valid_data="kinds", test_data="kinds", out="runs/kinds",
-                  base_steps=3400, base_chapter_2=900, base_chapter_3=2200),
+                  sft_distinct=4,
+                  base_start="checkpoints/base", base_steps=1700, base_chapter_2=700, base_chapter_3=1000,
+                  base_lr=1e-3),
     "smoke": dict(out="runs/smoke", sft_problems=100, sft_samples=12, sft_votes=60, sft_regular=40, sft_steps=20,
                   sft_batch=16, sft_lr=1e-3, prompts=10, accumulate=2, samples=8, steps=3, valid_every=2,
                   valid_problems=20, eval_problems=100,

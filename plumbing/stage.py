@@ -60,8 +60,7 @@ class Stage:
         if "lora_rank" in self.made_with:
             lora.add(model, settings.lora_rank, settings.lora_alpha, settings.seed)
         self.trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        epsilon = settings.rl_eps if stage == "ibpo" else 1e-8
-        self.optimizer = AdamW(model, 0.9, settings.beta2, settings.weight_decay, epsilon)
+        self.optimizer = AdamW(model, 0.9, settings.beta2, settings.weight_decay)
 
     def __enter__(self) -> "Stage":
         with ExitStack() as stack:
