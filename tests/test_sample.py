@@ -491,8 +491,9 @@ def test_auto_dtype(has, width, device, expected, monkeypatch):
     assert sample.resolve_dtype("bf16", "fp32", config, device) == "bf16"
 
 
+@pytest.mark.slow
 def test_bf16_answers_as_well_as_fp32():
-    """`python tests/bench.py --pass-at-1 2000` measures it; here only that nothing is broken."""
+    """`python bench/speed.py --pass-at-1 2000` measures it; here only that nothing is broken."""
     problems, right = data.load("builtin", "test", 64, seed=0), []
     for dtype in sample.DTYPES.values():
         model, tokenizer, _ = sample.open_checkpoint(ROOT / "checkpoints/ibpo", dtype)
@@ -688,6 +689,7 @@ NO_SYSTEM_TURN = {  # a template, and what the line says if voting.encode_prompt
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux limits the memory of the trial run")
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_chat_templates_that_are_refused(directory, template, monkeypatch):
@@ -697,6 +699,7 @@ def test_chat_templates_that_are_refused(directory, template, monkeypatch):
     assert TEMPLATES[template] in refusal(directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", NO_SYSTEM_TURN)
 def test_templates_without_a_system_turn(tmp_path, template):
     """No condition is lost in silence: a model that opens gets the instruction, or it does not open."""
