@@ -1,0 +1,63 @@
+"""plumbing/sharding.py: a model cut into parts learns what a whole one learns, and goes on in any number of parts.
+
+    pytest tests/test_sharding.py
+"""
+
+import json
+
+import pytest
+import torch
+from sharded import run_stage
+from test_distributed import output_of, start
+from tiny import build
+
+import data
+import llama
+from plumbing import sharding
+
+
+def weights_of(directory) -> torch.Tensor:
+    return torch.cat([weight.flatten() for weight in llama.load(directory / "base").state_dict().values()])
+
+
+@pytest.mark.slow
+def test_shards_are_a_model(tmp_path):
+    """2 and 3 processes: gradients, random bits, whole stages, and one stage by 2, by 3, then by 1 process."""
+    run_stage(tmp_path / "one")
+    for processes in (2, 3):
+        process = start("tests/sharded.py", tmp_path, processes)
+        printed = output_of(process)
+        assert process.returncode == 0 and printed.count("all is well") == 1, printed
+        assert "continues at step 2 of 6" in printed or processes == 2, printed
+    run_stage(tmp_path / "travels")
+    run_stage(tmp_path / "bf16", dtype="bf16")
+    files = sorted(path.name for path in (tmp_path / "one/base").iterdir())
+    expected, first = weights_of(tmp_path / "one"), build(len(data.build_tokenizer(data.world_pieces())))
+    moved = (expected - torch.cat([weight.flatten() for weight in first.state_dict().values()])).abs().mean()
+    for name in ("whole 2", "whole 3", "travels"):
+        assert sorted(path.name for path in (tmp_path / name / "base").iterdir()) == files  # no state is left
+        assert (weights_of(tmp_path / name) - expected).abs().mean() < 0.01 * moved
+        logs = [[json.loads(line) for line in (tmp_path / each / "base/log.jsonl").read_text().splitlines()]
+                for each in ("one", name)]
+        for one, other in zip(*logs, strict=True):
+            assert other == pytest.approx(one, rel=1e-4)
+    again, whole = tmp_path / "again/base", tmp_path / "whole 2/base"
+    assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_state_counts_when_all_its_parts_are_there(tmp_path):
+    def newest(*names):
+        sharding.remove_states(tmp_path)
+        for name in names:
+            (tmp_path / name).write_text("")
+        return [path.name for path in sharding.newest_state(tmp_path)]
+
+    assert newest() == []
+    assert newest("state.pt") == ["state.pt"]
+    assert newest("state-9-0-of-2.pt", "state-9-1-of-2.pt", "state-12-0-of-2.pt") == [
+        "state-9-0-of-2.pt", "state-9-1-of-2.pt"]
+    assert newest("state.pt", "state-12-1-of-2.pt", "state-12-0-of-3.pt", "state-12-2-of-3.pt") == ["state.pt"]
+    assert newest("state-9-0-of-1.pt", "state-12-1-of-2.pt", "state-12-0-of-2.pt") == [
+        "state-12-0-of-2.pt", "state-12-1-of-2.pt"]
+    assert newest(*(f"state-1-{i}-of-11.pt" for i in range(11)))[-1] == "state-1-10-of-11.pt"
+    assert newest("state-1-0-of-2.pt", "state-1-1-of-2.pt.7.tmp", "state-x-1-of-2.pt") == []
