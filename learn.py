@@ -117,13 +117,13 @@ def random_bits(step: int, first: int, count: int, device: torch.device | str = 
     return z ^ z >> 31 & (1 << 33) - 1
 
 
-def store_rounded(target: torch.Tensor, value: torch.Tensor, bits: torch.Tensor | None) -> None:
+def store_rounded(target: torch.Tensor, value: torch.Tensor, bits: torch.Tensor | None, skip: int = 0) -> None:
     """Copy fp32 values into a tensor; if that is bf16, rounded stochastically: right on average.
 
-    bits: for bf16 a random integer for each value, whose last 16 bits are used.
+    bits: for bf16, a random integer for each value; 16 of its bits are used, after the last `skip`.
     """
     if target.dtype == torch.bfloat16:  # the upper half of fp32: add random lower bits, then cut
-        noise = (bits & 0xFFFF).to(torch.int32)
+        noise = (bits >> skip & 0xFFFF).to(torch.int32)
         value = ((value.view(torch.int32) + noise) & -65536).view(torch.float32)
     target.copy_(value)
 
@@ -138,15 +138,17 @@ class AdamW:
     the same gradient. Of a sharded model (plumbing/sharding.py) each process updates its own rows.
     """
 
+    # Numbers that are updated at once. A GPU wants many, but the fp32 intermediates of the whole embedding of LLaMA-3.1
+    # would take 16 GiB. A CPU is fastest with what fits its cache.
+    ELEMENTS_AT_ONCE, ELEMENTS_ON_CPU = 1 << 24, 1 << 14
+
     def __init__(self, model: torch.nn.Module, beta1: float, beta2: float, weight_decay: float, eps: float = 1e-8):
         self.weights = [w for w in model.parameters() if w.requires_grad]
         self.beta1, self.beta2, self.weight_decay, self.eps = beta1, beta2, weight_decay, eps
         self.m = [torch.zeros_like(w, requires_grad=False) for w in self.weights]
         self.v = [torch.zeros_like(w, requires_grad=False) for w in self.weights]
         self.t = 0
-        # Numbers that are updated at once. A CPU is fastest with what fits its cache. A GPU wants more, but the fp32
-        # intermediates of the whole embedding of LLaMA-3.1 would take 16 GiB.
-        self.at_once = 1 << 14 if self.weights[0].device.type == "cpu" else 1 << 24
+        self.at_once = self.ELEMENTS_ON_CPU if self.weights[0].device.type == "cpu" else self.ELEMENTS_AT_ONCE
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
@@ -162,13 +164,10 @@ class AdamW:
                 m32 = m.float().lerp(g, 1 - self.beta1)
                 v32 = v.float() * self.beta2 + (1 - self.beta2) * g * g
                 step = m32 / (1 - self.beta1**self.t) / ((v32 / (1 - self.beta2**self.t)).sqrt() + self.eps)
-                bits = [None] * 3
-                if w.dtype == torch.bfloat16:
-                    drawn = random_bits(self.t, first, len(w), w.device)
-                    bits = [drawn, drawn >> 16, drawn >> 32]
-                store_rounded(m, m32, bits[0])
-                store_rounded(v, v32, bits[1])
-                store_rounded(w, w.float() * (1 - lr * self.weight_decay) - lr * step, bits[2])
+                bits = random_bits(self.t, first, len(w), w.device) if w.dtype == torch.bfloat16 else None
+                store_rounded(m, m32, bits)
+                store_rounded(v, v32, bits, skip=16)
+                store_rounded(w, w.float() * (1 - lr * self.weight_decay) - lr * step, bits, skip=32)
                 first += len(w)
             weight.grad = None
 

@@ -233,7 +233,8 @@ def launch(processes: int, device: str) -> int:
     heeded = [name for name in SIGNALS if hasattr(signal, name)
               and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN]  # nohup ignores one
     config = LaunchConfig(1, 1, processes, run_id=str(os.getpid()), rdzv_backend="c10d", rdzv_endpoint="localhost:0",
-                          max_restarts=0, signals_to_handle=",".join(heeded), shutdown_timeout=600)
+                          max_restarts=0, signals_to_handle=",".join(heeded))
+    config.shutdown_timeout = 600  # seconds for saving a state; older versions of torch know no such field, and wait 30
     try:
         elastic_launch(config, sys.executable)(*sys.argv)
     except SignalException as stop:

@@ -73,10 +73,7 @@ def local(tensor: Tensor) -> Tensor:
 
 def whole(tensor: Tensor) -> Tensor:
     """All rows, or the sum of what the processes have; all of them must ask for it."""
-    if not hasattr(tensor, "full_tensor"):
-        return tensor
-    with distributed.connection():
-        return tensor.full_tensor()
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def first_row(tensor: Tensor) -> int:
@@ -103,7 +100,8 @@ def gathered(model: llama.Llama, dtype: torch.dtype | None = None) -> llama.Llam
     """A plain copy of a sharded model, on every process; all must ask for it."""
     with torch.device("meta"):
         copy = llama.Llama(model.config)
-    weights = {name: whole(weight).to(dtype or weight.dtype) for name, weight in model.named_parameters()}
+    with distributed.connection():
+        weights = {name: whole(weight).to(dtype or weight.dtype) for name, weight in model.named_parameters()}
     tied = {"lm_head.weight": weights["model.embed_tokens.weight"]} if model.config.tie_word_embeddings else {}
     copy.load_state_dict({**weights, **tied}, assign=True)
     if tied:

@@ -161,8 +161,9 @@ class Stage:
     def _clip(self) -> float:
         """Scale the gradient down to the norm max_grad_norm, if it is longer; returns the norm before that."""
         weights = self.trained.values()
-        norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-        norm = sharding.whole(norm)
+        with distributed.connection():
+            norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+            norm = sharding.whole(norm)
         torch.nn.utils.clip_grads_with_norm_(weights, self.settings.max_grad_norm, norm)
         return norm.item()
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from tiny import build, random_examples
 
-import data
 from learn import AdamW, Example, add_gradient, log_probabilities, micro_batches
 from plumbing import distributed, sharding
 from plumbing.settings import Settings
@@ -18,17 +17,16 @@ from plumbing.stage import Stage
 STEPS = 6
 
 
-def run_stage(out, stop: int | None = None, dtype: str = "fp32", **changes) -> None:
-    """A stage of STEPS steps on a tiny model; stop: the step in which Ctrl-C is pressed."""
-    tokenizer = data.build_tokenizer(data.world_pieces())
-    model = build(len(tokenizer), dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[dtype])
+def run_stage(out, stop: int | None = None, dtype: str = "fp32", how: type = KeyboardInterrupt, **changes) -> None:
+    """A stage of STEPS steps on a tiny model; stop: the step in which Ctrl-C is pressed, or `how` is raised."""
+    model = build(dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[dtype])
     settings = Settings(out=str(out), micro_tokens=40, dtype=dtype, max_grad_norm=5.0, **changes)
-    with Stage(settings, "base", model, tokenizer, STEPS) as stage:
+    with Stage(settings, "base", model, None, STEPS) as stage:
         for step in stage:
             examples = random_examples(2 if step == 1 else 9, seed=step)  # of two, a third process has none
             loss = add_gradient(model, examples, 4, settings)
             if step == stop:
-                raise KeyboardInterrupt
+                raise how
             stage.update(1e-3, {"loss": loss}, "")
 
 
@@ -97,6 +95,11 @@ def main(directory: Path) -> None:
         stopped(partial(run_stage, directory / "travels", 4, shard=True))
         distributed.gather(None)
     print("all is well")
+    if processes == 3:  # and then something goes wrong in one of them
+        try:
+            run_stage(directory / "fails", 2 if distributed.rank == 1 else None, how=ZeroDivisionError, shard=True)
+        except Stopped as stop:
+            sys.exit(f"process {distributed.rank}: {stop}")
 
 
 if __name__ == "__main__":

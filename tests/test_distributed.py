@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import llama
-from plumbing import distributed
+from plumbing import distributed, sharding
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
@@ -141,15 +141,17 @@ def moved(weights: dict, start: dict) -> torch.Tensor:
 
 @pytest.mark.slow
 def test_the_number_of_processes_decides_nothing(tmp_path):
-    """SFT, IBPO and evaluation with 1 and 3: the same responses, the same accepted; weights within rounding."""
+    """SFT, IBPO and evaluation with 1, 3, and 2 with a sharded model: the same responses, the same accepted; weights
+    within rounding."""
     small = [*SMALL, "--stage", "all", "--start", "checkpoints/ibpo", "--sft-problems", "20", "--sft-votes", "10",
              "--sft-regular", "10", "--sft-steps", "5", "--sft-batch", "5", "--sft-lr", "1e-4", "--steps", "2",
              "--valid-problems", "5", "--eval-problems", "8", "--eval-samples", "2"]
-    outs = {n: tmp_path / str(n) for n in (1, 3)}
-    running = {n: start(*small, "--out", out, "--processes", n) for n, out in outs.items()}
+    ways = {1: [1], 3: [3], "sharded": [2, "--shard"]}
+    outs = {way: tmp_path / str(way) for way in ways}
+    running = {way: start(*small, "--out", outs[way], "--processes", *options) for way, options in ways.items()}
     printed = {n: output_of(process) for n, process in running.items()}
     assert not any(process.returncode for process in running.values()), "\n".join(printed.values())
-    for n in (3,):
+    for n in (3, "sharded"):
         assert printed[n].count("time: ") == printed[n].count("summary.json and plots") == 1
         records = [f"eval/records/{name}.jsonl" for name in ("base", "base-greedy", "ibpo")]
         for name in ("samples.jsonl", *records):
@@ -173,15 +175,14 @@ def test_the_number_of_processes_decides_nothing(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes outlive a launcher that was killed")
 def test_whatever_ends_one_ends_all_and_others_continue(tmp_path):
-    """One run: SIGTERM, kill -9 of a process, kill -9 of the launcher, each time with another number of processes."""
+    """One run: SIGTERM, kill -9 of a process, kill -9 of the launcher; 2 and 3 processes, sharded and not."""
     small = [*SMALL, "--start", "checkpoints/ibpo", "--steps", "10", "--valid-every", "0", "--out", tmp_path]
-    log, state, said = (tmp_path / name for name in ("ibpo-50/log.jsonl", "ibpo-50/state.pt", "said.txt"))
-    done = 0
-    for processes, who, how, status in [
-            (2, "launcher", signal.SIGTERM, 143), (3, "last", signal.SIGKILL, 137),
-            (2, "launcher", signal.SIGKILL, -9)]:
+    log, said, shard, done = tmp_path / "ibpo-50/log.jsonl", tmp_path / "said.txt", "--shard", 0
+    for processes, sharded, who, how, status in [
+            (2, [shard], "launcher", signal.SIGTERM, 143), (3, [], "last", signal.SIGKILL, 137),
+            (3, [shard], "last", signal.SIGKILL, 137), (2, [], "launcher", signal.SIGKILL, -9)]:
         with said.open("w") as file:
-            process = start(*small, "--processes", processes, stdout=file)
+            process = start(*small, "--processes", processes, *sharded, stdout=file)
         deadline = time.monotonic() + 120
         while len(lines_of(log)) <= done or done and "continues at step" not in said.read_text():
             assert process.poll() is None and time.monotonic() < deadline, said.read_text()
@@ -197,8 +198,10 @@ def test_whatever_ends_one_ends_all_and_others_continue(tmp_path):
         assert "Traceback" not in text and "terminate" not in text, text
         assert text.count("was killed by signal 9") == (who != "launcher"), text
         assert text.count("the same command continues from here") == (who != "first"), text
-        before, done = done, torch.load(state)["done"]
-        assert done == before if who == "first" else done > before
-    ended = start(*small, "--processes", 2)
+        before, done = done, torch.load(sharding.newest_state(log.parent)[0])["done"]
+        lost = who == "first" or sharded and how == signal.SIGKILL  # the steps since all saved the state together
+        assert done == before if lost else done > before
+    ended = start(*small, "--processes", 2, shard)
     assert f"continues at step {done} of 10" in output_of(ended) and ended.returncode == 0
-    assert [line["step"] for line in lines_of(log)] == list(range(10)) and not state.exists()
+    assert [line["step"] for line in lines_of(log)] == list(range(10))
+    assert not sharding.newest_state(log.parent)

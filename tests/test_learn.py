@@ -254,7 +254,7 @@ def test_rounding_is_unbiased():
     draws = 40_000
     for step, value in enumerate((1.0 + 2**-7 / 4, 1.0 + 2**-9, -(1.0 + 2**-7 * 0.9), 3.3e-5, -1e-30, 777.7)):
         target = torch.empty(draws, dtype=torch.bfloat16)
-        store_rounded(target, torch.full((draws,), value), random_bits(step, 0, draws) >> 16 * (step % 3))
+        store_rounded(target, torch.full((draws,), value), random_bits(step, 0, draws), 16 * (step % 3))
         found = target.double()
         gap = (found.max() - found.min()).item()
         exact = torch.tensor(value, dtype=torch.float32).double().item()
