@@ -1,4 +1,4 @@
-"""Several processes that train one model, each with its own copy of it: torch.distributed, in a few functions.
+"""Several processes that train one model, each with a copy or a part of it: torch.distributed, in a few functions.
 
     python train.py --processes 4                       # one process per core, one thread each
     torchrun --nproc-per-node 4 -- train.py --device cuda  # the same from PyTorch's own launcher: one per GPU
@@ -7,9 +7,26 @@ Work is handed out (`spread`, `share`), and what comes of it is gathered, so tha
 the same: the budgeted program of a step is one program, whatever their number. Gradients are summed. Files are written,
 and lines printed, by process 0. In one process each function is the identity.
 
-Every process must call these functions in the same order. Whoever waits for one that has ended gets `Disconnected`.
+Every process must call these functions in the same order. Whoever waits for one that has ended gets `Disconnected`. A
+model of which a GPU cannot hold all is cut into parts, with --shard: plumbing/sharding.py.
 
     pytest tests/test_distributed.py
+
+Beyond one machine. By calculation, not measured (`python bench/scale.py`: LLaMA-3.1-8B on H100s that reach 40 % of
+their data sheet), a step of Table 8, 1,024 responses of 1,722 tokens, takes
+
+    GPUs   GB of each, sampling and learning   tokens/s of each   sampling   learning   what limits it
+       1               80        70                  2,796           631 s       38 s   room for 45 responses at once
+       8               80        20                  4,315            51 s        5 s   the same: room for 91, sharded
+      64               32        13                  1,236            46 s        1 s   one response of 4,096 tokens
+
+A token reads all weights (2 bytes each) and the keys and values before it (128 KiB per token); a gradient takes 8
+operations per weight and token learned; collectives add about 1 s. More than eight GPUs gain little while the longest
+response is written token by token. What to replace first is therefore the sampler, by vLLM or SGLang on a checkpoint
+saved in each step: they keep room for the tokens that are there, not for the longest response there may be, and eight
+GPUs read an eighth of the weights each. IBPO needs the ids alone; --kl-max and policy gradients need log-probabilities,
+too, which would have to be those of learn.py. Next would come a mesh that shards within a machine and copies across
+(fully_shard takes one), and larger batches.
 """
 
 import logging

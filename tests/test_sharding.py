@@ -3,16 +3,17 @@
     pytest tests/test_sharding.py
 """
 
+import importlib.util
 import json
 
 import pytest
 import torch
 from sharded import run_stage
-from test_distributed import output_of, start
+from test_distributed import ROOT, output_of, start
 from tiny import build
 
 import llama
-from plumbing import sharding
+from plumbing import distributed, sharding
 
 
 def weights_of(directory) -> torch.Tensor:
@@ -67,3 +68,23 @@ def test_a_state_counts_when_all_its_parts_are_there(tmp_path):
         "state-12-0-of-2.pt", "state-12-1-of-2.pt"]
     assert newest(*(f"state-1-{i}-of-11.pt" for i in range(11)))[-1] == "state-1-10-of-11.pt"
     assert newest("state-1-0-of-2.pt", "state-1-1-of-2.pt.7.tmp", "state-x-1-of-2.pt") == []
+
+
+def test_what_a_step_takes_at_scale():
+    """By hand, and as the plan in plumbing/distributed.py has it."""
+    specification = importlib.util.spec_from_file_location("scale", ROOT / "bench" / "scale.py")
+    scale = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(scale)
+    one, eight, many = map(scale.step_on, (1, 8, 64))
+    assert scale.time_of_token(0) == pytest.approx(2 * 7.505e9 / 1.34e12)  # all weights, at 40 % of 3.35 TB/s
+    assert one.state == 64.24e9 and eight.state == one.state / 8 and one.learning == pytest.approx(64 * many.learning)
+    assert one.learning == pytest.approx(128 * 1972 * 8 * 7.505e9 / 395.6e12)
+    assert one.sampling == pytest.approx(1024 * 1722 / one.rate) and many.sampling == many.longest < eight.sampling
+    assert one.rows == (80e9 - 6e9 - 6 * 8.03e9) // (4346 * 131_072)
+    lines = distributed.__doc__.splitlines()
+    for step in (one, eight, many):
+        words = next(line for line in lines if line.split()[:1] == [str(step.gpus)]).split()
+        numbers = [step.sampling_memory / 1e9, step.learning_memory / 1e9, step.rate, step.sampling, step.learning]
+        assert [words[i] for i in (1, 2, 3, 4, 6)] == [f"{number:,.0f}" for number in numbers]
+    assert "room for 45" in distributed.__doc__ and "room for 91" in distributed.__doc__ and (one.rows, eight.rows) == (
+        45, 91)
