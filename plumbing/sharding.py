@@ -9,8 +9,8 @@ cut at once. All processes therefore go through the blocks equally often (`in_lo
 for every token: it gets a plain copy (`gathered`), made in every step and dropped before learning.
 
 Bytes per process for P parameters of b bytes: 4 b P / N in all; beside them, while sampling, b P and the cache of keys
-and values; while learning, embedding and output layer with their gradient, two blocks, activations. Before the first
-step, and at its end, a process holds a whole copy of the weights, too. So does each look at --kl-max's reference model.
+and values; while learning, embedding and output layer with their gradient, two blocks, activations. When a stage begins
+and ends each process holds a whole copy, too. The reference model of --kl-max is whole on each process all the time.
 
 A saved state is N files, one by each process: no process has to wait for another, which may have been killed. Any
 number of processes, sharded or not, continues from it. On several machines --out has to be a directory that all see.

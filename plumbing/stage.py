@@ -13,6 +13,7 @@ from it, and ends with the same weights, bit by bit. Nothing of the paper is in 
 """
 
 import copy
+import gc
 import json
 import math
 import signal
@@ -311,6 +312,7 @@ def save_checkpoint(settings: Settings, stage: str, model: llama.Llama, tokenize
 
 def open_start(settings: Settings, directory) -> tuple[llama.Llama, object]:
     """The model a stage starts from, and its tokenizer."""
+    gc.collect()  # the sharded model of a previous stage holds itself in memory
     torch.cuda.empty_cache()  # fragments that the previous stage left would leave no room for the sampler's cache
     model, tokenizer, _ = sample.open_checkpoint(directory, sample.DTYPES[settings.dtype], settings.device)
     return model, tokenizer
