@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 import llama
 import voting
-from plumbing import distributed
+from plumbing import distributed, sharding
 from plumbing.settings import Settings
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -89,23 +89,42 @@ def add_gradient(model: llama.Llama, examples: list[Example], denominator: float
     """Add the gradient of Eq. (5), -sum weight * log pi / denominator, micro-batch by micro-batch; returns the loss.
 
     The denominator is one constant for the whole step, so the gradient does not depend on micro_tokens. Each process
-    adds that of a part of the examples; Stage.update sums them. The loss is that of all.
+    adds that of a part of the examples; Stage.update sums them, or, of a sharded model, the backward pass. The loss is
+    that of all.
     """
     total = 0.0
-    for group in micro_batches(distributed.share(examples, [len(e) for e in examples]), settings.micro_tokens):
+    mine = distributed.share(examples, [len(example) for example in examples])
+    groups = list(micro_batches(mine, settings.micro_tokens))
+    for group in sharding.in_lockstep(model, groups, nothing=[Example([0], [0], weight=0.0)]):
         weight = torch.tensor([example.weight for example in group], device=model.lm_head.weight.device)  # [B]
-        loss = -(weight * log_probabilities(model, group, settings.checkpointing)).sum() / denominator  # Eq. (5)
-        loss.backward()
+        with distributed.connection():
+            loss = -(weight * log_probabilities(model, group, settings.checkpointing)).sum() / denominator  # Eq. (5)
+            loss.backward()
         total += loss.item()
     return distributed.total(total)
 
 
-def store_rounded(target: torch.Tensor, value: torch.Tensor, generator: torch.Generator) -> None:
-    """Copy fp32 values into a tensor; if that is bf16, rounded stochastically: right on average."""
+def random_bits(step: int, first: int, count: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """64 random bits for each of the numbers first, first + 1, ... of a model in a step: int64[count].
+
+    SplitMix64 (Steele, Lea & Flood 2014), whose n-th output is a function of n. So whoever updates a number, alone or
+    as one of many processes, draws the same bits for it. Steps are 2^40 outputs apart.
+    """
+    n = (step << 40) + first + 1
+    z = torch.arange(n, n + count, device=device) * (0x9E3779B97F4A7C15 - 2**64)  # int64: as modulo 2^64, but signed
+    z = (z ^ z >> 30 & (1 << 34) - 1) * (0xBF58476D1CE4E5B9 - 2**64)  # the mask takes out copies of the sign
+    z = (z ^ z >> 27 & (1 << 37) - 1) * (0x94D049BB133111EB - 2**64)
+    return z ^ z >> 31 & (1 << 33) - 1
+
+
+def store_rounded(target: torch.Tensor, value: torch.Tensor, bits: torch.Tensor | None, skip: int = 0) -> None:
+    """Copy fp32 values into a tensor; if that is bf16, rounded stochastically: right on average.
+
+    bits: for bf16, a random integer for each value; 16 of its bits are used, after the last `skip`.
+    """
     if target.dtype == torch.bfloat16:  # the upper half of fp32: add random lower bits, then cut
-        bits = value.view(torch.int32)
-        noise = torch.randint(1 << 16, bits.shape, generator=generator, dtype=bits.dtype, device=bits.device)
-        value = ((bits + noise) & -65536).view(torch.float32)
+        noise = (bits >> skip & 0xFFFF).to(torch.int32)
+        value = ((value.view(torch.int32) + noise) & -65536).view(torch.float32)
     target.copy_(value)
 
 
@@ -114,44 +133,54 @@ class AdamW:
 
     In bf16 the weights and both moments stay in bf16 (8 bytes per parameter with the gradient, so that an 8B model
     fits on one 80 GB card) and are rounded stochastically. Otherwise a change smaller than half a bf16 step, typical at
-    a learning rate of 5e-7, would always be rounded to nothing. The random bits of a step depend on its
-    number alone, so a resumed run is bit-identical.
+    a learning rate of 5e-7, would always be rounded to nothing. The random bits of a number depend on the step and on
+    its place in the model alone, so a resumed run is bit-identical, and so is one of several processes that are given
+    the same gradient. Of a sharded model (plumbing/sharding.py) each process updates its own rows.
     """
 
-    ELEMENTS_AT_ONCE = 1 << 24  # numbers that are updated at once
+    # Numbers that are updated at once. A GPU wants many, but the fp32 intermediates of the whole embedding of LLaMA-3.1
+    # would take 16 GiB. A CPU is fastest with what fits its cache.
+    ELEMENTS_AT_ONCE, ELEMENTS_ON_CPU = 1 << 24, 1 << 14
 
     def __init__(self, model: torch.nn.Module, beta1: float, beta2: float, weight_decay: float, eps: float = 1e-8):
         self.weights = [w for w in model.parameters() if w.requires_grad]
         self.beta1, self.beta2, self.weight_decay, self.eps = beta1, beta2, weight_decay, eps
-        self.m = [torch.zeros_like(w) for w in self.weights]
-        self.v = [torch.zeros_like(w) for w in self.weights]
+        self.m = [torch.zeros_like(w, requires_grad=False) for w in self.weights]
+        self.v = [torch.zeros_like(w, requires_grad=False) for w in self.weights]
         self.t = 0
-        self.generator = torch.Generator(self.weights[0].device)
+        self.at_once = self.ELEMENTS_ON_CPU if self.weights[0].device.type == "cpu" else self.ELEMENTS_AT_ONCE
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
         self.t += 1
-        self.generator.manual_seed(self.t)
+        before = 0  # numbers in the weights before this one
         for weight, *moments in zip(self.weights, self.m, self.v):
-            # A few rows at a time: the fp32 intermediates of LLaMA-3.1's embedding would take 16 GiB.
-            rows = max(1, self.ELEMENTS_AT_ONCE // weight[0].numel())
-            for w, m, v, g in zip(*(x.split(rows) for x in (weight, *moments, weight.grad))):
+            first = before + sharding.first_number(weight)
+            before += weight.numel()
+            mine = [sharding.local(x).view(-1) for x in (weight, *moments)]
+            gradient = sharding.local(weight.grad).reshape(-1)
+            for w, m, v, g in zip(*(x.split(self.at_once) for x in (*mine, gradient))):
                 g = g.float()
                 m32 = m.float().lerp(g, 1 - self.beta1)
                 v32 = v.float() * self.beta2 + (1 - self.beta2) * g * g
                 step = m32 / (1 - self.beta1**self.t) / ((v32 / (1 - self.beta2**self.t)).sqrt() + self.eps)
-                store_rounded(m, m32, self.generator)
-                store_rounded(v, v32, self.generator)
-                store_rounded(w, w.float() * (1 - lr * self.weight_decay) - lr * step, self.generator)
+                bits = random_bits(self.t, first, len(w), w.device) if w.dtype == torch.bfloat16 else None
+                store_rounded(m, m32, bits)
+                store_rounded(v, v32, bits, skip=16)
+                store_rounded(w, w.float() * (1 - lr * self.weight_decay) - lr * step, bits, skip=32)
+                first += len(w)
             weight.grad = None
 
     def state(self) -> dict:
-        return {"t": self.t, "m": self.m, "v": self.v}
+        """What this process has of it."""
+        return {"t": self.t, "m": [sharding.local(m) for m in self.m], "v": [sharding.local(v) for v in self.v]}
 
-    def restore(self, state: dict) -> None:
-        self.t = state["t"]
-        for mine, saved in zip(self.m + self.v, state["m"] + state["v"]):
-            mine.copy_(saved)
+    def restore(self, *parts: dict) -> None:
+        """parts: a state, or those of all processes that saved it, whatever their number."""
+        self.t = parts[0]["t"]
+        for name, moments in ("m", self.m), ("v", self.v):
+            for mine, *pieces in zip(moments, *(part[name] for part in parts), strict=True):
+                sharding.fill(mine, pieces)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

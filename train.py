@@ -72,6 +72,7 @@ def train_ibpo(settings: Settings, start: Path) -> Path:
             with stage.timed("sampling"):
                 rollout = roll_out(policy, tokenizer, batch, settings.samples, settings.rl_top_p,
                                    derive_seed(settings.seed, "rollout", step), settings)
+            del policy  # a copy, perhaps: learning needs the memory
             with stage.timed("solving"):  # who is accepted, and with which weight: Eq. (6)-(8)
                 selection, weights = select(rollout, reference, settings, derive_seed(settings.seed, "select", step))
             with stage.timed("learning"):  # Eq. (5)
@@ -215,6 +216,8 @@ def run(settings: Settings, stage: str) -> dict[str, float]:
 
 def main(argv: list[str] = None) -> None:
     settings, stage = parse_args(argv, __doc__)
+    if settings.shard and distributed.size == 1:
+        sys.exit("error: --shard needs several processes: --processes N, or torchrun")
     if torch.get_num_threads() > 1 and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
         print("note: other programs keep the cores busy, and torch's threads wait for each other; OMP_NUM_THREADS=1 "
               "may be many times as fast")

@@ -40,7 +40,8 @@ class Adapter(nn.Module):
     def merged(self, generator: torch.Generator) -> nn.Linear:
         """The linear layer with the correction in its weight, in the weight's own type."""
         weight = self.linear.weight
-        store_rounded(weight, weight.float() + self.scale * self.b @ self.a, generator)
+        bits = torch.randint(1 << 16, weight.shape, generator=generator, device=weight.device)
+        store_rounded(weight, weight.float() + self.scale * self.b @ self.a, bits)
         return self.linear
 
 

@@ -115,6 +115,9 @@ class Settings:
     processes: int = setting(None, "processes of one thread each that share the work, each with a copy of the model; "
                                    "1: one, with torch's threads (default: the physical cores, at most 8, if memory "
                                    "has room; with --device cuda 1, or what torchrun starts)", SPEED, least=1)
+    shard: bool = setting(False, "each of N processes keeps 1/N of weights, gradient and moments, not all of them: for "
+                                 "a model of which a GPU cannot hold four copies and the cache (8B in bf16: 64 GB and "
+                                 "24); sampling still needs one whole copy on each (plumbing/sharding.py)", SPEED)
     slots: int = setting(512, "responses generated at once, at most; fewer if they need more than --cache-gib", SPEED,
                          least=1)
     cache_gib: float = setting(8.0, "GiB for their keys and values; 24 for 8B on an 80 GB card", SPEED, above=0)
@@ -296,6 +299,8 @@ RULES = [
      "the learning rate of the base has ten times --warmup, --base-chapter-3 and --base-steps in this order"),
     (lambda s, stage, given: not s.lora_rank or stage != "base",
      "--lora-rank corrects a trained model: not --stage base"),
+    (lambda s, stage, given: not s.shard or not s.lora_rank,
+     "--lora-rank leaves little to shard: not with --shard"),
     (lambda s, stage, given: s.data == "builtin" or stage not in ("all", "ibpo") or s.valid_data != "builtin"
      or not s.valid_every, "--data is a file: give --valid-data, too (problems not in it), or --valid-every 0"),
     (lambda s, stage, given: s.data == "builtin" or s.test_data != "builtin" or stage != "all",

@@ -18,7 +18,7 @@ import torch
 
 import llama
 import train
-from plumbing import distributed
+from plumbing import distributed, sharding
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
@@ -145,49 +145,53 @@ def moved(weights: dict, start: dict) -> torch.Tensor:
 
 @pytest.mark.slow
 def test_the_number_of_processes_decides_nothing(tmp_path, monkeypatch):
-    """SFT, IBPO and evaluation with 1 and 3: the same responses, the same accepted; weights within rounding."""
+    """SFT, IBPO and evaluation with 1, 3, and 2 with a sharded model: the same responses, the same accepted; weights
+    within rounding."""
     small = [*SMALL, "--stage", "all", "--start", "checkpoints/ibpo", "--sft-problems", "20", "--sft-votes", "10",
              "--sft-regular", "10", "--sft-steps", "5", "--sft-batch", "5", "--sft-lr", "1e-4", "--steps", "2",
              "--valid-problems", "5", "--eval-problems", "8", "--eval-samples", "2"]
-    alone, shared = tmp_path / "alone", tmp_path / "shared"
-    three = start(*small, "--out", shared, "--processes", 3)
+    ways = {"three": [3], "sharded": [2, "--shard"]}
+    outs = {way: tmp_path / way for way in ("alone", *ways)}
+    running = {way: start(*small, "--out", outs[way], "--processes", *options) for way, options in ways.items()}
     monkeypatch.chdir(ROOT)
-    torch.set_num_threads(1)  # as each of the three
-    train.main([*small[1:], "--out", str(alone)])
-    printed = output_of(three)
-    assert not three.returncode, printed
-    assert printed.count("time: ") == printed.count("summary.json and plots") == 1
-    records = [f"eval/records/{name}.jsonl" for name in ("base", "base-greedy", "ibpo")]
-    for name in ("samples.jsonl", *records):
-        assert (shared / name).read_bytes() == (alone / name).read_bytes(), name
-    for stage, before in (("sv-sft", "checkpoints/base"), ("ibpo-50", "checkpoints/ibpo")):
-        for one, other in zip(*(lines_of(out / stage / "log.jsonl") for out in (alone, shared)), strict=True):
-            assert one.keys() == other.keys()
-            for key in one:
-                if key in ("loss", "grad_norm", "nll_per_token"):
-                    assert other[key] == pytest.approx(one[key], rel=1e-3), (stage, key)
-                elif not key.startswith("seconds"):
-                    assert other[key] == one[key], (stage, key)
-        first = llama.load(ROOT / before, torch.float32).state_dict()
-        one, other = (moved(llama.load(out / stage).state_dict(), first) for out in (alone, shared))
-        assert 0 < one.abs().mean() and (one - other).abs().mean() < 0.01 * one.abs().mean(), stage
-        notes = [json.loads((out / stage / "ibpo.json").read_text()) for out in (alone, shared)]
-        assert notes[0]["settings"] == notes[1]["settings"]  # it is not made again with another number
-    assert sum(line["accepted"] for line in lines_of(alone / "ibpo-50/log.jsonl")) > 0
+    torch.set_num_threads(1)  # as each of the others
+    train.main([*small[1:], "--out", str(outs["alone"])])
+    printed = {way: output_of(process) for way, process in running.items()}
+    assert not any(process.returncode for process in running.values()), "\n".join(printed.values())
+    for way in ways:
+        alone, shared = outs["alone"], outs[way]
+        assert printed[way].count("time: ") == printed[way].count("summary.json and plots") == 1
+        records = [f"eval/records/{name}.jsonl" for name in ("base", "base-greedy", "ibpo")]
+        for name in ("samples.jsonl", *records):
+            assert (shared / name).read_bytes() == (alone / name).read_bytes(), name
+        for stage, before in (("sv-sft", "checkpoints/base"), ("ibpo-50", "checkpoints/ibpo")):
+            for one, other in zip(*(lines_of(out / stage / "log.jsonl") for out in (alone, shared)), strict=True):
+                assert one.keys() == other.keys()
+                for key in one:
+                    if key in ("loss", "grad_norm", "nll_per_token"):
+                        assert other[key] == pytest.approx(one[key], rel=1e-3), (stage, key)
+                    elif not key.startswith("seconds"):
+                        assert other[key] == one[key], (stage, key)
+            first = llama.load(ROOT / before, torch.float32).state_dict()
+            one, other = (moved(llama.load(out / stage).state_dict(), first) for out in (alone, shared))
+            assert 0 < one.abs().mean() and (one - other).abs().mean() < 0.01 * one.abs().mean(), stage
+            notes = [json.loads((out / stage / "ibpo.json").read_text()) for out in (alone, shared)]
+            assert notes[0]["settings"] == notes[1]["settings"]  # it is not made again with another number
+    assert sum(line["accepted"] for line in lines_of(outs["alone"] / "ibpo-50/log.jsonl")) > 0
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes outlive a launcher that was killed")
 def test_whatever_ends_one_ends_all_and_others_continue(tmp_path, monkeypatch):
-    """One run: SIGTERM, kill -9 of a process, kill -9 of the launcher, each time with another number of processes."""
+    """One run: SIGTERM, kill -9 of a process, kill -9 of the launcher; 2 and 3 processes, sharded and not."""
     small = [TESTS / "tiny_train.py", "--stage", "ibpo", "--out", tmp_path / "broken"]
-    log, state = tmp_path / "broken/ibpo-50/log.jsonl", tmp_path / "broken/ibpo-50/state.pt"
-    said, done = tmp_path / "said.txt", 0
-    for processes, who, how, status in [
-            (2, "launcher", signal.SIGTERM, 143), (3, "last", signal.SIGKILL, 137),
-            (2, "launcher", signal.SIGKILL, -9)]:
+    log = tmp_path / "broken/ibpo-50/log.jsonl"
+    said, done, shard = tmp_path / "said.txt", 0, "--shard"
+    for processes, sharded, who, how, status in [
+            (2, [shard], "launcher", signal.SIGTERM, 143), (3, [], "last", signal.SIGKILL, 137),
+            (3, [shard], "last", signal.SIGKILL, 137), (2, [], "launcher", signal.SIGKILL, -9)]:
         with said.open("w") as file:
-            process = start(*small, "--processes", processes, stdout=file)
+            process = start(*small, "--processes", processes, *sharded, stdout=file)
         deadline = time.monotonic() + 120
         while len(lines_of(log)) <= done or done and "continues at step" not in said.read_text():
             assert process.poll() is None and time.monotonic() < deadline, said.read_text()
@@ -203,12 +207,14 @@ def test_whatever_ends_one_ends_all_and_others_continue(tmp_path, monkeypatch):
         assert "Traceback" not in text and "terminate" not in text, text
         assert text.count("was killed by signal 9") == (who == "last"), text
         assert text.count("the same command continues from here") == 1, text
-        before, done = done, torch.load(state)["done"]
-        assert before < done < tiny_train.STEPS
+        before, done = done, torch.load(sharding.newest_state(log.parent)[0])["done"]
+        lost = bool(sharded) and how == signal.SIGKILL  # the steps since all saved the state together
+        assert done == before if lost else before < done < tiny_train.STEPS
     monkeypatch.setattr(train, "run", tiny_train.run)
     monkeypatch.setattr(tiny_train, "PAUSE", 0)
     for out in ("broken", "whole"):
         train.main(["--stage", "ibpo", "--out", str(tmp_path / out)])
-    assert [line["step"] for line in lines_of(log)] == list(range(tiny_train.STEPS)) and not state.exists()
+    assert [line["step"] for line in lines_of(log)] == list(range(tiny_train.STEPS))
+    assert not sharding.newest_state(log.parent)
     broken, whole = (llama.load(tmp_path / out / "ibpo-50").state_dict() for out in ("broken", "whole"))
     assert all(torch.equal(broken[name], whole[name]) for name in whole)

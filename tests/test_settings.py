@@ -89,6 +89,7 @@ def test_caps_from_the_command_line():
     *((f"--{name} {value}", f"--{name} must be a finite number") for value in ("nan", "inf") for name in (
         "lr", "beta2", "weight-decay", "max-grad-norm", "temperature", "lora-alpha", "cache-gib", "kl-max", "top-p")),
     ("--stage base --lora-rank 4", "--lora-rank"),
+    ("--shard --lora-rank 4", "--shard"),
     ("--sft-short 9 --method random", "two groups"),
     ("--sft-short 9 --method listing", "two groups"),
     ("--sft-short 9 --method margin", "two groups"),
@@ -136,7 +137,7 @@ def test_every_setting_says_whose_result_it_decides():
     decides_nothing = {f.name for f in fields(Settings) if not f.metadata["decides"]}
     assert decides_nothing == {
         "out", "device", "valid_data", "test_data", "valid_every", "valid_problems", "slots", "cache_gib",
-        "processes", "micro_tokens", "checkpointing", "eval_problems", "eval_samples"}
+        "processes", "shard", "micro_tokens", "checkpointing", "eval_problems", "eval_samples"}
     for f in fields(Settings):
         assert set(f.metadata["decides"]) <= {"samples", *ALL}
 

@@ -25,12 +25,12 @@ PAUSE = 0.1  # seconds of a step, for whoever wants to send a signal in the midd
 
 def run(settings: Settings, _: str) -> dict[str, float]:
     """In place of train.run: every step is shared by the processes, as sampling is, and gradients are summed."""
-    model = build()
+    model = build()  # Stage shards it
     with Stage(settings, "ibpo", model, None, STEPS) as stage:
         for step in stage:
             time.sleep(PAUSE)
             shared = distributed.spread(list, [1.0] * 7)
-            for weight in model.parameters() if distributed.rank == 0 else ():
+            for weight in model.parameters() if settings.shard or distributed.rank == 0 else ():  # in all, once
                 weight.grad = torch.full_like(weight, 1.0 + step)
             stage.update(0.01, {"shared": shared}, "")
     return {"ibpo": 0.0}
