@@ -232,7 +232,7 @@ PRESETS |= {
     "80gb": dict(TABLE_8, out="runs/80gb", max_new_tokens=4096, slots=512, cache_gib=24.0, micro_tokens=4096,
                  checkpointing=True, lora_rank=0, lora_alpha=16.0),
     # Qwen2.5-1.5B-Instruct: 11.5 GiB, and 28 KiB of cache per token (8B: 128 KiB). Its votes are shorter than 8B's.
-    "24gb": dict(TABLE_8, out="runs/24gb", max_new_tokens=2048, slots=512, cache_gib=8.0, micro_tokens=8192,
+    "24gb": dict(TABLE_8, out="runs/24gb", max_new_tokens=2048, slots=512, cache_gib=10.0, micro_tokens=8192,
                  checkpointing=True, lora_rank=0, lora_alpha=16.0),
 }
 REAL = ("80gb", "24gb", "llama")  # the presets that need a model from elsewhere
@@ -308,6 +308,7 @@ RULES = [
      "--sampling-dtype {s.sampling_dtype}: --kl-max and policy gradients sample in the --dtype of training"),
     (lambda s, stage, given: s.device == "cpu" or s.plan or cuda_is_available(),
      "--device cuda: torch sees no CUDA device"),
+    (lambda s, stage, given: not s.plan or stage != "base", "--plan is for the stages after --stage base"),
     (lambda s, stage, given: s.kl_max is None or s.rl_top_p == 1,
      "--kl-max needs --rl-top-p 1: it compares log-probabilities"),
     (lambda s, stage, given: stage != "base" or 10 * s.warmup < s.base_chapter_3 < s.base_steps,

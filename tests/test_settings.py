@@ -89,7 +89,7 @@ def test_caps_from_the_command_line():
     ("--weight-decay -0.1", "--weight-decay"),
     *((f"--{name} {value}", f"--{name} must be a finite number") for value in ("nan", "inf") for name in (
         "lr", "beta2", "weight-decay", "max-grad-norm", "temperature", "lora-alpha", "cache-gib", "kl-max", "top-p")),
-    ("--stage base --lora-rank 4", "--lora-rank"),
+    ("--stage base --lora-rank 4", "--lora-rank"), ("--stage base --plan", "--plan"),
     ("--sft-short 9 --method random", "two groups"),
     ("--sft-short 9 --method listing", "two groups"),
     ("--sft-short 9 --method margin", "two groups"),
