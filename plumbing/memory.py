@@ -131,6 +131,11 @@ def learning_memory(config: llama.Config, settings: Settings, longest: int) -> d
 # Sampling
 
 
+def rows_at_once(config: llama.Config, settings: Settings, longest: int) -> int:
+    """How many sequences of `longest` tokens run at once: slots, or what cache_gib holds. LengthError: none."""
+    return sample.slots_for(config, longest, dtype_of_sampling(config, settings), settings.slots, settings.cache_gib)
+
+
 def sampling_memory(config: llama.Config, settings: Settings, longest: int, prompt: int, samples: int,
                     trains: bool) -> dict[str, int]:
     """What sampling takes at its worst moment, by what it is for; the sum is the peak.
@@ -142,7 +147,7 @@ def sampling_memory(config: llama.Config, settings: Settings, longest: int, prom
     s, (C, I, HD, _) = dtype.itemsize, sizes(config)
     state = state_memory(config, settings)
     copy = s * count_parameters(config) if dtype.itemsize != bytes_of(settings) else 0
-    rows = sample.slots_for(config, longest, dtype, settings.slots, settings.cache_gib)
+    rows = rows_at_once(config, settings, longest)
     token, cache = cache_per_token(config, s), rows * longest * cache_per_token(config, s)
     prompts = -(-rows // samples)  # different ones that start together
     at_once = min(prompts, max(1, sample.PREFILL_TOKENS // prompt))  # and that are read in one pass

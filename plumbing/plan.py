@@ -31,6 +31,7 @@ from plumbing.memory import (
     count_parameters,
     dtype_of_sampling,
     learning_memory,
+    rows_at_once,
     sampling_memory,
     state_memory,
 )
@@ -140,7 +141,7 @@ def sampling_bound(config: llama.Config, settings: Settings, prompt: int, rates:
     """Tokens per second if reading the weights and the keys and values were all there is to do."""
     dtype = dtype_of_sampling(config, settings)
     longest = min(prompt + settings.max_new_tokens, config.context)
-    rows = sample.slots_for(config, longest, dtype, settings.slots, settings.cache_gib)
+    rows = rows_at_once(config, settings, longest)
     mean = prompt + min(VOTE_TRIALS * TRIAL_TOKENS, settings.max_new_tokens) / 2
     return rows * rates.bandwidth / read_per_step(config, dtype, rows * mean)
 
