@@ -23,6 +23,7 @@ import data
 import llama
 import sample
 import voting
+from plumbing import distributed
 from plumbing.checkpoints import open_tokenizer
 from plumbing.memory import (
     bytes_of,
@@ -261,7 +262,7 @@ def longest_prompt(settings: Settings) -> int:
 def card_and_free(settings: Settings, need: int) -> tuple[str, int]:
     """Where the run computes, and the bytes that are free there. Without a GPU here: a card that it is meant for."""
     if settings.device == "cpu":
-        return "this CPU", free_memory()
+        return "this CPU", free_memory() // distributed.size  # each process has a copy of the model
     if torch.cuda.is_available():
         return torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0]
     name, size = ("RTX 4090", 23.5) if need < 22 * GIB else ("H100 80GB", 79.1)

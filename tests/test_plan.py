@@ -11,6 +11,7 @@ import tiny
 import torch
 
 import llama
+import sample
 import train
 from plumbing import memory, plan
 from plumbing.settings import parse_args
@@ -65,6 +66,13 @@ def test_what_it_advises_is_enough(arguments, gib, flag, tmp_path, monkeypatch):
     assert not plan_on(monkeypatch, *after, gib=gib).complaints()
 
 
+def test_a_cache_without_room_for_a_response_is_one_line(tmp_path):
+    settings, stage = settings_of(tmp_path, "80gb", "--plan", "--cache-gib", "0.1")
+    with pytest.raises(sample.LengthError, match="--cache-gib 0.1 is too small") as error:
+        plan.Plan(settings, stage)
+    assert "\n" not in str(error.value)
+
+
 def test_nothing_helps(tmp_path, monkeypatch):
     made = plan_on(monkeypatch, *settings_of(tmp_path, "80gb", "--plan"), gib=8, disk=100)
     memory_, disk = made.complaints()
@@ -74,9 +82,10 @@ def test_nothing_helps(tmp_path, monkeypatch):
 def test_what_a_step_of_sampling_reads_is_what_is_there():
     config = tiny.LLAMA_8B
     with torch.device("meta"):
-        model, cache = llama.Llama(config).to(torch.bfloat16), llama.Cache(config, 44, 1000, torch.bfloat16, "meta")
+        model = llama.Llama(config).to(torch.bfloat16)
+        cache = torch.empty(2, 32, 44, 8, 1000, 128, dtype=torch.bfloat16)  # keys and values [layers, rows, K, S, D]
     read = sum(w.nbytes for name, w in model.named_parameters() if "embed_tokens" not in name)
-    assert plan.read_per_step(config, torch.bfloat16, 44 * 1000) == read + cache.k.nbytes + cache.v.nbytes
+    assert plan.read_per_step(config, torch.bfloat16, 44 * 1000) == read + cache.nbytes
     with torch.device("meta"):
         small = llama.Llama(tiny.QWEN_1_5B)
     assert memory.count_multiplied(tiny.QWEN_1_5B) == sum(w.numel() for w in small.parameters())  # tied: once
