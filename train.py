@@ -9,7 +9,9 @@
     python train.py --stage ibpo --method random # a control: same cap, random prompts vote (or cgpo, rft, grpo, ...)
     python train.py --stage base                 # rebuild the built-in base model from nothing
     torchrun --nproc-per-node 4 -- train.py ...  # four processes, as --processes 4; with --device cuda on as many GPUs
-    python train.py llama --model DIR --data math_train.jsonl --valid-data FILE --test-data math500.jsonl --device cuda
+    python train.py 80gb --model DIR --data math_train.jsonl --valid-data FILE --test-data math500.jsonl
+                                                 # a real LLaMA on a card of 80 GB (24gb: on a smaller one); first with
+                                                 # --plan: the memory, the disk and the hours that it needs
 
 Stages: base -> SV-SFT (always votes; it marks the efficiency boundary)
         base -> ASV-SFT (votes or not, not knowing when) -> IBPO (learns when, under the cap)
@@ -38,7 +40,7 @@ import sample
 import voting
 from learn import Example, add_gradient, log_probabilities, micro_batches
 from methods import METHODS
-from plumbing import distributed
+from plumbing import distributed, plan
 from plumbing.checks import check
 from plumbing.files import derive_seed, digest, fingerprint, shuffled
 from plumbing.records import describe, notes_on
@@ -200,6 +202,8 @@ def run(settings: Settings, stage: str) -> dict[str, float]:
         print(f"the base model is in {directory}; train from it with --model {directory}")
         return spent
     check(settings, stage)
+    if not plan.announce(settings, stage):
+        return spent
     models = [Path(settings.model)]
     if stage in ("all", "sv-sft"):
         models.append(timed("SV-SFT", train_sft, "sv-sft"))
@@ -231,8 +235,9 @@ def main(argv: list[str] = None) -> None:
         text = str(interrupt) or "stopped; what is finished is kept, and the same command continues from there"
         print(f"\n{text}", file=sys.stderr)
         sys.exit(exit_code(interrupt))
-    print("time: " + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent.items())
-          + f"; {sum(spent.values()) / 60:.1f} minutes in all")
+    if spent:
+        print("time: " + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent.items())
+              + f"; {sum(spent.values()) / 60:.1f} minutes in all")
 
 
 if __name__ == "__main__":
