@@ -7,8 +7,9 @@ LLaMA but for a detail (see Config.model_type), are read and written as well.
 
     python llama.py checkpoints/base            # what is in a checkpoint: sizes, rotary settings, parameters
 
-Shapes: B sequences, T new tokens, H query heads, K key/value heads, D head size,
-C model width, V vocabulary. Sequences are padded on the right only: causal attention never looks at padding.
+Shapes: B sequences, T new tokens, H query heads, K key/value heads, D head size, C model width,
+V vocabulary. Sequences are padded on the right: causal attention never looks at padding. Those in a cache are padded on
+the left, and masked (plumbing/cache.py).
 """
 
 import argparse
