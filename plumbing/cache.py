@@ -26,19 +26,26 @@ class Cache:
 
     BLOCK = 32  # memory is for a multiple of so many columns
 
-    def __init__(self, config: "Config", start: Tensor, columns: int, dtype: torch.dtype, end: int = 0):
-        """start: int[n]. columns: the memory for them, rounded up to whole blocks."""
+    def __init__(self, config: "Config", start: Tensor, columns: int, dtype: torch.dtype, end: int = 0,
+                 layers: int = None):
+        """start: int[n]. columns: the memory for them, rounded up to whole blocks. layers: for so many, or for all."""
         self.start, self.end, self.columns = start, end, self.whole_blocks(columns)
         self.memory = len(start) * self.columns  # tokens
         self.padded = bool(start.any())
-        shape = len(start), config.num_key_value_heads, self.columns, config.head_dim
-        self.k, self.v = ([torch.empty(shape, dtype=dtype, device=start.device)  # [n, K, columns, D], one per layer
-                           for _ in range(config.num_hidden_layers)] for _ in range(2))
+        self.config, self.k, self.v = config, [], []  # one per layer: [n, K, columns, D]
+        for _ in range(config.num_hidden_layers if layers is None else layers):
+            self.add_layer(dtype)
         # Query heads that share keys can be passed as several queries of one head. Then keys are read once for all of
         # them, and on a GPU a fast kernel can be used: none takes both shared keys and a mask. On a CPU this makes
         # attention to a cache 1.3 times as fast in fp32, but 1.4 times as slow in bf16.
         slower = dtype != torch.float32 and start.device.type == "cpu"
-        self.config, self.G = config, 1 if slower else config.num_attention_heads // config.num_key_value_heads
+        self.G = 1 if slower else config.num_attention_heads // config.num_key_value_heads
+
+    def add_layer(self, dtype: torch.dtype) -> None:
+        """Memory for the keys and values of one more layer."""
+        shape = len(self.start), self.config.num_key_value_heads, self.columns, self.config.head_dim
+        for half in (self.k, self.v):
+            half.append(torch.empty(shape, dtype=dtype, device=self.start.device))
 
     @classmethod
     def whole_blocks(cls, columns: int) -> int:
@@ -83,13 +90,15 @@ class Cache:
     def pack(cls, parts: list[tuple["Cache", Tensor | slice]], columns: int = 0) -> "Cache":
         """One cache with some rows of others, aligned at the end: parts are pairs of a cache and its rows.
 
-        columns: the memory to hold for them, if that is more than what is in use.
+        columns: the memory to hold for them, if that is more than what is in use. The others are used up: each of
+        their layers is let go as soon as it is copied, so that there is never more than one of them twice.
         """
         starts = [cache.start[rows] - cache.end for cache, rows in parts]  # int[n] each, minus the length of each row
         end = -int(min(start.min() for start in starts))  # the length of the longest
         first = parts[0][0]
-        packed = cls(first.config, torch.cat(starts) + end, max(columns, end), first.k[0].dtype, end)
-        for layer in range(len(packed.k)):
+        packed = cls(first.config, torch.cat(starts) + end, max(columns, end), first.k[0].dtype, end, layers=0)
+        for layer in range(first.config.num_hidden_layers):
+            packed.add_layer(first.k[layer].dtype)
             row = 0
             for (cache, rows), start in zip(parts, starts, strict=True):
                 to, used = slice(row, row + len(start)), min(end, cache.end)  # the columns to copy
@@ -97,6 +106,8 @@ class Cache:
                     new[layer][to, :, : end - used] = 0
                     new[layer][to, :, end - used : end] = old[layer][rows, :, cache.end - used : cache.end]
                 row = to.stop
+            for cache, _ in parts:
+                cache.k[layer] = cache.v[layer] = None
         return packed
 
 

@@ -17,6 +17,7 @@ import torch
 import llama
 import sample
 from learn import LOGITS_AT_ONCE, AdamW
+from plumbing.cache import Cache
 from plumbing.settings import Settings
 
 
@@ -152,13 +153,14 @@ def sampling_memory(config: llama.Config, settings: Settings, longest: int, prom
     state = state_memory(config, settings)
     copy = s * count_parameters(config) if dtype.itemsize != bytes_of(settings) else 0
     rows = rows_at_once(config, settings, longest)
-    token, cache = cache_per_token(config, s), rows * longest * cache_per_token(config, s)
+    token, cache = cache_per_token(config, s), rows * Cache.whole_blocks(longest) * cache_per_token(config, s)
     prompts = -(-rows // samples)  # different ones that start together
     at_once = min(prompts, max(1, sample.PREFILL_TOKENS // prompt))  # and that are read in one pass
-    logits = rows * config.vocab_size * (2 * s + 12)
+    logits = rows * config.vocab_size * (s + 12)
     widest = max(3 * I, 5 * HD) + 2 * C  # gate, up and their product; or queries and what turning them takes
-    reading = {"activations": prompts * prompt * token + at_once * prompt * widest * s, "logits": 0}
-    starting = {"activations": prompts * prompt * token, "logits": logits}  # the prompts' keys and values are there yet
-    moving = {"activations": cache // (2 * config.num_hidden_layers), "logits": 0}  # rows, a layer at a time
+    of_prompts = prompts * Cache.whole_blocks(prompt) * token
+    reading = {"activations": of_prompts + at_once * prompt * widest * s, "logits": 0}
+    starting = {"activations": 0, "logits": logits}
+    moving = {"activations": cache // config.num_hidden_layers, "logits": 0}  # into a larger cache, layer by layer
     work = max(reading, starting, moving, key=lambda needs: sum(needs.values()))
     return {"weights": state["weights"] + copy, "moments": state["moments"] * trains, "cache": cache} | work
