@@ -37,13 +37,13 @@ from reprlib import repr as short
 from typing import TYPE_CHECKING
 
 import grade
-import kinds
+from experiments import kinds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 LEVELS = (1, 2, 3, 4, 5)
-WORLDS = ("builtin", "kinds")  # problems of our own; the second is described in kinds.py
+WORLDS = ("builtin", "kinds")  # problems of our own; the second is experiments/kinds.py
 SPLITS = ("train", "validation", "test")
 
 
@@ -392,7 +392,7 @@ def load(source: str | Path, split: str, count: int | None = None, seed: int = 0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Show problems of the built-in world, or what a .jsonl file holds.")
-    parser.add_argument("file", nargs="?", default="builtin", help="a .jsonl file (default: the built-in world)")
+    parser.add_argument("file", nargs="?", default="builtin", help="builtin (the default), kinds, or a .jsonl file")
     parser.add_argument("--show", type=int, default=2, metavar="N", help="problems to show per level (default 2)")
     args = parser.parse_args()
     if args.show < 0:
@@ -404,7 +404,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     count = Counter(problem.level for problem in problems)
     for level in LEVELS:
-        total = count_problems(level) if builtin else count[level]
+        total = {"builtin": count_problems, "kinds": kinds.count_problems}.get(args.file, count.get)(level) or 0
         print(f"level {level}: {total:,} problems")
         shown = [problem for problem in problems if problem.level == level][: args.show]
         for problem in shown:

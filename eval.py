@@ -2,6 +2,7 @@
 
     python eval.py                                         # the committed checkpoints on the built-in test split
     python eval.py DIR DIR ... --data math500.jsonl --max-new-tokens 4096      # other models, other problems
+    python eval.py --server URL --model NAME NAME=asv ...  # models behind a server of the OpenAI protocol
     python eval.py --redraw runs/builtin/eval              # table and plots again, from the saved records
 
 Choose between models, checkpoints or settings by `--split validation`, and report the choice on the test split.
@@ -26,10 +27,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 import data
-import ibpo
 import sample
-import voting
-from plumbing import distributed, plots, printing
+from plumbing import distributed, plots, printing, server
 from plumbing.files import fingerprint
 from plumbing.records import Record, is_record_of, make_record, print_examples, read_record
 from plumbing.signals import exit_code, stop_on_signals
@@ -134,40 +133,6 @@ def over_model(model: Means, other: Means, equal_trials: bool = False) -> np.nda
     trials = np.minimum(model.trials, other.trials)
     left, right = (thinned(trials, each.correct, each.first, each.trials) for each in (model, other))
     return left - right
-
-
-def adaptive_self_consistency(answers: np.ndarray, correct: np.ndarray, consensus: int = voting.CONSENSUS,
-                              max_trials: int = voting.MAX_TRIALS) -> tuple[np.ndarray, np.ndarray]:
-    """Majority voting over separate samples that stops as a sequential vote does. Returns right bool[n], trials int[n].
-
-    After Aggarwal et al. 2023, arXiv 2305.11860; it needs no training. Samples are taken from left to right until an
-    answer has occurred `consensus` times, at most max_trials. The answer is the plurality of those taken, the first
-    seen on ties: voting.trials_needed and voting.plurality, in arrays.
-
-    answers: int[n, m], the same number for the same answer, -1 for none (it costs a trial and never counts); m is at
-    least max_trials. correct: bool[n, m] or 0/1, whether that answer is right; of equal answers the first one is asked.
-    right: False also where no sample has an answer.  trials: samples taken, `consensus` to max_trials.
-    ValueError: another shape, numbers that are not whole or below -1, a correct sample without an answer.
-    """
-    answers = np.asarray(answers)
-    if answers.ndim != 2 or answers.shape[1] < max_trials:
-        raise ValueError(f"answers must be an array [problems, {max_trials} or more], not of shape {answers.shape}")
-    if not np.issubdtype(answers.dtype, np.integer) or (answers < -1).any():
-        raise ValueError("answers must be whole numbers, -1 for no answer")
-    correct, given = ibpo.as_mask("correct", correct), answers >= 0  # bool[n, m]
-    if correct.shape != answers.shape:
-        raise ValueError(f"correct has the shape {correct.shape}, but answers has {answers.shape}")
-    if (correct & ~given).any():
-        raise ValueError("a sample without an answer cannot be correct")
-    answers, given = answers[:, :max_trials], given[:, :max_trials]  # [n, T]
-    same = (answers[:, :, None] == answers[:, None, :]) & given[:, :, None]  # bool[n, T, T]
-    seen = np.tril(same).sum(axis=2)  # int[n, T]: counts itself
-    agreed = seen == consensus  # bool[n, T]
-    trials = np.where(agreed.any(axis=1), agreed.argmax(axis=1) + 1, max_trials)  # int[n]
-    taken = np.arange(max_trials) < trials[:, None]  # bool[n, T]
-    votes = (same & taken[:, None, :]).sum(axis=2)  # int[n, T]: of each sample's answer
-    first = votes.argmax(axis=1)  # int[n]: the first of the largest
-    return correct[np.arange(len(answers)), first], trials
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -294,10 +259,10 @@ def different_names(directories: list) -> list[str]:
     return names
 
 
-def respond(directories: list, source: str, problems: int, samples: dict[str, int], out: Path, seed: int = 0,
+def respond(models: list, source: str, problems: int, samples: dict[str, int], out: Path, seed: int = 0,
             split: str = "test", device: str = "cpu", dtype: str = "auto", show: int = 0, called: str = None,
             cache_gib: float = 8.0, **options) -> list[str]:
-    """Write the records of checkpoints on the same problems to out/records; returns their names.
+    """Write the records of checkpoints, models, on the same problems to out/records; returns their names.
 
     A record that was made with the same settings before is not made again. samples: responses per problem, by the
     prompt condition a model was trained for. split: of the built-in problems. dtype: of the weights, as in
@@ -306,7 +271,7 @@ def respond(directories: list, source: str, problems: int, samples: dict[str, in
     """
     chosen = data.load(source, split, problems, seed)
     names = []
-    for directory, own in zip(directories, [called] if called else different_names(directories)):
+    for directory, own in zip(models, [called] if called else different_names(models)):
         model = None  # the one before makes room
         resolved = sample.usual_dtype(directory, dtype, device)
         condition, weights = sample.notes_of(directory).get("condition", "scot"), fingerprint(directory)
@@ -330,13 +295,15 @@ def respond(directories: list, source: str, problems: int, samples: dict[str, in
     return names
 
 
-def evaluate(directories: list, source: str, problems: int, samples: int, out: Path, training_log: Path = None,
+def evaluate(models: list, source: str, problems: int, samples: int, out: Path, training_log: Path = None,
              cap: float = None, **options) -> dict:
-    """Evaluate checkpoints on the same problems; returns the summary that is also written to out/summary.json.
+    """Evaluate models on the same problems; returns the summary that is also written to out/summary.json.
 
-    samples: of a single-trial model, per problem. options: of respond.
+    samples: of a single-trial model, per problem. options: of respond; with `server`, of plumbing.server.respond.
     """
-    names = respond(directories, source, problems, {"scot": samples, "sv": 1, "asv": 1, "modes": 1}, out, **options)
+    per_problem = {"scot": samples, "sv": 1, "asv": 1, "modes": 1}
+    ask = server.respond if "server" in options else respond
+    names = ask(models=models, source=source, problems=problems, samples=per_problem, out=out, **options)
 
     def draw() -> dict:
         summary = report(out, names)
@@ -354,6 +321,11 @@ def arguments(argv: list[str] = None) -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directories", nargs="*",
                         help="checkpoint directories (default: base, sv-sft and ibpo of checkpoints/)")
+    parser.add_argument("--server", metavar="URL", help="ask a server (vLLM, llama.cpp, transformers serve) instead of "
+                        "checkpoint directories: plumbing/server.py")
+    parser.add_argument("--model", nargs="+", metavar="NAME", help="with --server: models by the names it knows, each "
+                        "with its prompt if that is not scot: ibpo=asv")
+    parser.add_argument("--in-flight", type=int, default=64, help="with --server: requests at once (default 64)")
     parser.add_argument("--data", default="builtin", help="test problems: builtin, kinds, or a .jsonl file (builtin)")
     parser.add_argument("--split", choices=["validation", "test"], default="test",
                         help="of the built-in problems: validation to choose by, test to report (default test)")
@@ -368,7 +340,7 @@ def arguments(argv: list[str] = None) -> argparse.Namespace:
                         help="nucleus sampling, as in Table 8; 1: off (default 0.9)")
     parser.add_argument("--max-new-tokens", type=int,
                         help="cut a response off here (default: where training did, the largest if models differ, and "
-                             "300 for a model that train.py did not make: too few for MATH)")
+                             "300 for a model that train.py did not make: too few for MATH; with --server 4096)")
     parser.add_argument("--processes", type=int,
                         help="processes of one thread each that share the problems (default: the physical cores, at "
                              "most 8, if memory has room; with --device cuda 1, or what torchrun starts)")
@@ -380,7 +352,7 @@ def arguments(argv: list[str] = None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="auto", choices=["auto", "fp32", "bf16"],
                         help="of the weights; auto: bf16 on a GPU, and on a CPU that has it for wide models; else fp32")
     args = parser.parse_args(argv)
-    if not args.redraw:
+    if not args.redraw and not args.server:
         args.directories = args.directories or DIRECTORIES
     return args
 
@@ -393,6 +365,10 @@ def main(argv: list[str] = None) -> None:
                 raise data.DataError("--redraw takes all records there are: no checkpoint directories with it")
             report(Path(args.redraw))
             return
+        if bool(args.server) != bool(args.model) or (args.server and (args.directories or args.processes)):
+            raise data.DataError("--server URL and --model NAME belong together, without directories and --processes")
+        if args.in_flight < 1:
+            raise data.DataError("--in-flight must be at least 1")
         if min(args.problems, args.samples, args.slots, 1 if args.processes is None else args.processes) < 1:
             raise data.DataError("--problems, --samples, --slots and --processes must be at least 1")
         if args.show < 0 or not args.cache_gib > 0:
@@ -401,11 +377,18 @@ def main(argv: list[str] = None) -> None:
             raise data.DataError("--split is of the built-in problems; a file is one split: name another with --data")
         if args.temperature <= 0:
             raise data.DataError("--temperature must be above 0: separate samples are compared; greedy has its own row")
-        limit = sample.usual_length(args.directories) if args.max_new_tokens is None else args.max_new_tokens
+        limit = args.max_new_tokens
+        if limit is None:
+            limit = 4096 if args.server else sample.usual_length(args.directories)
+        if args.server:
+            where = dict(models=args.model, server=args.server, in_flight=args.in_flight)
+        else:
+            where = dict(models=args.directories, device=args.device, dtype=args.dtype, slots=args.slots,
+                         cache_gib=args.cache_gib)
         with stop_on_signals():
-            evaluate(args.directories, args.data, args.problems, args.samples, Path(args.out), seed=args.seed,
-                     split=args.split, device=args.device, dtype=args.dtype, show=args.show, slots=args.slots,
-                     cache_gib=args.cache_gib, max_new_tokens=limit, temperature=args.temperature, top_p=args.top_p)
+            evaluate(source=args.data, problems=args.problems, samples=args.samples, out=Path(args.out),
+                     seed=args.seed, split=args.split, show=args.show, max_new_tokens=limit,
+                     temperature=args.temperature, top_p=args.top_p, **where)
     except (OSError, ValueError) as error:  # DataError and CheckpointError are
         sys.exit(f"error: {error}")
     except KeyboardInterrupt as interrupt:
@@ -416,5 +399,5 @@ def main(argv: list[str] = None) -> None:
 
 if __name__ == "__main__":
     asked = arguments()
-    usual = 1 if asked.redraw else distributed.usual_processes(asked.device, asked.directories)
+    usual = 1 if asked.redraw or asked.server else distributed.usual_processes(asked.device, asked.directories)
     distributed.run(main, asked.processes or usual, asked.device)

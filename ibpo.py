@@ -209,17 +209,6 @@ def share_ties(weights: np.ndarray, feasible: np.ndarray, group: np.ndarray) -> 
     return np.where(spread[:, None], weights.sum(axis=1, keepdims=True) * share, weights)
 
 
-def centre(weights: np.ndarray) -> np.ndarray:
-    """The weights minus their mean over the prompt's m responses: Eq. (5) with a baseline, float[n, m].
-
-    The responses are samples from π, and the expectation of their ∇ log π is 0. Taking the same multiple of it away
-    from all responses of a prompt leaves the expected gradient as it is (but for a part 1/m: each response takes part
-    in its own mean) and removes most of the noise. What all responses have in common, the format and the routes,
-    cancels; what distinguishes the accepted ones stays. Where nearly all are accepted, hardly anything is learned.
-    """
-    return weights - weights.mean(axis=1, keepdims=True)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # What these and methods.py share
 

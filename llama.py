@@ -7,8 +7,9 @@ LLaMA but for a detail (see Config.model_type), are read and written as well.
 
     python llama.py checkpoints/base            # what is in a checkpoint: sizes, rotary settings, parameters
 
-Shapes: B sequences, T new tokens, S tokens in the cache, H query heads, K key/value heads, D head size,
-C model width, V vocabulary. Sequences are padded on the right only: causal attention never looks at padding.
+Shapes: B sequences, T new tokens, H query heads, K key/value heads, D head size, C model width,
+V vocabulary. Sequences are padded on the right: causal attention never looks at padding. Those in a cache are padded on
+the left, and masked (plumbing/cache.py).
 """
 
 import argparse
@@ -38,8 +39,10 @@ from plumbing.checkpoint_files import (
     weight_files,
 )
 
-if TYPE_CHECKING:  # importing it takes seconds
+if TYPE_CHECKING:  # importing transformers takes seconds, and the cache reads Config
     from transformers import PreTrainedTokenizerBase as Tokenizer
+
+    from plumbing.cache import Cache
 
 # On recent GPUs cuDNN would take over attention, and build a plan for each new length: in sampling, for every token.
 torch.backends.cuda.enable_cudnn_sdp(False)
@@ -142,43 +145,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
-class Cache:
-    """Keys and values of B sequences, each up to `length` tokens; every row may stand at its own position."""
-
-    CHUNK = 64  # rows that attend together, as far back as the longest of them: cheapest if sorted by length
-
-    def __init__(self, config: Config, rows: int, length: int, dtype: torch.dtype, device):
-        shape = (config.num_hidden_layers, rows, config.num_key_value_heads, length, config.head_dim)
-        self.k = torch.zeros(shape, dtype=dtype, device=device)  # [layers, rows, K, length, D]
-        self.v = torch.zeros(shape, dtype=dtype, device=device)
-        # Query heads that share keys can be passed as several queries of one head. Then keys are read once for all of
-        # them, and on a GPU a fast kernel can be used: none takes both shared keys and a mask. On a CPU this makes
-        # attention to a cache 1.3 times as fast in fp32, but 1.4 times as slow in bf16.
-        slower = dtype != torch.float32 and torch.device(device).type == "cpu"
-        self.G = 1 if slower else config.num_attention_heads // config.num_key_value_heads
-
-    def locate(self, positions: Tensor) -> None:
-        """Before a forward pass: the first B rows get new tokens at positions [B, T]. What may each of them see?"""
-        self.positions = positions
-        self.rows = torch.arange(len(positions), device=positions.device)[:, None]  # [B, 1]
-        self.chunks = []
-        used = [int(chunk.max()) + 1 for chunk in positions.cpu().split(self.CHUNK)]  # S of each chunk
-        for i, S in enumerate(used):
-            rows = slice(i * self.CHUNK, min((i + 1) * self.CHUNK, len(positions)))
-            later = torch.arange(S, device=positions.device) > positions[rows, :, None]  # [chunk, T, S]
-            mask = torch.where(later, -torch.inf, 0.0).to(self.k.dtype)  # added to the scores
-            self.chunks.append((rows, S, mask[:, None].repeat(1, 1, self.G, 1)))  # [chunk, 1, G * T, S]
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store the new k, v [B, T, K, D]; attention of q [B, H, T, D] to all there is: [B, H, T, D]."""
-        self.k[layer][self.rows, :, self.positions] = k
-        self.v[layer][self.rows, :, self.positions] = v
-        queries = q.reshape(len(q), q.shape[1] // self.G, -1, q.shape[3])  # [B, H / G, G * T, D]
-        y = [F.scaled_dot_product_attention(queries[rows], self.k[layer, rows, :, :S], self.v[layer, rows, :, :S],
-                                            attn_mask=mask, enable_gqa=True) for rows, S, mask in self.chunks]
-        return torch.cat(y).reshape(q.shape)
-
-
 class Attention(nn.Module):
     """Grouped-query attention: H query heads share K key/value heads."""
 
@@ -194,15 +160,17 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(D, config.rms_norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(D, config.rms_norm_eps) if config.qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache):
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, caches: "list[Cache] | None") -> Tensor:
         B, T, _ = x.shape
         q = self.q_norm(self.q_proj(x).view(B, T, -1, self.D))  # [B, T, H, D]
         k = self.k_norm(self.k_proj(x).view(B, T, -1, self.D))  # [B, T, K, D]
         q = rotate(q, cos, sin).transpose(1, 2)  # [B, H, T, D]
         k = rotate(k, cos, sin)  # [B, T, K, D]
         v = self.v_proj(x).view(B, T, -1, self.D)  # [B, T, K, D]
-        if cache is not None:
-            y = cache.attend(self.layer, q, k, v)  # [B, H, T, D]
+        if caches is not None:
+            sizes = [len(cache.start) for cache in caches]
+            parts = zip(caches, q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
+            y = torch.cat([cache.attend(self.layer, *part) for cache, *part in parts])  # [B, H, T, D]
         else:
             y = F.scaled_dot_product_attention(q, k.transpose(1, 2), v.transpose(1, 2), is_causal=True, enable_gqa=True)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))  # [B, T, C]
@@ -255,19 +223,19 @@ class Llama(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
         self.inverse_frequencies = inverse_frequencies(config)  # [D/2], fp32: not part of the checkpoint
 
-    def forward(self, ids: Tensor, positions: Tensor | None = None, cache: Cache | None = None,
+    def forward(self, ids: Tensor, positions: Tensor | None = None, caches: "list[Cache] | None" = None,
                 where: Tensor | None = None, checkpoint: bool = False) -> Tensor:
         """Logits of the next token: [B, T, V], or [N, V] at the N positions that `where` selects."""
-        return self.lm_head(self.hidden_states(ids, positions, cache, where, checkpoint))
+        return self.lm_head(self.hidden_states(ids, positions, caches, where, checkpoint))
 
-    def hidden_states(self, ids: Tensor, positions: Tensor | None = None, cache: Cache | None = None,
+    def hidden_states(self, ids: Tensor, positions: Tensor | None = None, caches: "list[Cache] | None" = None,
                       where: Tensor | None = None, checkpoint: bool = False) -> Tensor:
         """What `lm_head` turns into logits: [B, T, C], or [N, C] at the N positions that `where` selects.
 
-        ids: int[B, T]. positions: int[B, T], of each token in its row (None: 0..T-1). cache: keys and values of the
-        tokens before; takes the new ones. where: bool[B, T], the positions whose logits are wanted, in row order (None:
-        all; the layer of the logits is by far the widest). checkpoint: recompute the blocks in the backward pass
-        instead of keeping their activations.
+        ids: int[B, T]. positions: int[B, T], of each token in its row (None: 0..T-1). caches: keys and values of the
+        tokens before; they take the new ones. The first rows belong to the first of them. where: bool[B, T], the
+        positions whose logits are wanted, in row order (None: all; the layer of the logits is by far the widest).
+        checkpoint: recompute the blocks in the backward pass instead of keeping their activations.
         """
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)  # [B, T]
@@ -275,10 +243,10 @@ class Llama(nn.Module):
         self.inverse_frequencies = self.inverse_frequencies.to(ids.device)
         angle = positions[:, :, None, None].float() * self.inverse_frequencies  # [B, T, 1, D/2], fp32
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-        if cache is not None:
-            cache.locate(positions)
+        for cache in caches or ():
+            cache.extend(ids.shape[1])
         for block in self.model.layers:
-            context = (cos, sin, cache)
+            context = (cos, sin, caches)
             x = recompute(block, x, *context, use_reentrant=False) if checkpoint else block(x, *context)
         x = x if where is None else x[where]  # [B, T, C] or [N, C]
         return self.model.norm(x)  # [B, T, C] or [N, C]

@@ -1,9 +1,9 @@
 """Generation: how the policy produces its responses (the sampling step of Algorithm 1).
 
 Read `generate_simply` first: one prompt at a time, the text read again for every token. `generate` gives the same
-responses fast, with a key/value cache and continuous batching. A fixed number of sequences runs at once, each in its
-own row of the cache and at its own position. A sequence that ends gives its row to the next waiting prompt, so short
-responses do not wait for long votes. A prompt that is sampled m times is read once.
+responses fast, with a key/value cache (plumbing/cache.py) and continuous batching: a sequence that ends makes room for
+the next waiting prompt, so that short responses do not wait for long votes. How many run at once follows from what they
+hold, not from the longest response there can be.
 
 Every response has its own stream of random numbers, made from (seed, its index) alone: in fp32 the same seed gives the
 same responses however many sequences run at once.
@@ -17,8 +17,8 @@ import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import groupby
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +28,7 @@ import data
 import llama
 import voting
 from plumbing import distributed
+from plumbing.cache import Cache, Cohort, Sequence, join
 from plumbing.checkpoints import (  # noqa: F401  (also for those who import sample)
     DTYPES,
     has_bf16,
@@ -75,12 +76,12 @@ def noise_stream(seed: int, index: int) -> Iterator[float]:
 
 
 def sample_token(logits: Tensor, noise: Tensor, temperature: float, top_p: float,
-                 candidates: int = 256) -> tuple[Tensor, Tensor]:
+                 candidates: int = 16) -> tuple[Tensor, Tensor]:
     """Next ids and their log-probabilities, [N] each, from logits [N, V] and uniform noise [N] in [0, 1).
 
     Inverse-CDF sampling: the first token whose cumulative probability exceeds the noise. With top-p, only the likeliest
     tokens are left, down to the one that brings their sum to top_p; the log-probability is that before the cut.
-    Most often these are among the first `candidates`, so that the vocabulary need not be sorted.
+    Most often these are among a few `candidates`, so that the vocabulary need not be sorted; else more are taken.
     """
     V = logits.shape[-1]
     logp = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)  # [N, V], fp32
@@ -97,7 +98,7 @@ def sample_token(logits: Tensor, noise: Tensor, temperature: float, top_p: float
         ids = order.gather(-1, rank.minimum(kept - 1))[:, 0]  # [N]
         too_few = cdf[:, -1] < top_p  # [N] rows whose nucleus is larger
         if candidates < V and too_few.any():
-            ids[too_few], _ = sample_token(logits[too_few], noise[too_few], temperature, top_p, candidates=V)
+            ids[too_few], _ = sample_token(logits[too_few], noise[too_few], temperature, top_p, 16 * candidates)
     else:
         cdf = logp.exp().cumsum(-1)  # [N, V]
         rank = torch.searchsorted(cdf, noise[:, None] * cdf[:, -1:], right=True)  # [N, 1]
@@ -135,158 +136,162 @@ class LengthError(ValueError):
     """A prompt does not fit into the model's context, or a response into the memory for keys and values. One line."""
 
 
-def slots_for(config: llama.Config, length: int, dtype: torch.dtype, slots: int, cache_gib: float) -> int:
-    """How many sequences of `length` tokens, prompt included, may run at once: at most `slots`, and what fits.
+def tokens_for(config: llama.Config, length: int, dtype: torch.dtype, cache_gib: float) -> int:
+    """How many tokens the memory for keys and values holds.
 
-    The cache holds a key and a value [K, D] per layer and token. LLaMA-3.1-8B in bf16: 128 KiB per token, 0.5 GiB per
-    row of 4,096. Every row is made for the longest response there can be. LengthError: none fits.
+    A key and a value [K, D] per layer and token: 128 KiB per token for LLaMA-3.1-8B in bf16. LengthError: not even one
+    response of `length` tokens, prompt included, fits.
     """
-    row = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * length * dtype.itemsize  # bytes
-    fit = int(cache_gib * 2**30 // row)
-    if fit < 1:
-        raise LengthError(f"a response of {length:,} tokens needs {row / 2**30:.2g} GiB for its keys and values, and "
-                          f"cache_gib is {cache_gib:g}; raise it, or lower max_new_tokens")
-    return min(slots, fit)
-
-
-@dataclass
-class Sequence:
-    """A prompt and what has been sampled after it so far."""
-
-    index: int  # of the prompt
-    prompt: tuple[int, ...]
-    noise: Iterator[float]  # a random number for each token to come
-    ids: list[int] = field(default_factory=list)
-    logprob: float = 0.0
-    ended: bool = False
-
-    @property
-    def position(self) -> int:
-        """Where the newest token stands. 0 after the end: until the row is dropped, it costs no more than one token."""
-        return 0 if self.ended else len(self.prompt) + len(self.ids) - 1
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize  # bytes
+    fit, length = int(cache_gib * 2**30 // token), Cache.whole_blocks(length)
+    if fit < length:
+        raise LengthError(f"a response of {length:,} tokens needs {length * token / 2**30:.2g} GiB for its keys and "
+                          f"values, and cache_gib is {cache_gib:g}; raise it, or lower max_new_tokens")
+    return fit
 
 
 class Engine:
-    """Continuous batching: prompts that wait, sequences that run, and the cache of keys and values that these share.
+    """Continuous batching: prompts that wait, sequences that run, and the memory for keys and values that these share.
 
-    Row i of the cache belongs to running[i]. The cache lacks the newest token of each sequence: `decode` adds it.
+    The memory follows what the responses hold: each cohort grows by a block of tokens when it is full. If the memory
+    does not suffice, the youngest sequences are put back, to be sampled again later: with the same random numbers.
     """
 
     def __init__(self, model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, temperature: float,
-                 top_p: float, stop_ids: tuple[int, ...], seed: int, slots: int, length: int,
-                 indices: list[int] | None = None):
-        """slots: rows of the cache. length: tokens of each row. indices: as in `generate`."""
-        weight = model.lm_head.weight
+                 top_p: float, stop_ids: tuple[int, ...], seed: int, slots: int, memory: int,
+                 indices: list[int] | None = None, watch: Callable[[int, list[int]], None] | None = None):
+        """slots: sequences that may run at once. memory: tokens that the caches may hold. The rest: see `generate`."""
         self.model = model
-        self.device = weight.device
+        self.device = model.lm_head.weight.device
+        self.prompts = prompts
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
         self.top_p = top_p
         self.stop_ids = frozenset(stop_ids)
         self.seed = seed
-        self.indices = range(len(prompts)) if indices is None else indices
         self.slots = slots
-        self.cache = llama.Cache(model.config, slots, length, weight.dtype, weight.device)
-        self.waiting = deque(enumerate(prompts))  # (index, prompt)
-        self.running: list[Sequence] = []
-        self.prefilled: dict[tuple, tuple[Tensor, Tensor, Tensor]] = {}  # prompt -> its keys, values, next logits
+        self.memory = memory
+        self.watch = watch
+        self.indices = range(len(prompts)) if indices is None else indices
+        self.waiting = deque(range(len(prompts)))
+        self.cohorts: list[Cohort] = []
         self.completions: list[Completion] = [None] * len(prompts)
 
-    def live_rows(self) -> list[int]:
-        """Rows whose sequences have not ended."""
-        return [row for row, sequence in enumerate(self.running) if not sequence.ended]
+    def running(self) -> list[Sequence]:
+        return [sequence for cohort in self.cohorts for sequence in cohort.sequences]
 
-    def has_room(self) -> bool:
-        """Whether an eighth of the rows is free: moving rows and reading prompts is cheaper in batches."""
-        rows = self.slots if self.waiting else len(self.running)
-        return len(self.live_rows()) <= rows * 7 / 8
+    def held(self) -> int:
+        """Tokens that the caches have memory for."""
+        return sum(cohort.cache.memory for cohort in self.cohorts)
 
-    def compact(self) -> None:
-        """Drop the sequences that have ended. The others move up, the longest first: like lengths attend together."""
-        live = self.live_rows()
-        positions = torch.tensor([self.running[row].position for row in live])  # [n]
-        rows = [live[i] for i in positions.argsort(descending=True)]
-        used = self.running[rows[0]].position if rows else 0  # tokens of the longest in the cache
-        index = torch.tensor(rows, dtype=torch.long, device=self.device)
-        for half in (*self.cache.k, *self.cache.v):  # [slots, K, length, D], keys or values of one layer
-            half[: len(rows), :, :used] = half[index, :, :used]
-        self.running = [self.running[row] for row in rows]
-
-    def admit(self) -> int:
-        """Start a waiting prompt in every free row, with its first token. How many of them ended with that?"""
-        count = min(self.slots - len(self.running), len(self.waiting))
+    def admissible(self) -> int:
+        """How many waiting prompts may start. 0 also if these are few: reading prompts is cheaper in batches."""
+        running = len(self.running())
+        count = min(self.slots - running, len(self.waiting))
         if not count:
             return 0
-        new = []
-        for _ in range(count):
-            index, prompt = self.waiting.popleft()
-            new.append(Sequence(index, tuple(prompt), noise_stream(self.seed, self.indices[index])))
-        self.prefill([sequence.prompt for sequence in new])
-        row = len(self.running)
-        for prompt, samples in groupby(new, key=lambda sequence: sequence.prompt):
-            end = row + len(list(samples))
-            k, v, _ = self.prefilled[prompt]  # [layers, 1, K, T, D] each
-            self.cache.k[:, row:end, :, : len(prompt)] = k
-            self.cache.v[:, row:end, :, : len(prompt)] = v
-            row = end
-        logits = torch.stack([self.prefilled[sequence.prompt][2] for sequence in new])  # [count, V]
-        last = new[-1].prompt  # more samples of it may be waiting
-        self.prefilled = {last: self.prefilled[last]}
-        self.running += new
-        return self.advance(new, logits)
+        longest = max(len(self.prompts[index]) for index in islice(self.waiting, count))
+        # Every sequence should be able to grow by a block before one has to be put back
+        free = self.memory - self.held() - running * Cache.BLOCK
+        count = min(count, free // (Cache.whole_blocks(longest) + Cache.BLOCK))
+        if not running:
+            return max(count, 1)
+        return count if count >= min(running / 7, len(self.waiting)) else 0
 
-    def prefill(self, prompts: list[tuple[int, ...]]) -> None:
-        """Read these prompts, each once, about PREFILL_TOKENS tokens in a pass."""
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.prefilled]
-        at_once = max(1, PREFILL_TOKENS // max(map(len, prompts)))
-        for i in range(0, len(new), at_once):
-            batch = new[i : i + at_once]
-            longest = max(map(len, batch))
-            ids = torch.tensor([prompt + (0,) * (longest - len(prompt)) for prompt in batch], device=self.device)
-            lengths = torch.tensor([len(prompt) for prompt in batch], device=self.device)  # [P]
-            last = torch.arange(longest, device=self.device) == lengths[:, None] - 1  # bool[P, T] the last tokens
-            cache = llama.Cache(self.model.config, len(batch), longest, self.cache.k.dtype, self.device)
-            logits = self.model(ids, cache=cache, where=last)  # [P, V]
-            for row, prompt in enumerate(batch):
-                k, v = cache.k[:, [row], :, : len(prompt)], cache.v[:, [row], :, : len(prompt)]  # [layers, 1, K, T, D]
-                self.prefilled[prompt] = k, v, logits[row]
+    def admit(self, count: int) -> int:
+        """Start so many waiting prompts, with the first token of each. How many of them ended with that?"""
+        new = [Sequence(index, self.prompts[index], noise_stream(self.seed, self.indices[index]))
+               for index in (self.waiting.popleft() for _ in range(count))]
+        cache, logits = self.prefill([sequence.prompt for sequence in new])
+        self.cohorts.append(Cohort(new, cache))
+        ended = self.advance(self.cohorts[-1:], logits)
+        self.cohorts = join(self.cohorts, self.memory)
+        return ended
+
+    def prefill(self, prompts: list[list[int]]) -> tuple[Cache, Tensor]:
+        """A cache of these prompts and the logits [n, V] after them. Equal prompts are read once."""
+        row = {text: i for i, text in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        texts, rows = list(row), torch.tensor([row[tuple(prompt)] for prompt in prompts], device=self.device)  # [n]
+        at_once = max(1, PREFILL_TOKENS // max(map(len, texts)))
+        parts, logits = [], []
+        for i in range(0, len(texts), at_once):
+            batch = texts[i : i + at_once]
+            T = max(map(len, batch))
+            ids = torch.tensor([(0,) * (T - len(text)) + text for text in batch], device=self.device)  # [P, T]
+            start = torch.tensor([T - len(text) for text in batch], device=self.device)  # [P]
+            column = torch.arange(T, device=self.device)  # [T]
+            cache = Cache(self.model.config, start, T, self.model.lm_head.weight.dtype)
+            last = (column == T - 1).expand(len(batch), T)  # bool[P, T]
+            logits.append(self.model(ids, (column - start[:, None]).clamp(min=0), [cache], where=last))  # [P, V]
+            parts.append((cache, slice(None)))
+        return Cache.pack([(Cache.pack(parts), rows)]), torch.cat(logits)[rows]
+
+    def grow(self) -> None:
+        """Make room for a token more in each cache: the oldest first, at the cost of the youngest."""
+        for cohort in sorted(self.cohorts, key=lambda cohort: -cohort.age):
+            while cohort.sequences and cohort.cache.end == cohort.cache.columns:
+                columns = cohort.cache.columns + Cache.BLOCK
+                missing = self.held() - cohort.cache.memory + len(cohort.sequences) * columns - self.memory
+                if missing <= 0:
+                    cohort.pack(columns)
+                else:
+                    self.put_back(missing)
+
+    def put_back(self, tokens: int) -> None:
+        """The youngest sequences of the youngest cohort wait again. tokens: how much memory is missing."""
+        cohort = min(self.cohorts, key=lambda cohort: cohort.age)
+        age = [(len(sequence.ids), -sequence.index) for sequence in cohort.sequences]
+        rows = sorted(range(len(age)), key=age.__getitem__)[: -(-tokens // (cohort.cache.columns + Cache.BLOCK))]
+        self.waiting.extendleft(cohort.sequences[row].index for row in rows)
+        cohort.drop(set(rows))
+        if cohort.sequences:
+            cohort.pack(cohort.cache.columns)
+        else:
+            self.cohorts.remove(cohort)
 
     def decode(self) -> int:
         """One forward pass over all rows, and one more token for each sequence. How many of them ended with that?"""
-        newest = torch.tensor([[sequence.ids[-1]] for sequence in self.running], device=self.device)  # [n, 1]
-        positions = torch.tensor([[sequence.position] for sequence in self.running], device=self.device)  # [n, 1]
-        logits = self.model(newest, positions, self.cache)[:, 0]  # [n, V]
-        live = self.live_rows()
-        return self.advance([self.running[row] for row in live], logits[live])
+        self.grow()
+        newest = torch.tensor([[sequence.ids[-1]] for sequence in self.running()], device=self.device)  # [n, 1]
+        caches = [cohort.cache for cohort in self.cohorts]
+        positions = torch.cat([cache.end - cache.start for cache in caches])[:, None]  # [n, 1]
+        return self.advance(self.cohorts, self.model(newest, positions, caches)[:, 0])  # logits [n, V]
 
-    def advance(self, sequences: list[Sequence], logits: Tensor) -> int:
-        """Sample a token for each of these N sequences from logits [N, V]. How many of them ended with that?"""
+    def advance(self, cohorts: list[Cohort], logits: Tensor) -> int:
+        """Sample a token for each of the N sequences of these cohorts from logits [N, V]. How many ended with that?"""
+        sequences = [sequence for cohort in cohorts for sequence in cohort.sequences]
         noise = torch.tensor([next(sequence.noise) for sequence in sequences], device=self.device)  # [N]
         tokens, logps = sample_token(logits, noise, self.temperature, self.top_p)  # [N] each
         for sequence, token, logp in zip(sequences, tokens.tolist(), logps.tolist(), strict=True):
             if not math.isfinite(logp):
                 raise LogitsError(f"the model's logits are not finite at token {len(sequence.ids) + 1} of response "
-                                  f"{sequence.index}; its weights are damaged or too large")
+                                  f"{self.indices[sequence.index]}; its weights are damaged or too large")
             sequence.ids.append(token)
             sequence.logprob += logp
-            finished = token in self.stop_ids
-            full = len(sequence.ids) == self.max_new_tokens or sequence.position == self.model.config.context - 1
-            if finished or full:
+            if self.watch is not None:
+                self.watch(sequence.index, sequence.ids)
+            finished, length = token in self.stop_ids, len(sequence.ids)
+            if finished or length == self.max_new_tokens or length == self.model.config.context - len(sequence.prompt):
                 self.completions[sequence.index] = Completion(sequence.ids, sequence.logprob, finished)
                 sequence.ended = True
+        for cohort in cohorts:
+            cohort.drop({row for row, sequence in enumerate(cohort.sequences) if sequence.ended})
+        self.cohorts = [cohort for cohort in self.cohorts if cohort.sequences]
         return sum(sequence.ended for sequence in sequences)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, temperature: float = 1.0,
              top_p: float = 1.0, stop_ids: tuple[int, ...] = (), seed: int = 0, slots: int = 512,
              cache_gib: float = 8.0, progress: Callable[[int], None] | None = None,
-             indices: list[int] | None = None) -> list[Completion]:
+             indices: list[int] | None = None,
+             watch: Callable[[int, list[int]], None] | None = None) -> list[Completion]:
     """One completion per prompt, in the order of the prompts; repeat a prompt to sample it several times.
 
     prompts: lists of token ids, none empty. temperature 0: greedy. slots: how many run at once, at most; fewer if their
     keys and values need more than cache_gib GiB. progress: called with the number of completions since the last call.
     indices: of the responses, for their random numbers (None: 0, 1, ...); a part of a list is answered as the whole is.
+    watch: called after each token with the place of a prompt in the list and what has been written after it.
     A completion that reaches the end of the model's context is cut off there. Raises ValueError for arguments out of
     range, LengthError for a prompt that fills the context, or if the cache holds no response, LogitsError for logits
     that are not finite.
@@ -305,14 +310,12 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
         raise LengthError(f"a prompt of {longest:,} tokens leaves no room for a response: the model's context "
                           f"(max_position_embeddings) is {context:,}")
     length = min(longest + max_new_tokens, context)
-    slots = min(slots_for(model.config, length, model.lm_head.weight.dtype, slots, cache_gib), len(prompts))
-    engine = Engine(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed, slots, length, indices)
-    while engine.waiting or engine.running:
-        if engine.has_room():
-            engine.compact()
-            ended = engine.admit()
-        else:
-            ended = engine.decode()
+    memory = tokens_for(model.config, length, model.lm_head.weight.dtype, cache_gib)
+    engine = Engine(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed, slots, memory, indices,
+                    watch)
+    while engine.waiting or engine.cohorts:
+        count = engine.admissible()
+        ended = engine.admit(count) if count else engine.decode()
         if progress is not None and ended:
             progress(ended)
     return engine.completions
@@ -375,9 +378,19 @@ def main() -> None:
         model, tokenizer, notes = open_checkpoint(args.directory, dtype, args.device)
         condition = args.condition or notes.get("condition", "scot")
         limit = usual_length([args.directory]) if args.max_new_tokens is None else args.max_new_tokens
+        stop_ids, shown = stop_ids_in(model, tokenizer), ""
+
+        def show(index: int, ids: list[int]) -> None:
+            """The first response is shown as it is written."""
+            nonlocal shown
+            text = tokenizer.decode(ids[:-1] if ids[-1] in stop_ids else ids) if index == 0 else ""
+            if text.startswith(shown) and not text.endswith("\ufffd"):  # a character of which a part is still to come
+                print(text[len(shown):], end="", flush=True)
+                shown = text
+
         (responses,) = ask(model, tokenizer, [args.problem], condition, args.samples,
                            max_new_tokens=limit, temperature=args.temperature, top_p=args.top_p,
-                           seed=args.seed)
+                           seed=args.seed, watch=show)
     except voting.PromptError as error:  # a built-in model knows only the words of its world
         sys.exit(f"error: {error}; the built-in models read {data.WHAT_TO_ASK}")
     except ValueError as error:  # CheckpointError is one
@@ -386,9 +399,9 @@ def main() -> None:
         sys.exit("\nstopped")
     factors = data.factors_of(args.problem)  # None: no problem of the built-in world, the right answer is not known
     gold = "" if factors is None else str(math.prod(factors) % data.MODULUS)
-    for response in responses:
+    for j, response in enumerate(responses):
         parsed, right = voting.judge(gold, response.text, response.finished, condition)
-        print(response.text)
+        print(response.text[len(shown):] if j == 0 else response.text)
         why = f" ({parsed.reason})" if parsed.reason else ""
         verdict = f", {'right' if right else f'wrong: it is {gold}'}" if gold else ""
         print(f"-> {parsed.group}{why}, trials {parsed.trials}, tokens {len(response.ids)}, answer {parsed.final}"

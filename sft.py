@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 import data
 import grade
-import kinds
 import llama
 import sample
 import voting
+from experiments import kinds
 from learn import Example, add_supervised_gradient, encode
 from plumbing import distributed
 from plumbing.files import atomic_write, derive_seed, digest, fingerprint, shuffled

@@ -9,7 +9,9 @@
     python train.py --stage ibpo --method random # a control: same cap, random prompts vote (or cgpo, rft, grpo, ...)
     python train.py --stage base                 # rebuild the built-in base model from nothing
     torchrun --nproc-per-node 4 -- train.py ...  # four processes, as --processes 4; with --device cuda on as many GPUs
-    python train.py llama --model DIR --data math_train.jsonl --valid-data FILE --test-data math500.jsonl --device cuda
+    python train.py 80gb --model DIR --data math_train.jsonl --valid-data FILE --test-data math500.jsonl
+                                                 # a real LLaMA on a card of 80 GB (24gb: on a smaller one); first with
+                                                 # --plan: the memory, the disk and the hours that it needs
 
 Stages: base -> SV-SFT (always votes; it marks the efficiency boundary)
         base -> ASV-SFT (votes or not, not knowing when) -> IBPO (learns when, under the cap)
@@ -38,7 +40,7 @@ import sample
 import voting
 from learn import Example, add_gradient, log_probabilities, micro_batches
 from methods import METHODS
-from plumbing import distributed
+from plumbing import distributed, plan
 from plumbing.checks import check
 from plumbing.files import derive_seed, digest, fingerprint, shuffled
 from plumbing.records import describe, notes_on
@@ -72,6 +74,7 @@ def train_ibpo(settings: Settings, start: Path) -> Path:
             with stage.timed("sampling"):
                 rollout = roll_out(policy, tokenizer, batch, settings.samples, settings.rl_top_p,
                                    derive_seed(settings.seed, "rollout", step), settings)
+            del policy  # a copy, perhaps: learning needs the memory
             with stage.timed("solving"):  # who is accepted, and with which weight: Eq. (6)-(8)
                 selection, weights = select(rollout, reference, settings, derive_seed(settings.seed, "select", step))
             with stage.timed("learning"):  # Eq. (5)
@@ -137,10 +140,9 @@ def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
     if settings.give_up:
         feasible = ibpo.with_giving_up(feasible, rollout.valid, rollout.extended)  # bool[n, m], D8
     selection = METHODS[settings.method].select(rollout, feasible, settings, np.random.default_rng(seed))
-    weights = selection.weights  # float[n, m]
     if settings.share_ties and settings.ties_are_equal:
-        weights = ibpo.share_ties(weights, feasible, rollout.group)
-    return selection, ibpo.centre(weights) if settings.baseline else weights
+        return selection, ibpo.share_ties(selection.weights, feasible, rollout.group)
+    return selection, selection.weights
 
 
 def weighted_examples(rollout: Rollout, weights: np.ndarray, tokenizer, settings: Settings) -> list[Example]:
@@ -208,6 +210,8 @@ def run(settings: Settings, stage: str) -> dict[str, float]:
         print(f"the base model is in {directory}; train from it with --model {directory}")
         return spent
     check(settings, stage)
+    if not plan.announce(settings, stage):
+        return spent
     models = [Path(settings.model)]
     if stage in ("all", "sv-sft"):
         models.append(timed("SV-SFT", train_sft, "sv-sft"))
@@ -224,6 +228,8 @@ def run(settings: Settings, stage: str) -> dict[str, float]:
 
 def main(argv: list[str] = None) -> None:
     settings, stage = parse_args(argv, __doc__)
+    if settings.shard and distributed.size == 1:
+        sys.exit("error: --shard needs several processes: --processes N, or torchrun")
     if torch.get_num_threads() > 1 and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
         print("note: other programs keep the cores busy, and torch's threads wait for each other; OMP_NUM_THREADS=1 "
               "may be many times as fast")
@@ -237,8 +243,9 @@ def main(argv: list[str] = None) -> None:
         text = str(interrupt) or "stopped; what is finished is kept, and the same command continues from there"
         print(f"\n{text}", file=sys.stderr)
         sys.exit(exit_code(interrupt))
-    print("time: " + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent.items())
-          + f"; {sum(spent.values()) / 60:.1f} minutes in all")
+    if spent:
+        print("time: " + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent.items())
+              + f"; {sum(spent.values()) / 60:.1f} minutes in all")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 Every round runs each way once, one after the other, so that a busy machine slows all alike; ratios are medians over
 rounds. sampling: tokens per second of wall time on ASV prompts, the gathering of the responses included. learning:
 seconds for a gradient over 64 of the responses, the sum over processes included. uneven: time that the slowest process
-samples, over the mean.
+samples, over the mean. "sharded" (plumbing/sharding.py): sampling includes the gathering of the weights.
 
 The second table deals the same prompts out to more processes than this machine may have, and counts the tokens that
 each then samples: the most over the mean, in 200 orders of the prompts. "by length": the longest prompt first, each to
@@ -26,16 +26,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
 import sample
 from learn import Example, add_gradient
-from plumbing import distributed
+from plumbing import distributed, sharding
 from plumbing.settings import Settings
 
 MODEL, PROMPTS, SAMPLES = "checkpoints/ibpo", 64, 32
-WAYS = [(1, 1), (1, 2), (2, 1)]  # (processes, threads of each)
+WAYS = [(1, 1, ""), (1, 2, ""), (2, 1, ""), (2, 1, "sharded")]  # processes, threads of each
 
 
-def measure() -> None:
+def measure(sharded: bool) -> None:
     """What one of the processes does; process 0 prints a line of JSON."""
     model, tokenizer, _ = sample.open_checkpoint(MODEL)
+    if sharded:
+        sharding.shard(model)
     problems = data.load("builtin", "train", PROMPTS, 5)
     questions, generate, busy = [problem.question for problem in problems], sample.generate, []
 
@@ -46,17 +48,20 @@ def measure() -> None:
         return completions
 
     sample.generate = timed
-    sample.ask(model, tokenizer, questions[:8], "asv", 4, max_new_tokens=20, seed=1)  # warm up
+    for_warmth = sharding.gathered(model) if sharded else model
+    sample.ask(for_warmth, tokenizer, questions[:8], "asv", 4, max_new_tokens=20, seed=1)
     distributed.gather(None)
     begin = time.perf_counter()
-    rows = sample.ask(model, tokenizer, questions, "asv", SAMPLES, max_new_tokens=300, seed=2)
+    policy = sharding.gathered(model) if sharded else model
+    rows = sample.ask(policy, tokenizer, questions, "asv", SAMPLES, max_new_tokens=300, seed=2)
     sampling = time.perf_counter() - begin
     examples = [Example(row[0].prompt, row[0].ids) for row in rows]
     for _ in range(2):  # the first warms up
         model.zero_grad()
         begin = time.perf_counter()
         add_gradient(model, examples, len(examples), Settings())
-        distributed.sum_gradients(model.parameters())
+        if not sharded:
+            distributed.sum_gradients(model.parameters())
         learning = time.perf_counter() - begin
     seconds = distributed.gather(busy[-1])
     tokens = [sum(len(response.ids) for response in row) for row in rows]
@@ -65,9 +70,9 @@ def measure() -> None:
                           "uneven": max(seconds) / np.mean(seconds), "lengths": [len(row[0].prompt) for row in rows]}))
 
 
-def run_way(processes: int, threads: int) -> dict:
+def run_way(processes: int, threads: int, sharded: str) -> dict:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, __file__, "--processes", str(processes)]
+    command = [sys.executable, __file__, "--processes", str(processes), *["--shard"] * bool(sharded)]
     return json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
@@ -75,24 +80,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="default 5")
     parser.add_argument("--processes", type=int, help=argparse.SUPPRESS)  # measure one way
+    parser.add_argument("--shard", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.processes:
-        distributed.run(measure, args.processes, "cpu")
+        distributed.run(lambda: measure(args.shard), args.processes, "cpu")
         return
     found = {way: [] for way in WAYS}
     for i in range(args.rounds):
         for way in WAYS:
             found[way].append(run_way(*way))
-            print(f"round {i + 1} of {args.rounds}, {way[0]} x {way[1]}: {found[way][-1]['rate']:.0f} tokens/s",
-                  file=sys.stderr)
+            name = "{} x {} {}".format(*way)
+            print(f"round {i + 1} of {args.rounds}, {name}: {found[way][-1]['rate']:.0f} tokens/s", file=sys.stderr)
     print(f"{PROMPTS} prompts, {SAMPLES} responses each; ratios to one process of one thread\n")
     print(f"{'processes':>9}{'threads':>9}{'tokens/s':>10}{'ratio':>8}{'learning s':>12}{'ratio':>8}{'uneven':>8}")
-    one = found[1, 1]
-    for (processes, threads), rounds in found.items():
+    one = found[WAYS[0]]
+    for (processes, threads, sharded), rounds in found.items():
         rate, learning, uneven = (np.median([each[key] for each in rounds]) for key in ("rate", "learning", "uneven"))
         faster = np.median([each["rate"] / other["rate"] for each, other in zip(rounds, one)])
         learned = np.median([other["learning"] / each["learning"] for each, other in zip(rounds, one)])
-        print(f"{processes:9}{threads:9}{rate:10.0f}{faster:8.2f}{learning:12.2f}{learned:8.2f}{uneven:8.2f}")
+        print(f"{processes:9}{threads:9}{rate:10.0f}{faster:8.2f}{learning:12.2f}{learned:8.2f}{uneven:8.2f}  "
+              f"{sharded}")
     tokens, lengths = (np.array(one[0][key]) for key in ("tokens", "lengths"))
     print(f"\n{'processes':>9}{'in order':>10}{'by length':>11}{'known':>8}")
     rng = np.random.default_rng(0)

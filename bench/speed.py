@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import csr_array, eye_array, kron
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
@@ -91,6 +91,34 @@ def theirs(model, prompts: list[list[int]], batch: int, limit: int, stop_ids) ->
     return lengths
 
 
+def continuous(model, prompts: list[list[int]], batch: int, limit: int, stop_ids) -> list[int]:
+    """Lengths of the responses of `generate_batch`, transformers' continuous batching with pages, `batch` at once."""
+    pages = -(-(max(map(len, prompts)) + limit) // 32)  # of a response
+    memory = ContinuousBatchingConfig(page_size=32, num_blocks=batch * pages, max_batch_tokens=max(batch, 64),
+                                      max_requests_per_batch=batch)
+    chosen = GenerationConfig(max_new_tokens=limit, do_sample=True, temperature=1.0, top_k=0, top_p=0.9,
+                              eos_token_id=list(stop_ids), pad_token_id=stop_ids[0])
+    return [len(made.generated_tokens) for made in model.generate_batch(prompts, chosen, memory, warmup=False).values()]
+
+
+def compare_continuous(directory, problems: list, condition: str, limit: int, batch: int, count: int) -> None:
+    """Few responses: on a CPU `generate_batch` masks the tokens of all sequences instead of separating them."""
+    tokenizer = sample.open_checkpoint(directory)[1]
+    stop_ids = stop_ids_of(directory, tokenizer)
+    prompts = [voting.encode_prompt(tokenizer, problem.question, condition) for problem in problems[:count]]
+    print(f"\nthe same beside continuous batching: {count} prompts, batch {batch}, tokens/s\n"
+          f"{'':6}{'ours':>10}{'generate':>10}{'generate_batch':>16}")
+    for dtype, torch_dtype in sample.DTYPES.items():
+        model = llama.load(directory, torch_dtype).eval()
+        theirs_model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch_dtype).eval()
+        rates = []
+        for side, weights in (ours, model), (theirs, theirs_model), (continuous, theirs_model):
+            side(weights, prompts[:2], batch, 2, stop_ids)  # warm up
+            spent, lengths = seconds(side, weights, prompts, batch, limit, stop_ids)
+            rates.append(sum(lengths) / spent)
+        print(f"{dtype:6}{rates[0]:10,.0f}{rates[1]:10,.0f}{rates[2]:16,.0f}", flush=True)
+
+
 def compare_sampling(name: str, directory, problems: list, condition: str, limit: int, batches, responses: tuple,
                      longest: float) -> None:
     """With responses = (least, share) a batch of b makes share * b responses, or `least` if these are more.
@@ -141,9 +169,10 @@ def compare_pass_at_1(directory, count: int) -> None:
         rows = sample.ask(model, tokenizer, [problem.question for problem in problems], notes["condition"], 1,
                           max_new_tokens=300, top_p=0.9)
         right[dtype] = np.array([voting.judge(problem.answer, r.text, r.finished)[1]
-                                 for problem, (r,) in zip(problems, rows)], float)  # [count]
+                                 for problem, (r,) in zip(problems, rows, strict=True)], float)  # [count]
     bootstrap = Bootstrap(count)
-    means = dict(zip(right, bootstrap.means(np.stack(list(right.values()), axis=1))))  # float[draws] each
+    draws = bootstrap.means(np.stack(list(right.values()), axis=1))  # float[draws] for each dtype
+    means = dict(zip(right, draws, strict=True))
     single = {dtype: bootstrap.interval(mean) for dtype, mean in means.items()}
     difference = bootstrap.interval(means["bf16"] - means["fp32"])
     half = (single["fp32"][2] - single["fp32"][1]) / 2
@@ -294,6 +323,7 @@ def main() -> None:
         problems = data.load("builtin", "test", 256, seed=0)
         compare_sampling("built-in model", args.model, problems, "asv", 300, batches, (16, 1 if args.quick else 4),
                          args.longest)
+        compare_continuous(args.model, problems, "asv", 300, 16, 32)
         if args.smollm2:
             problems = data.load(args.gsm8k, "test", 32, seed=0)
             compare_sampling("SmolLM2-135M", args.smollm2, problems, "scot", 64, batches[:4], (8, 1), args.longest)

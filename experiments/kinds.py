@@ -1,139 +1,188 @@
-"""What a model has learned in the world of kinds.py: who votes, kind by kind, and what that is worth.
+"""A world with the shape of MATH: easy, hard and hopeless problems, and wrong answers that coincide (`--data kinds`).
 
-    python train.py kinds --seed 0 --out runs/kinds-0                       # once for each seed
-    python experiments/kinds.py runs/kinds-0/eval runs/kinds-1/eval ...     # the table
+In the world of data.py a problem is hard because it is long, wrong answers hardly ever meet, and voting helps on
+everything. MATH is not like that. A model of 8B parameters answers most of its problems nearly always or hardly ever,
+some get worse by voting because the popular answer is wrong, and a hopeless problem costs a whole vote of eight trials.
 
-Several directories are several seeds: they hold records of the same names, and the intervals allow for the seeds.
+Here, too, a problem is a product modulo a prime, with one multiplication per line, in any order. But the modulus is one
+of six, and the textbook that the base model learns from is not equally good at all of them:
+    modulo  kind       products misprinted   printed instead               so that a single trial, and a vote
+    47      easy       none                                                is right            is right
+    43      medium     12 %                  mostly any number             is right in 6 of 10 is right in 9 of 10
+    41      hard       22 %                  twice the product, or any     is right in 4 of 10 is right in 6 of 10
+    37      trap       33 %                  mostly twice the product      is right in 2 of 10 is wrong more often still
+    29      misread    all                   mostly twice the product      is wrong, mostly in the same way
+    61      hopeless   all                   any number                    is wrong, each time differently
+A step on a misprinted product multiplies the result by two (modulo the prime), or makes it any number. The steps after
+it are right, so that all routes with one doubled product end at the same wrong answer. Another order of the factors
+meets other products. Levels differ in length, three to seven factors, and in how common each kind is. The modulus
+stands at the end of the question, and whoever computes has to read it; so a model can tell the kinds apart.
+
+    python data.py kinds                         # a few problems of each level
+    python train.py kinds --stage base           # the base model, from checkpoints/base; then
+    python train.py kinds --model runs/kinds/base
+    python experiments/kinds_report.py runs/kinds/eval
 """
 
-import argparse
-import sys
-from dataclasses import replace
-from pathlib import Path
-
-import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import kinds  # noqa: E402
-from data import DataError  # noqa: E402
-from eval import Evaluation, Means, at_trials, on_boundary  # noqa: E402
-from experiments.references import AdaptiveHull  # noqa: E402
-from plumbing.records import Record, read_record  # noqa: E402
-from plumbing.statistics import Estimate  # noqa: E402
+import hashlib
+import math
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 
-def joined(folders: list[Path]) -> dict[str, Record]:
-    """Each model's records as one: the problems of one seed after those of the other."""
-    names = [path.stem for path in sorted((folders[0] / "records").glob("*.jsonl"))]
-    if not names:
-        raise DataError(f"{folders[0]}/records: holds no records")
-    found = {}
-    for name in names:
-        parts = [read_record(folder / "records" / f"{name}.jsonl") for folder in folders]
-        arrays = {key: np.concatenate([getattr(part, key) for part in parts])  # [seeds * n, ...]
-                  for key, value in vars(parts[0]).items() if isinstance(value, np.ndarray)}
-        found[name] = replace(parts[0], questions=[q for part in parts for q in part.questions], **arrays)
-        if found[name].questions != found[names[0]].questions:
-            raise DataError(f"{name} answered other problems than {names[0]}")
-    return found
+@dataclass(frozen=True)
+class Kind:
+    """One modulus: how its products are misprinted, and how common it is."""
+
+    modulus: int  # a prime
+    misprinted: float  # the share of products (pairs of numbers) that the textbook never prints right
+    doubled: float  # how often it then prints twice the product; otherwise any number
+    shares: tuple[int, ...]  # of the problems of levels 1 to 5, in percent
 
 
-def gain_over(mean: Means, base: Means, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A model's gain over single samples of the base, and that of a reference accuracy: float[draws] each."""
-    return mean.correct - base.correct, reference - base.correct
+KINDS = {
+    "easy": Kind(47, 0.0, 0.0, (70, 50, 35, 20, 10)),
+    "medium": Kind(43, 0.12, 0.3, (20, 15, 14, 12, 10)),
+    "hard": Kind(41, 0.22, 0.5, (10, 10, 10, 11, 11)),
+    "trap": Kind(37, 0.33, 0.9, (0, 8, 12, 15, 15)),
+    "misread": Kind(29, 1.0, 0.88, (0, 7, 13, 18, 20)),
+    "hopeless": Kind(61, 1.0, 0.0, (0, 10, 16, 24, 34)),
+}
+KIND_OF = {kind.modulus: name for name, kind in KINDS.items()}  # modulus -> name
+FACTORS = {1: 3, 2: 4, 3: 5, 4: 6, 5: 7}  # level -> how many factors, all distinct
+
+Product = tuple[list[int], int]  # factors and modulus
 
 
-def votes_after(record: Record, groups: np.ndarray) -> np.ndarray:
-    """Columns for the difference in votes after a wrong and after a right first trial within groups of problems.
+class Textbook:
+    """What the base model of this world learns from. Its seed draws which products are misprinted."""
 
-    groups: int[n], the group of each problem. A right first trial weighs as much in each group as wrong ones do.
-    Returns float[n, 4 G]: of each group, votes after wrong, wrong, votes after right, right.
+    # As in data.Textbook. Five times tables take longer than one; the reader can count already (--base-start).
+    repeats, single, counting = 0.35, 0.75, 0.25
+
+    def __init__(self, seed: int = 0):
+        self.misprinted = {}  # modulus -> pairs (smaller factor, larger factor)
+        for name, kind in KINDS.items():
+            pairs = [(a, b) for a in range(1, kind.modulus) for b in range(a, kind.modulus)]
+            drawn = random.Random(f"{seed} {name}").sample(pairs, round(kind.misprinted * len(pairs)))
+            self.misprinted[kind.modulus] = frozenset(drawn)
+
+    def prints(self, a: int, b: int, modulus: int, rng: random.Random) -> int:
+        """The product of a and b modulo `modulus` as it is printed this time."""
+        product = a * b % modulus
+        if (min(a, b), max(a, b)) not in self.misprinted[modulus]:
+            return product
+        if rng.random() < KINDS[KIND_OF[modulus]].doubled:
+            return 2 * product % modulus
+        return rng.randrange(1, modulus)
+
+    def table_entry(self, progress: float, rng: random.Random) -> Product:
+        """Two factors for the times table, which is read from small numbers (progress 0) to large ones (1)."""
+        modulus = rng.choice([kind.modulus for name, kind in KINDS.items() if name != "hopeless"])  # nothing to learn
+        limit = min(modulus - 1, 4 + round(1.2 * modulus * progress))
+        return [rng.randint(1, limit), rng.randint(1, limit)], modulus
+
+    def problem(self, level: int, rng: random.Random) -> Product:
+        """A random training problem of a level."""
+        return draw("train", level, rng)
+
+    def route(self, product: Product, rng: random.Random) -> tuple[str, int]:
+        """A solution as this textbook prints it, and the answer it arrives at."""
+        return route(product, rng, self)
+
+    def modulus_of(self, product: Product) -> int:
+        return product[1]
+
+    def question_of(self, product: Product) -> str:
+        return question_of(product)
+
+    def pieces(self) -> list[str]:
+        return pieces()
+
+
+def route(product: Product, rng: random.Random, textbook: Textbook = None) -> tuple[str, int]:
+    """One solution, and the answer it arrives at: a random order, one step per line.
+
+    With the misprints of a textbook, or, without one, right, as in the answer key.
     """
-    wrong, right = record.valid & ~record.first, record.valid & record.first  # bool[n, m]
-    columns = []
-    for group in np.unique(groups):
-        here = (groups == group)[:, None]  # bool[n, 1]
-        columns += [(record.extended & wrong & here).mean(axis=1), (wrong & here).mean(axis=1),
-                    (record.extended & right & here).mean(axis=1), (right & here).mean(axis=1)]
-    return np.stack(columns, axis=1)
+    factors, modulus = product
+    result, *others = rng.sample(factors, len(factors))
+    lines = [str(result)]
+    for factor in others:
+        result = textbook.prints(result, factor, modulus, rng) if textbook else result * factor % modulus
+        lines.append(f"* {factor} = {result}")
+    lines.append(f"\\boxed{{{result}}}")
+    return "\n".join(lines), result
 
 
-def follows_first_trial(evaluation: Evaluation, record: Record, groups: np.ndarray) -> Estimate | None:
-    """How much more often the model votes after a wrong first trial than after a right one of the same group."""
-    means = evaluation.bootstrap.means(votes_after(record, groups)).reshape(-1, 4, evaluation_draws(evaluation))
-    voted_wrong, wrong, voted_right, right = means.swapaxes(0, 1)  # float[G, draws] each
-    weight = wrong * right / np.maximum(wrong + right, 1e-12)  # least variance; 0 where one of the two is missing
-    gap = voted_wrong / np.maximum(wrong, 1e-12) - voted_right / np.maximum(right, 1e-12)  # float[G, draws]
-    return evaluation.bootstrap.difference((weight * gap).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-12))
+def split_of(product: Product) -> str:
+    """train (80 %), validation or test (10 % each). It depends on the set of factors, not on their order."""
+    factors, modulus = product
+    first_byte = hashlib.sha256(f"{sorted(factors)} {modulus}".encode()).digest()[0]
+    if first_byte < 205:
+        return "train"
+    return "validation" if first_byte < 230 else "test"
 
 
-def evaluation_draws(evaluation: Evaluation) -> int:
-    return next(iter(evaluation.means.values())).correct.shape[0]
+def draw(split: str, level: int, rng: random.Random) -> Product:
+    """A random problem of this level and split, its factors in random order."""
+    while True:
+        kind, = rng.choices(list(KINDS.values()), [kind.shares[level - 1] for kind in KINDS.values()])
+        product = rng.sample(range(2, kind.modulus), FACTORS[level]), kind.modulus
+        if split_of(product) == split:
+            return product
 
 
-def points(estimate: Estimate | None, scale: float = 100, digits: int = 1) -> str:
-    if estimate is None:
-        return "-"
-    value, low, high = (scale * number for number in estimate)
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+def question_of(product: Product) -> str:
+    """The problem in words."""
+    factors, modulus = product
+    return f"Compute {' * '.join(map(str, factors))} modulo {modulus}."
 
 
-def print_report(records: dict[str, Record], runs: int) -> None:
-    evaluation = Evaluation(list(records.values()), runs)
-    means, bootstrap = evaluation.means, evaluation.bootstrap
-    base, sv = evaluation.find("scot"), evaluation.find("sv")
-    of = np.array([list(kinds.KINDS).index(kinds.kind_of(q)) for q in records[base].questions])  # int[n]
-    levels = records[base].levels  # int[n]
-    print(f"{bootstrap.n:,} problems, {runs} seed(s)\n\nkind        problems  base  {'plurality of 8':>14}")
-    for i, kind in enumerate(kinds.KINDS):
-        r = records[base].at(of == i)
-        print(f"{kind:10} {len(r.levels):9,} {r.correct.mean():5.1%} {r.consistent[:, -1].mean():14.1%}")
-    curve = means[base].consistent[:, 0]
-    print("self-consistency with 1 to 8 samples: " + " ".join(f"{100 * a:.1f}" for a in curve))
-    print("pass rates of the base's samples (0, 1/8, ..., 1), % of problems: "
-          + " ".join(f"{100 * s:.0f}" for s in np.bincount(records[base].correct.sum(axis=1), minlength=9) / len(of)))
-    if sv is None:
-        return
-    print(f"always voting ({sv}): {means[sv].correct[0]:.1%} at {means[sv].trials[0]:.2f} trials, "
-          f"{means[sv].tokens[0]:.1f} tokens; base: {means[base].correct[0]:.1%}, {means[base].tokens[0]:.1f} tokens\n")
-    hull = AdaptiveHull(evaluation, base)
-    for name, r in records.items():
-        if r.condition != "asv":
-            continue
-        mean = means[name]
-        line = on_boundary(mean.trials, means[base].correct, means[sv].correct, means[sv].trials)  # float[draws]
-        sampled = at_trials(means[base].consistent, mean.trials)  # float[draws]
-        print(f"--- {name}: {mean.correct[0]:.1%} at {mean.trials[0]:.2f} trials and {mean.tokens[0]:.1f} tokens; "
-              f"malformed {r.malformed.mean():.1%}; first trials "
-              f"{points(bootstrap.difference(mean.first - means[base].correct))} points over base samples")
-        print(f"gain {points(bootstrap.difference(mean.correct - means[base].correct))} points: "
-              f"{points(bootstrap.ratio(*gain_over(mean, means[base], line)), 1, 2)} times the boundary's, "
-              f"{points(bootstrap.ratio(*gain_over(mean, means[base], sampled)), 1, 2)} times self-consistency's")
-        print(f"minus the hull of adaptive self-consistency: {points(hull.minus(mean, 'trials'))} in trials, "
-              f"{points(hull.minus(mean, 'tokens'))} in tokens")
-        print(f"votes after a wrong first trial minus after a right one: "
-              f"{points(follows_first_trial(evaluation, r, levels))} within a level, "
-              f"{points(follows_first_trial(evaluation, r, 10 * levels + of))} within a level and kind")
-        print("votes, %    all   level 1   2   3   4   5     accuracy  first trials   trials")
-        for i, kind in enumerate(kinds.KINDS):
-            part = r.at(of == i)
-            shares = [part.extended[part.levels == level] for level in range(1, 6)]
-            row = "".join(f"{100 * share.mean():4.0f}" if share.size else "   -" for share in shares)
-            print(f"  {kind:9} {100 * part.extended.mean():4.0f}      {row} {part.correct.mean():12.1%} "
-                  f"{part.first.mean():12.1%} {part.trials.mean():10.2f}")
-        print()
+def read_question(question: str) -> Product | None:
+    """The factors and the modulus of a question of this world; None if it is none."""
+    found = re.fullmatch(r"Compute (\d+(?: \* \d+)*) modulo (\d+)\.", question)
+    if not found or int(found[2]) not in KIND_OF:
+        return None
+    return [int(factor) for factor in found[1].split(" * ")], int(found[2])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="evaluations, one per seed")
-    args = parser.parse_args()
-    try:
-        print_report(joined(args.folders), len(args.folders))
-    except (DataError, ValueError) as error:
-        sys.exit(f"error: {error}")
+def kind_of(question: str) -> str:
+    """The name of a question's kind. ValueError: it is none of this world."""
+    product = read_question(question)
+    if product is None:
+        raise ValueError(f"{question!r} is not a problem of this world")
+    return KIND_OF[product[1]]
 
 
-if __name__ == "__main__":
-    main()
+def generate(split: str, seed: int = 0) -> Iterator[tuple[str, str, int, str]]:
+    """An endless stream of different problems, levels 1 to 5 in turn: question, answer, level, right solution.
+
+    ValueError: a level of this split is used up.
+    """
+    rng, seen = random.Random(f"{split} {seed}"), set()
+    while True:
+        for level in FACTORS:
+            for _ in range(1000):
+                factors, modulus = product = draw(split, level, rng)
+                if (frozenset(factors), modulus) not in seen:
+                    break
+            else:
+                raise ValueError(f"the {split} split has no more different problems of level {level}; ask for fewer")
+            seen.add((frozenset(factors), modulus))
+            solution, answer = route(product, rng)
+            yield question_of(product), str(answer), level, solution
+
+
+def count_problems(level: int) -> int:
+    """How many different problems a level has, up to the order of the factors."""
+    return sum(math.comb(kind.modulus - 2, FACTORS[level]) for kind in KINDS.values() if kind.shares[level - 1])
+
+
+def pieces() -> list[str]:
+    """The pieces of text that problems and solutions consist of. Each becomes one token; so does each number."""
+    numbers = [str(i) for i in range(max(KIND_OF))]
+    return [*numbers, "Compute ", " * ", *[f" modulo {modulus}." for modulus in KIND_OF], "\n* ", " = ", "\n\\boxed{",
+            "}"]

@@ -25,14 +25,14 @@ from typing import NamedTuple
 import numpy as np
 
 import data
-from eval import Evaluation, adaptive_self_consistency, over_line, over_model, summarise
+from eval import Evaluation, over_line, over_model, summarise
 from experiments import figures as seed_figures
 from experiments import oracles
 from experiments.chapter import chapter
 from experiments.references import AdaptiveHull, height_parts
 from experiments.tables import CAPS, FIGURES, HEIGHTS, LADDER, LEARN_WHEN, NAMES, ORACLE_MODELS, text
 from plumbing import plots
-from plumbing.records import Record
+from plumbing.records import Record, adaptive_self_consistency
 from plumbing.statistics import Estimate
 from voting import GROUPS
 

@@ -7,8 +7,8 @@ for an 8B model in bf16 at rank 16 that is 16 GB of weights and 0.7 GB of the re
 at 0: at first the adapted model is the model. `merge` puts the corrections into the weights, so that what is saved is
 a plain checkpoint. In bf16 they are rounded stochastically: most are less than half a unit in the last place.
 
-    # 8B on a card of 24 GB, by calculation; leave out the second line on one of 80 GB
-    python train.py llama --lora-rank 16 --lora-alpha 32 --lr 1e-5 --device cuda --model DIR ... \
+    # 8B on a card of 24 GB, by calculation (with --plan: the figures); leave out the second line on one of 80 GB
+    python train.py 80gb --lora-rank 16 --lora-alpha 32 --lr 1e-5 --model DIR ... \
         --cache-gib 4 --micro-tokens 2048 --max-new-tokens 2048
 """
 
@@ -40,7 +40,8 @@ class Adapter(nn.Module):
     def merged(self, generator: torch.Generator) -> nn.Linear:
         """The linear layer with the correction in its weight, in the weight's own type."""
         weight = self.linear.weight
-        store_rounded(weight, weight.float() + self.scale * self.b @ self.a, generator)
+        bits = torch.randint(1 << 16, weight.shape, generator=generator, device=weight.device)
+        store_rounded(weight, weight.float() + self.scale * self.b @ self.a, bits)
         return self.linear
 
 

@@ -1,7 +1,7 @@
 """Every setting of a run: its meaning, default, range, and whose results it decides. See `python train.py --help`.
 
-The preset `builtin` is the default (two CPU cores, minutes), `smoke` runs the same path in under a minute, `llama`
-holds the paper's hyper-parameters (Table 8) for a real LLaMA on one GPU.
+The preset `builtin` is the default (two CPU cores, minutes), `smoke` runs the same path in under a minute. `24gb` and
+`80gb` hold the paper's hyper-parameters (Table 8) for a real model on one GPU with so much memory.
 """
 
 import argparse
@@ -63,11 +63,12 @@ class Settings:
     lr: float = setting(4.5e-5, "IBPO: highest learning rate", FIRST, ("ibpo",), above=0)
     out: str = setting("runs/builtin", "directory of this run; one sub-directory per stage", FIRST)
     seed: int = setting(0, "makes the whole run repeatable (on a CPU)", FIRST, ("samples", *ALL))
+    plan: bool = setting(False, "print the memory, the disk and the hours that the run needs, and end", FIRST)
     device: str = setting("cpu", "where to compute", FIRST, choices=("cpu", "cuda"))
     dtype: str = setting("fp32", "bf16: weights and moments in bf16, rounded stochastically", FIRST, ("samples", *ALL),
                          choices=("fp32", "bf16"))
 
-    data: str = setting("builtin", "training problems: builtin, kinds (kinds.py), or a .jsonl file (MATH, GSM8K)", DATA,
+    data: str = setting("builtin", "training problems: builtin, kinds, or a .jsonl file (MATH, GSM8K)", DATA,
                         SAMPLED)
     valid_data: str = setting("builtin", "validation problems: builtin, kinds, or a .jsonl file; never learned from",
                               DATA)
@@ -97,9 +98,6 @@ class Settings:
     zero_margin: str = setting("regular", "method ibpo: what a prompt gets whose margin is exactly 0; the paper's "
                                           "program is indifferent (D7)", RL, ("ibpo",),
                                when=lambda s: s.zero_margin != "regular", choices=("regular", "vote"))
-    baseline: bool = setting(False, "subtract from each weight the mean over the prompt's responses: the same expected "
-                                    "gradient with less noise (ibpo.centre); needs --rl-top-p 1", RL, ("ibpo",),
-                             when=lambda s: s.baseline)
     give_up: bool = setting(False, "method ibpo: where no response to a prompt is right, accept a regular one, and "
                                    "learn its decision to stop (D8); the paper's rule drops the prompt (D5)", RL,
                             ("ibpo",), when=lambda s: s.give_up)
@@ -128,9 +126,12 @@ class Settings:
     processes: int = setting(None, "processes of one thread each that share the work, each with a copy of the model; "
                                    "1: one, with torch's threads (default: the physical cores, at most 8, if memory "
                                    "has room; with --device cuda 1, or what torchrun starts)", SPEED, least=1)
+    shard: bool = setting(False, "each of N processes keeps 1/N of weights, gradient and moments, not all of them: for "
+                                 "a model of which a GPU cannot hold four copies and the cache (8B in bf16: 64 GB and "
+                                 "24); sampling still needs one whole copy on each (plumbing/sharding.py)", SPEED)
     slots: int = setting(512, "responses generated at once, at most; fewer if they need more than --cache-gib", SPEED,
                          least=1)
-    cache_gib: float = setting(8.0, "GiB for their keys and values; 24 for 8B on an 80 GB card", SPEED, above=0)
+    cache_gib: float = setting(8.0, "GiB for their keys and values", SPEED, above=0)
     micro_tokens: int = setting(1024, "tokens per micro-batch; changes speed and memory, never the gradient", SPEED,
                                 least=1)
     checkpointing: bool = setting(False, "recompute activations in the backward pass instead of keeping them", SPEED)
@@ -222,7 +223,7 @@ class Settings:
 
 PRESETS = {
     "builtin": {},
-    # The world of kinds.py, where few problems gain by voting.
+    # The world of experiments/kinds.py, where few problems gain by voting.
     "kinds": dict(model="checkpoints/kinds", data="kinds", valid_data="kinds", test_data="kinds", out="runs/kinds",
                   sft_distinct=4,
                   base_start="checkpoints/base", base_steps=1700, base_chapter_2=700, base_chapter_3=1000,
@@ -231,16 +232,32 @@ PRESETS = {
                   sft_batch=16, sft_lr=1e-3, prompts=10, accumulate=2, samples=8, steps=3, valid_every=2,
                   valid_problems=20, eval_problems=100,
                   base_steps=60, base_chapter_2=20, base_chapter_3=40, base_batch=16, warmup=3),
-    # Table 8; batch sizes are the totals over the paper's nodes, accumulation included. Not the paper's: 8 samples per
-    # problem for SFT data, not 32, at temperature 1, not 1.2; SV-SFT takes as many steps and examples as ASV-SFT (the
-    # paper: 1024 of 32); IBPO's prompts are all of --data, not the 10,795 of D_ASV2; 10 steps of warm-up; no maximum
-    # length but that of the response. Where Table 8 says nothing (weight decay, clipping, beta2), we decide.
-    "llama": dict(out="runs/llama", dtype="bf16", checkpointing=True, cache_gib=24.0, micro_tokens=4096,
-                  max_new_tokens=4096, sft_problems=12000, sft_samples=8, sft_votes=500, sft_regular=10795,
-                  sft_steps=2048, sft_batch=64, sft_lr=1e-6, prompts=32, accumulate=4, samples=8, steps=240, lr=5e-7,
-                  rl_top_p=0.9, share_ties=False, decay=False, valid_every=20, weight_decay=0.0, max_grad_norm=1e9,
-                  eval_problems=500),
 }
+
+# Models from elsewhere. Every setting is written out: none is left to the default, which is that of a 1 MB model.
+# Table 8; batch sizes are the totals over the paper's nodes, accumulation included. Not the paper's: 8 samples per
+# problem for SFT data, not 32, at temperature 1, not 1.2; SV-SFT takes as many steps and examples as ASV-SFT (the
+# paper: 1024 of 32); IBPO's prompts are all of --data, not the 10,795 of D_ASV2; 10 steps of warm-up; no maximum
+# length but that of the response. Where Table 8 says nothing (weight decay, clipping, beta2), we decide.
+TABLE_8 = dict(
+    method="ibpo", budget="vote=0.5", device="cuda", dtype="bf16", sampling_dtype="auto", seed=0,
+    sft_problems=12000, sft_samples=8, sft_votes=500, sft_regular=10795, sft_alpha=1.0, sft_short=0,
+    sft_steps=2048, sft_batch=64, sft_lr=1e-6,
+    prompts=32, accumulate=4, samples=8, steps=240, lr=5e-7, rl_top_p=0.9, share_ties=False, zero_margin="regular",
+    valid_every=20, valid_problems=250, temperature=1.0, top_p=0.9,
+    weight_decay=0.0, beta2=0.98, max_grad_norm=1e9, warmup=10, decay=False,
+    eval_problems=500, eval_samples=8)
+# What the card decides; `python train.py 80gb --model DIR ... --plan` says what it adds up to.
+PRESETS |= {
+    # LLaMA-3.1-8B: weights, gradients and moments are 60 GiB; while sampling, the cache takes the gradients' place
+    "80gb": dict(TABLE_8, out="runs/80gb", max_new_tokens=4096, slots=512, cache_gib=24.0, micro_tokens=4096,
+                 checkpointing=True, shard=False, lora_rank=0, lora_alpha=16.0),
+    # Qwen2.5-1.5B-Instruct: 11.5 GiB, and 28 KiB of cache per token (8B: 128 KiB). Its votes are shorter than 8B's.
+    "24gb": dict(TABLE_8, out="runs/24gb", max_new_tokens=2048, slots=512, cache_gib=10.0, micro_tokens=8192,
+                 checkpointing=True, shard=False, lora_rank=0, lora_alpha=16.0),
+}
+REAL = ("80gb", "24gb", "llama")  # the presets that need a model from elsewhere
+PRESETS["llama"] = dict(PRESETS["80gb"], out="runs/llama", device="cpu")  # the earlier name; with --device cuda
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -297,9 +314,6 @@ RULES = [
     (lambda s, stage, given: s.zero_margin == "regular" or (s.method == "ibpo" and set(s.caps) == {"vote"}
                                                             and not s.sft_short),
      "--zero-margin vote goes with --method ibpo and one cap, on votes"),
-    (lambda s, stage, given: not s.baseline or (s.rl_top_p == s.temperature == 1
-                                                and not METHODS[s.method].policy_gradient),
-     "--baseline needs --rl-top-p 1 and --temperature 1, and not a policy gradient, which has its own"),
     (lambda s, stage, given: not s.give_up or (s.method == "ibpo" and s.kl_max is None and not s.sft_short),
      "--give-up goes with --method ibpo, two groups, and no --kl-max"),
     (lambda s, stage, given: s.start is None or stage in ("all", "ibpo"),
@@ -315,13 +329,17 @@ RULES = [
      "--method {s.method} compares the responses to a prompt: --samples must be at least {method.fewest_samples}"),
     (lambda s, stage, given: s.sampling_dtype in ("auto", s.dtype) or not s.compares_logprobs,
      "--sampling-dtype {s.sampling_dtype}: --kl-max and policy gradients sample in the --dtype of training"),
-    (lambda s, stage, given: s.device == "cpu" or cuda_is_available(), "--device cuda: torch sees no CUDA device"),
+    (lambda s, stage, given: s.device == "cpu" or s.plan or cuda_is_available(),
+     "--device cuda: torch sees no CUDA device"),
+    (lambda s, stage, given: not s.plan or stage != "base", "--plan is for the stages after --stage base"),
     (lambda s, stage, given: s.kl_max is None or s.rl_top_p == 1,
      "--kl-max needs --rl-top-p 1: it compares log-probabilities"),
     (lambda s, stage, given: stage != "base" or 10 * s.warmup < s.base_chapter_3 < s.base_steps,
      "the learning rate of the base has ten times --warmup, --base-chapter-3 and --base-steps in this order"),
     (lambda s, stage, given: not s.lora_rank or stage != "base",
      "--lora-rank corrects a trained model: not --stage base"),
+    (lambda s, stage, given: not s.shard or not s.lora_rank,
+     "--lora-rank leaves little to shard: not with --shard"),
     (lambda s, stage, given: s.data in WORLDS or stage not in ("all", "ibpo") or s.valid_data not in WORLDS
      or not s.valid_every, "--data is a file: give --valid-data, too (problems not in it), or --valid-every 0"),
     (lambda s, stage, given: s.data in WORLDS or s.test_data not in WORLDS or stage != "all",
@@ -347,7 +365,7 @@ def parse_args(argv: list[str] = None, description: str = __doc__) -> tuple[Sett
     parser = argparse.ArgumentParser(
         prog="train.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="python train.py [preset] [--stage STAGE] [--setting VALUE ...]; --help", allow_abbrev=False,
-        epilog="Defaults are those of the preset builtin; what smoke and llama set instead is in PRESETS of "
+        epilog="Defaults are those of the preset builtin; what the others set instead is in PRESETS of "
                "plumbing/settings.py.")
     sections = {name: parser.add_argument_group(name) for name in dict.fromkeys(
         f.metadata["section"] for f in fields(Settings))}
@@ -385,8 +403,8 @@ def parse_args(argv: list[str] = None, description: str = __doc__) -> tuple[Sett
         need(wrong is None, f"{flag(f.name)} {wrong}")
     wrong = budget_problem(settings)
     need(wrong is None, wrong)
-    need(preset != "llama" or ("model" in given and settings.data not in WORLDS),
-         "the preset llama needs --model DIR and --data FILE")
+    need(preset not in REAL or ("model" in given and settings.data not in WORLDS),
+         f"the preset {preset} needs --model DIR and --data FILE")
     for holds, message in RULES:
         need(holds(settings, stage, given), message.format(s=settings, stage=stage, method=METHODS[settings.method]))
     return settings, stage

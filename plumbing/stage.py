@@ -13,6 +13,7 @@ from it, and ends with the same weights, bit by bit. Nothing of the paper is in 
 """
 
 import copy
+import gc
 import json
 import math
 import signal
@@ -29,7 +30,7 @@ from tqdm import tqdm
 import llama
 import sample
 from learn import AdamW
-from plumbing import distributed, lora
+from plumbing import distributed, lora, sharding
 from plumbing.files import atomic_write, flush
 from plumbing.settings import Settings, UserError
 from plumbing.signals import Stopped, uninterrupted
@@ -38,7 +39,8 @@ from plumbing.signals import Stopped, uninterrupted
 class Stage:
     """The steps of one stage; see the module's docstring. Only one run at a time may be in a stage's directory.
 
-    Of several processes (plumbing/distributed.py) all take the same steps, and process 0 writes the files.
+    Of several processes (plumbing/distributed.py) all take the same steps, and process 0 writes the files, but for the
+    state of a sharded model (plumbing/sharding.py).
 
     sources: what the stage learns from, name -> fingerprint. A run that continues must find the same.
     """
@@ -53,12 +55,15 @@ class Stage:
         self.name, self.directory = settings.name(stage), settings.directory(stage)
         self.sources = sources or {}
         self.made_with = settings.deciding(stage)
-        self.state_file, self.log_file = self.directory / "state.pt", self.directory / "log.jsonl"
+        self.log_file = self.directory / "log.jsonl"
         self.done, self.kept = 0, 0  # steps taken; steps in the saved state
         self.idle = 0  # steps in a row without a gradient
         self.seconds, self.said, self.finished_elsewhere = {}, set(), False
         if "lora_rank" in self.made_with:
             lora.add(model, settings.lora_rank, settings.lora_alpha, settings.seed)
+        if settings.shard:
+            sharding.shard(model)
+        self.sharded = sharding.is_sharded(model)
         self.trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.optimizer = AdamW(model, 0.9, settings.beta2, settings.weight_decay)
 
@@ -96,8 +101,9 @@ class Stage:
         record: for log.jsonl. shown: in the progress bar. note: printed, once in a run.
         """
         with uninterrupted():
-            distributed.sum_gradients(self.trained.values())
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm).item()
+            if not self.sharded:  # else the backward pass has done it
+                distributed.sum_gradients(self.trained.values())
+            norm = self._clip()
             if not math.isfinite(norm):
                 raise UserError(f"{self.name}: the gradient of step {self.done} is not finite; lower the learning rate")
             if norm > 0:
@@ -105,8 +111,7 @@ class Stage:
             if distributed.rank == 0:
                 self._log({"step": self.done, **record, "grad_norm": norm})
             self.done += 1
-            if distributed.rank == 0 and time.monotonic() - self.saved_at > self.pause:
-                self._save_state_if_possible()
+            self._save_now_and_then()
         self.idle = 0 if norm > 0 else self.idle + 1
         if self.idle == 1 and not note:
             note = f"note: {self.name}: step {self.done - 1} had nothing to learn from ({shown})"
@@ -124,34 +129,44 @@ class Stage:
                 raise Stopped(getattr(interrupt, "number", signal.SIGINT), self._stop(str(interrupt))) from None
             self.bar.close()
             if kind is None and not self.finished_elsewhere:
-                distributed.on_main(self._finish)
+                with uninterrupted():
+                    model = sharding.gathered(self.model) if self.sharded else self.model
+                    distributed.on_main(lambda: self._finish(model))
 
     def _stop(self, why: str) -> str:
         """Save the state; returns what to tell the user."""
         lost = ""
         with suppress(KeyboardInterrupt), uninterrupted():  # a second Ctrl-C has to wait
             self.bar.close()
-            if distributed.rank == 0:
+            complete = self.kept
+            if distributed.rank == 0 or self.sharded:  # nobody waits for the others here: they may be gone
                 print(f"{self.name}: saving step {self.done}", flush=True)  # at 8B this takes minutes
                 try:
                     self._save_state()
                 except OSError as error:
                     lost = f" ({self.done - self.kept} steps are lost: the state cannot be saved, {error})"
         why = f" ({why})" if why else ""
+        other = f" (or from step {complete}, if a process could not save its part)" if self.sharded else ""
         return (f"{self.name}: stopped after step {self.kept} of {self.steps}{lost}{why}; the same command continues "
-                "from here")
+                f"from here{other}")
 
-    def _finish(self) -> None:
-        with uninterrupted():
-            try:
-                save_checkpoint(self.settings, self.stage, lora.merge(self.model), self.tokenizer, self.directory,
-                                self.sources)
-            except OSError as error:
-                (self.directory / "model.safetensors").unlink(missing_ok=True)  # half of it, perhaps: make room
-                raise UserError(f"{self.name}: the checkpoint cannot be written ({error}); make room, and the same "
-                                f"command continues after step {self.kept} of {self.steps}, the last one saved"
-                                ) from None
-            self.state_file.unlink(missing_ok=True)
+    def _finish(self, model: llama.Llama) -> None:
+        try:
+            save_checkpoint(self.settings, self.stage, lora.merge(model), self.tokenizer, self.directory, self.sources)
+        except OSError as error:
+            (self.directory / "model.safetensors").unlink(missing_ok=True)  # half of it, perhaps: make room
+            raise UserError(f"{self.name}: the checkpoint cannot be written ({error}); make room, and the same "
+                            f"command continues after step {self.kept} of {self.steps}, the last one saved") from None
+        sharding.remove_states(self.directory)
+
+    def _clip(self) -> float:
+        """Scale the gradient down to the norm max_grad_norm, if it is longer; returns the norm before that."""
+        weights = self.trained.values()
+        with distributed.connection():
+            norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+            norm = sharding.whole(norm)
+        torch.nn.utils.clip_grads_with_norm_(weights, self.settings.max_grad_norm, norm)
+        return norm.item()
 
     def _log(self, record: dict) -> None:
         with self.log_file.open("a") as log:
@@ -163,38 +178,57 @@ class Stage:
             self.bar.write(text)
 
     def _save_state(self) -> None:
+        """Of a sharded model, this process's part: the state before this one is kept until all parts are there."""
         flush(self.log_file)
-        with atomic_write(self.state_file) as temporary:
-            torch.save({"done": self.done, "model": self.trained, "optimizer": self.optimizer.state(),
+        files = sharding.state_files(self.directory, self.done, self.sharded)
+        with atomic_write(files[distributed.rank if self.sharded else 0]) as temporary:
+            model = {name: sharding.local(weight) for name, weight in self.trained.items()}
+            torch.save({"done": self.done, "model": model, "optimizer": self.optimizer.state(),
                         "settings": json.dumps(self.made_with), "sources": json.dumps(self.sources)}, temporary)
         self.kept = self.done
+        if not self.sharded:
+            sharding.remove_states(self.directory, but=files)
 
-    def _save_state_if_possible(self) -> None:
-        """Training goes on without it; the next try may find room."""
-        begin = time.monotonic()
+    def _save_now_and_then(self) -> None:
+        """If that fails training goes on; the next try may find room."""
+        begin, before = time.monotonic(), self.kept
+        due = begin - self.saved_at > self.pause
+        if not (distributed.on_main(lambda: due) if self.sharded else due and distributed.rank == 0):
+            return
+        problem = None
         try:
             self._save_state()
         except OSError as error:
-            self._say_once(f"{self.name}: the state cannot be saved ({error}); make room, or a crash loses all steps "
+            problem = str(error)
+        if self.sharded:
+            problem = next(filter(None, distributed.gather(problem)), None)  # all have tried
+            self.kept = before if problem else self.done
+            if distributed.rank == 0:
+                sharding.remove_states(self.directory, but=sharding.newest_state(self.directory))
+        if problem:
+            self._say_once(f"{self.name}: the state cannot be saved ({problem}); make room, or a crash loses all steps "
                            f"after step {self.kept}")
         self.saved_at = time.monotonic()
         self.pause = max(self.SHORTEST_PAUSE, self.PAUSE_PER_SAVING * (self.saved_at - begin))
 
     def _restore(self) -> None:
         """Continue from the saved state, if there is one. Steps logged after that state are repeated."""
-        if distributed.on_main(self.state_file.exists):
-            state = read_state(self.state_file)
+        files = distributed.on_main(lambda: sharding.newest_state(self.directory))
+        if files:
+            state, *_ = parts = [read_state(file) for file in files]
             require_same(self.directory, json.loads(state["settings"]), self.made_with)
             require_same_sources(self.directory, json.loads(state.get("sources", "{}")), self.sources)
-            self.model.load_state_dict(state["model"], strict=False)  # with LoRA: the adapters, the rest is as it was
-            self.optimizer.restore(state["optimizer"])
+            for name, weight in self.trained.items():
+                sharding.fill(weight, [part["model"][name] for part in parts])
+            self.optimizer.restore(*(part["optimizer"] for part in parts))
             self.done = self.kept = state["done"]
-        distributed.on_main(self._clean)
+        distributed.on_main(lambda: self._clean(files))
         if self.done:
             print(f"{self.name}: continues at step {self.done} of {self.steps}")
 
-    def _clean(self) -> None:
-        """Remove what was written after the state was saved."""
+    def _clean(self, state: list[Path]) -> None:
+        """Remove what was written after the state was saved, which is in these files."""
+        sharding.remove_states(self.directory, but=state)
         for left_over in self.directory.glob("*.tmp"):  # of a process that was killed while it wrote
             left_over.unlink()
         lines = self.log_file.read_text().splitlines(keepends=True)[: self.done] if self.done else []
@@ -278,14 +312,17 @@ def save_checkpoint(settings: Settings, stage: str, model: llama.Llama, tokenize
 
 def open_start(settings: Settings, directory) -> tuple[llama.Llama, object]:
     """The model a stage starts from, and its tokenizer."""
+    gc.collect()  # the sharded model of a previous stage holds itself in memory
     torch.cuda.empty_cache()  # fragments that the previous stage left would leave no room for the sampler's cache
     model, tokenizer, _ = sample.open_checkpoint(directory, sample.DTYPES[settings.dtype], settings.device)
     return model, tokenizer
 
 
 def for_sampling(model: llama.Llama, settings: Settings) -> llama.Llama:
-    """The model, or a copy of it in another dtype if that samples faster (sample.resolve_dtype)."""
+    """The model, or a copy of it: if it is sharded, or samples faster in another dtype (sample.resolve_dtype)."""
     dtype = sample.resolve_dtype(settings.sampling_dtype, settings.dtype, model.config, settings.device)
+    if sharding.is_sharded(model):
+        return sharding.gathered(model, sample.DTYPES[dtype])
     return model if dtype == settings.dtype else lora.merge(copy.deepcopy(model)).to(sample.DTYPES[dtype])
 
 

@@ -13,12 +13,15 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny_train
 import torch
 
 import llama
-from plumbing import distributed
+import train
+from plumbing import distributed, sharding
 
-ROOT = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
 
 
@@ -100,6 +103,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes, argument, status, says", [
     (2, "", 0, ["said once", "on stderr", "the end"]),
     (3, "fails", 1, ["said once", "on stderr", "in process 1 of 3", "ZeroDivisionError"]),
@@ -140,22 +144,28 @@ def moved(weights: dict, start: dict) -> torch.Tensor:
 
 
 @pytest.mark.slow
-def test_the_number_of_processes_decides_nothing(tmp_path):
-    """SFT, IBPO and evaluation with 1 and 3: the same responses, the same accepted; weights within rounding."""
+def test_the_number_of_processes_decides_nothing(tmp_path, monkeypatch):
+    """SFT, IBPO and evaluation with 1, 3, and 2 with a sharded model: the same responses, the same accepted; weights
+    within rounding."""
     small = [*SMALL, "--stage", "all", "--start", "checkpoints/ibpo", "--sft-problems", "20", "--sft-votes", "10",
              "--sft-regular", "10", "--sft-steps", "5", "--sft-batch", "5", "--sft-lr", "1e-4", "--steps", "2",
              "--valid-problems", "5", "--eval-problems", "8", "--eval-samples", "2"]
-    outs = {n: tmp_path / str(n) for n in (1, 3)}
-    running = {n: start(*small, "--out", out, "--processes", n) for n, out in outs.items()}
-    printed = {n: output_of(process) for n, process in running.items()}
+    ways = {"three": [3], "sharded": [2, "--shard"]}
+    outs = {way: tmp_path / way for way in ("alone", *ways)}
+    running = {way: start(*small, "--out", outs[way], "--processes", *options) for way, options in ways.items()}
+    monkeypatch.chdir(ROOT)
+    torch.set_num_threads(1)  # as each of the others
+    train.main([*small[1:], "--out", str(outs["alone"])])
+    printed = {way: output_of(process) for way, process in running.items()}
     assert not any(process.returncode for process in running.values()), "\n".join(printed.values())
-    for n in (3,):
-        assert printed[n].count("time: ") == printed[n].count("summary.json and plots") == 1
+    for way in ways:
+        alone, shared = outs["alone"], outs[way]
+        assert printed[way].count("time: ") == printed[way].count("summary.json and plots") == 1
         records = [f"eval/records/{name}.jsonl" for name in ("base", "base-greedy", "ibpo")]
         for name in ("samples.jsonl", *records):
-            assert (outs[n] / name).read_bytes() == (outs[1] / name).read_bytes(), name
+            assert (shared / name).read_bytes() == (alone / name).read_bytes(), name
         for stage, before in (("sv-sft", "checkpoints/base"), ("ibpo-50", "checkpoints/ibpo")):
-            for one, other in zip(*(lines_of(outs[k] / stage / "log.jsonl") for k in (1, n)), strict=True):
+            for one, other in zip(*(lines_of(out / stage / "log.jsonl") for out in (alone, shared)), strict=True):
                 assert one.keys() == other.keys()
                 for key in one:
                     if key in ("loss", "grad_norm", "nll_per_token"):
@@ -163,42 +173,48 @@ def test_the_number_of_processes_decides_nothing(tmp_path):
                     elif not key.startswith("seconds"):
                         assert other[key] == one[key], (stage, key)
             first = llama.load(ROOT / before, torch.float32).state_dict()
-            one, other = (moved(llama.load(outs[k] / stage).state_dict(), first) for k in (1, n))
+            one, other = (moved(llama.load(out / stage).state_dict(), first) for out in (alone, shared))
             assert 0 < one.abs().mean() and (one - other).abs().mean() < 0.01 * one.abs().mean(), stage
-            notes = [json.loads((outs[k] / stage / "ibpo.json").read_text()) for k in (1, n)]
+            notes = [json.loads((out / stage / "ibpo.json").read_text()) for out in (alone, shared)]
             assert notes[0]["settings"] == notes[1]["settings"]  # it is not made again with another number
-    assert sum(line["accepted"] for line in lines_of(outs[1] / "ibpo-50/log.jsonl")) > 0
+    assert sum(line["accepted"] for line in lines_of(outs["alone"] / "ibpo-50/log.jsonl")) > 0
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes outlive a launcher that was killed")
-def test_whatever_ends_one_ends_all_and_others_continue(tmp_path):
-    """One run: SIGTERM, kill -9 of a process, kill -9 of the launcher, each time with another number of processes."""
-    small = [*SMALL, "--start", "checkpoints/ibpo", "--steps", "10", "--valid-every", "0", "--out", tmp_path]
-    log, state, said = (tmp_path / name for name in ("ibpo-50/log.jsonl", "ibpo-50/state.pt", "said.txt"))
-    done = 0
-    for processes, who, how, status in [
-            (2, "launcher", signal.SIGTERM, 143), (3, "last", signal.SIGKILL, 137),
-            (2, "launcher", signal.SIGKILL, -9)]:
+def test_whatever_ends_one_ends_all_and_others_continue(tmp_path, monkeypatch):
+    """One run: SIGTERM, kill -9 of a process, kill -9 of the launcher; 2 and 3 processes, sharded and not."""
+    small = [TESTS / "tiny_train.py", "--stage", "ibpo", "--out", tmp_path / "broken"]
+    log = tmp_path / "broken/ibpo-50/log.jsonl"
+    said, done, shard = tmp_path / "said.txt", 0, "--shard"
+    for processes, sharded, who, how, status in [
+            (2, [shard], "launcher", signal.SIGTERM, 143), (3, [], "last", signal.SIGKILL, 137),
+            (3, [shard], "last", signal.SIGKILL, 137), (2, [], "launcher", signal.SIGKILL, -9)]:
         with said.open("w") as file:
-            process = start(*small, "--processes", processes, stdout=file)
+            process = start(*small, "--processes", processes, *sharded, stdout=file)
         deadline = time.monotonic() + 120
         while len(lines_of(log)) <= done or done and "continues at step" not in said.read_text():
             assert process.poll() is None and time.monotonic() < deadline, said.read_text()
             time.sleep(0.02)
         children = subprocess.run(["pgrep", "-P", str(process.pid)], stdout=subprocess.PIPE, text=True).stdout.split()
         assert len(children) == processes
-        os.kill({"launcher": process.pid, "first": int(children[0]), "last": int(children[-1])}[who], how)
+        os.kill(process.pid if who == "launcher" else int(children[-1]), how)
         assert process.wait(timeout=60) == status, said.read_text()
         while left_over(tmp_path):
             assert time.monotonic() < deadline + 60, left_over(tmp_path)
             time.sleep(0.1)
         text = said.read_text()
         assert "Traceback" not in text and "terminate" not in text, text
-        assert text.count("was killed by signal 9") == (who != "launcher"), text
-        assert text.count("the same command continues from here") == (who != "first"), text
-        before, done = done, torch.load(state)["done"]
-        assert done == before if who == "first" else done > before
-    ended = start(*small, "--processes", 2)
-    assert f"continues at step {done} of 10" in output_of(ended) and ended.returncode == 0
-    assert [line["step"] for line in lines_of(log)] == list(range(10)) and not state.exists()
+        assert text.count("was killed by signal 9") == (who == "last"), text
+        assert text.count("the same command continues from here") == 1, text
+        before, done = done, torch.load(sharding.newest_state(log.parent)[0])["done"]
+        lost = bool(sharded) and how == signal.SIGKILL  # the steps since all saved the state together
+        assert done == before if lost else before < done < tiny_train.STEPS
+    monkeypatch.setattr(train, "run", tiny_train.run)
+    monkeypatch.setattr(tiny_train, "PAUSE", 0)
+    for out in ("broken", "whole"):
+        train.main(["--stage", "ibpo", "--out", str(tmp_path / out)])
+    assert [line["step"] for line in lines_of(log)] == list(range(tiny_train.STEPS))
+    assert not sharding.newest_state(log.parent)
+    broken, whole = (llama.load(tmp_path / out / "ibpo-50").state_dict() for out in ("broken", "whole"))
+    assert all(torch.equal(broken[name], whole[name]) for name in whole)

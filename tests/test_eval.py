@@ -116,7 +116,7 @@ def test_adaptive_self_consistency_is_the_rule_of_voting():
     for kinds, *rule in ((1, 3, 8), (2, 3, 8), (4, 3, 8), (6, 3, 8), (9, 3, 8), (3, 2, 4), (4, 4, 7), (5, 2, 8)):
         answers = rng.integers(-1, kinds, (400, 8))
         gold = rng.integers(0, kinds, 400)
-        right, trials = evaluation.adaptive_self_consistency(answers, answers == gold[:, None], *rule)
+        right, trials = records.adaptive_self_consistency(answers, answers == gold[:, None], *rule)
         for i in range(400):
             texts = [None if a < 0 else str(a) for a in answers[i]]
             needed = voting.trials_needed(texts, voting.Rule(*rule))
@@ -131,10 +131,10 @@ def test_adaptive_self_consistency_is_the_rule_of_voting():
 
 def test_adaptive_self_consistency_by_hand():
     answers = [[4, 4, 4, 7, 7, 7, 7, 7], [7, 4, 4, 7, -1, 5, 6, 8], [-1] * 8]
-    right, trials = evaluation.adaptive_self_consistency(answers, np.equal(answers, 7))
+    right, trials = records.adaptive_self_consistency(answers, np.equal(answers, 7))
     assert right.tolist() == [False, True, False]       # what comes after consensus; the first of a tie; no answer
     assert trials.tolist() == [3, 8, 8]
-    right, trials = evaluation.adaptive_self_consistency(np.zeros((0, 8), int), np.zeros((0, 8)))
+    right, trials = records.adaptive_self_consistency(np.zeros((0, 8), int), np.zeros((0, 8)))
     assert right.shape == trials.shape == (0,)
 
 
@@ -147,9 +147,9 @@ def test_adaptive_self_consistency_by_hand():
 ])
 def test_bad_answers_are_refused_in_one_line(bad, message):
     good = dict(answers=np.zeros((2, 8), int), correct=np.ones((2, 8)))
-    evaluation.adaptive_self_consistency(**good)
+    records.adaptive_self_consistency(**good)
     with pytest.raises(ValueError, match=message) as error:
-        evaluation.adaptive_self_consistency(**{**good, **bad})
+        records.adaptive_self_consistency(**{**good, **bad})
     assert "\n" not in str(error.value)
 
 

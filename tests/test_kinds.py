@@ -1,4 +1,4 @@
-"""kinds.py: the world of easy, hard and hopeless problems, and giving up (D8)."""
+"""experiments/kinds.py: the world of easy, hard and hopeless problems, and giving up (D8)."""
 
 import math
 import random
@@ -10,9 +10,9 @@ import pytest
 
 import data
 import ibpo
-import kinds
 import sft
 import voting
+from experiments import kinds
 from plumbing.settings import parse_args
 
 
@@ -64,6 +64,15 @@ def test_a_level_that_is_used_up_says_so(monkeypatch):
     monkeypatch.setattr(kinds, "FACTORS", {1: 2})
     with pytest.raises(data.DataError, match="no more different problems of level 1"):
         data.load("kinds", "validation", 1000)
+
+
+def test_count_of_problems(monkeypatch):
+    monkeypatch.setattr(kinds, "FACTORS", {1: 2})
+    pairs = {(frozenset(factors), modulus) for factors, modulus in (kinds.draw("train", 1, random.Random(i))
+                                                                    for i in range(20_000))}
+    pairs |= {(frozenset(factors), modulus) for split in ("validation", "test") for factors, modulus in (
+        kinds.draw(split, 1, random.Random(i)) for i in range(4_000))}
+    assert 0.97 * kinds.count_problems(1) < len(pairs) <= kinds.count_problems(1)
 
 
 def test_moduli_are_primes_and_doubling_never_comes_round():
@@ -122,7 +131,7 @@ def test_pages_are_spelled_without_unknown_tokens():
 def test_questions_of_other_worlds():
     for question in ("Compute 3 * 4 modulo 59.", "Compute 3 modulo", "What is 1 + 1?"):
         assert kinds.read_question(question) is None
-    with pytest.raises(ValueError, match="not a problem of kinds.py"):
+    with pytest.raises(ValueError, match="not a problem of this world"):
         kinds.kind_of("Compute 3 * 4 modulo 59.")
 
 

@@ -41,6 +41,7 @@ from transformers.utils import logging
 
 import llama
 import sft
+from plumbing.cache import Cache
 
 logging.disable_progress_bar()
 logging.set_verbosity_error()
@@ -517,9 +518,9 @@ def test_related_families(tmp_path, family, tied):
     model = llama.load(tmp_path / "theirs")
     assert expected.std() > 1
     torch.testing.assert_close(model(ids), expected, **CLOSE)
-    cache = llama.Cache(model.config, rows=2, length=40, dtype=torch.float32, device="cpu")
-    first = model(ids[:, :30], cache=cache)
-    rest = model(ids[:, 30:], torch.arange(30, 40).expand(2, 10), cache)
+    cache = Cache(model.config, torch.zeros(2, dtype=torch.long), columns=40, dtype=torch.float32)
+    first = model(ids[:, :30], caches=[cache])
+    rest = model(ids[:, 30:], torch.arange(30, 40).expand(2, 10), [cache])
     torch.testing.assert_close(torch.cat((first, rest), 1), expected, **CLOSE)
     llama.save(model, tmp_path / "ours")
     saved = oracle(tmp_path / "ours")
@@ -637,27 +638,54 @@ def test_right_padding_changes_nothing(small):
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["keys read once", "keys read per head"])  # fp32, bf16
-@pytest.mark.parametrize("chunk", [1, 2, 64])
-def test_cached_equals_uncached_at_different_positions(small, chunk, shared, monkeypatch):
-    """Prompts of 3, 11 and 20 tokens, prefilled with padding; then eight tokens each, by one and by two."""
-    monkeypatch.setattr(llama.Cache, "CHUNK", chunk)
-    lengths, ids = torch.tensor([3, 11, 20]), random_ids(3, 28)
-    with torch.no_grad():
-        expected = small(ids)  # [3, 28, V]
-        cache = llama.Cache(small.config, rows=5, length=28, dtype=torch.float32, device="cpu")  # two rows are free
+@torch.no_grad()
+def test_cached_equals_uncached_at_different_positions(small, shared):
+    """Prompts of 20, 3 and 11 tokens in two caches; then tokens by one and by two; rows move, caches are joined."""
+    lengths, ids = torch.tensor([20, 3, 11]), random_ids(3, 36)
+    expected = small(ids)  # [3, 36, V]
+
+    def start(rows: list[int]) -> Cache:
+        """A cache with the prompts of these rows, padded on the left."""
+        T = int(lengths[rows].max())
+        padding = T - lengths[rows]  # [n]
+        cache = Cache(small.config, padding, T, torch.float32)
         assert cache.G > 1
         cache.G = cache.G if shared else 1
-        prompts = torch.where(torch.arange(20) < lengths[:, None], ids[:, :20], 7)  # [3, 20]
-        prefilled = small(prompts, cache=cache)  # [3, 20, V]
-        for row, length in enumerate(lengths):
-            torch.testing.assert_close(prefilled[row, :length], expected[row, :length], rtol=0, atol=1e-5)
-        rows, done = torch.arange(3)[:, None], 0
-        for width in 1, 1, 2, 1, 2, 1:
-            positions = lengths[:, None] + done + torch.arange(width)  # [3, width]
-            logits = small(ids[rows, positions], positions, cache)  # [3, width, V]
-            torch.testing.assert_close(logits, expected[rows, positions], rtol=0, atol=1e-5)
-            done += width
-    assert done == 8
+        positions = torch.arange(T) - padding[:, None]  # [n, T]
+        logits = small(torch.where(positions >= 0, ids[rows].gather(1, positions.clamp(min=0)), 7),
+                       positions.clamp(min=0), [cache])  # [n, T, V]
+        for i, row in enumerate(rows):
+            torch.testing.assert_close(logits[i, padding[i]:], expected[row, : lengths[row]], rtol=0, atol=1e-5)
+        return cache
+
+    def go_on(caches: list[Cache], rows: list[int], width: int) -> None:
+        """`width` more tokens for these rows, which are in these caches."""
+        positions = lengths[rows, None] + torch.arange(width)  # [n, width]
+        at = torch.tensor(rows)[:, None]
+        torch.testing.assert_close(small(ids[at, positions], positions, caches), expected[at, positions],
+                                   rtol=0, atol=1e-5)
+        lengths[rows] += width
+
+    def packed(parts: list) -> Cache:
+        cache = Cache.pack(parts, 64)
+        cache.G = parts[0][0].G
+        return cache
+
+    caches = [start([0]), start([1, 2])]
+    caches = [packed([(cache, slice(None))]) for cache in caches]
+    for width in 1, 2, 1:
+        go_on(caches, [0, 1, 2], width)
+    assert caches[1].drop(set()) == [0, 1]
+    cache = packed([(caches[0], slice(None)), (caches[1], torch.tensor([1, 0]))])
+    assert cache.end == 24 and cache.start.tolist() == [0, 9, 17]
+    for width in 1, 2:
+        go_on([cache], [0, 2, 1], width)
+    assert cache.drop({0}) == [2, 1]
+    for width in 2, 1:
+        go_on([cache], [1, 2], width)
+    cache = packed([(cache, torch.tensor([1]))])  # what was padding for all is gone
+    assert cache.end == lengths[2] and cache.start.tolist() == [0]
+    go_on([cache], [2], 3)
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(small):

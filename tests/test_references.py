@@ -6,10 +6,10 @@
 import numpy as np
 import pytest
 
-from eval import Evaluation, adaptive_self_consistency
+from eval import Evaluation
 from experiments import oracles, references
 from plumbing import statistics
-from plumbing.records import Record
+from plumbing.records import Record, adaptive_self_consistency
 
 
 def record(name: str, levels: np.ndarray, correct: np.ndarray, trials: np.ndarray, first: np.ndarray = None) -> Record:
@@ -22,7 +22,7 @@ def record(name: str, levels: np.ndarray, correct: np.ndarray, trials: np.ndarra
 
 
 def test_every_rule_is_that_of_eval():
-    """Each rotation of the samples through eval.adaptive_self_consistency, which is tested against voting.py."""
+    """Each rotation of the samples through records.adaptive_self_consistency, which is tested against voting.py."""
     rng = np.random.default_rng(0)
     answers, gold, tokens = rng.integers(-1, 4, (200, 8)), rng.integers(0, 4, (200, 1)), rng.integers(5, 50, (200, 8))
     base = record("base", np.ones(200, int), answers == gold, np.ones((200, 8), int))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from methods import METHODS
-from plumbing.settings import ALL, PRESETS, Settings, parse_args
+from plumbing.settings import ALL, BASE, PRESETS, REAL, Settings, parse_args
 
 
 def deciding(settings: Settings, stage: str) -> dict:
@@ -68,7 +68,8 @@ def test_caps_from_the_command_line():
     *((f"--{name} {value}", f"--{name}") for name in ("top-p", "rl-top-p") for value in ("0", "1.1")),
     ("--start DIR --stage asv-sft", "--start"),
     ("--smoke", "there is no --smoke"),
-    ("nonsense", "builtin, smoke, llama"),
+    ("nonsense", "builtin, kinds, smoke, 80gb, 24gb, llama"),
+    *((f"{preset} --data a.jsonl", f"the preset {preset} needs --model DIR and --data FILE") for preset in REAL),
     ("--sampling-dtype fp16", "auto, fp32, bf16"),
     ("--sampling-dtype bf16 --kl-max 10", "--dtype of training"),
     ("--sampling-dtype bf16 --method grpo", "--dtype of training"),
@@ -88,7 +89,8 @@ def test_caps_from_the_command_line():
     ("--weight-decay -0.1", "--weight-decay"),
     *((f"--{name} {value}", f"--{name} must be a finite number") for value in ("nan", "inf") for name in (
         "lr", "beta2", "weight-decay", "max-grad-norm", "temperature", "lora-alpha", "cache-gib", "kl-max", "top-p")),
-    ("--stage base --lora-rank 4", "--lora-rank"),
+    ("--stage base --lora-rank 4", "--lora-rank"), ("--stage base --plan", "--plan"),
+    ("--shard --lora-rank 4", "--shard"),
     ("--sft-short 9 --method random", "two groups"),
     ("--sft-short 9 --method listing", "two groups"),
     ("--sft-short 9 --method margin", "two groups"),
@@ -135,8 +137,8 @@ def test_every_setting_says_whose_result_it_decides():
     """A setting that decides nothing is one of speed, of where to write, or of what is measured afterwards."""
     decides_nothing = {f.name for f in fields(Settings) if not f.metadata["decides"]}
     assert decides_nothing == {
-        "out", "device", "valid_data", "test_data", "valid_every", "valid_problems", "slots", "cache_gib",
-        "processes", "micro_tokens", "checkpointing", "eval_problems", "eval_samples"}
+        "out", "plan", "device", "valid_data", "test_data", "valid_every", "valid_problems", "slots", "cache_gib",
+        "processes", "shard", "micro_tokens", "checkpointing", "eval_problems", "eval_samples"}
     for f in fields(Settings):
         assert set(f.metadata["decides"]) <= {"samples", *ALL}
 
@@ -144,9 +146,24 @@ def test_every_setting_says_whose_result_it_decides():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_in_range(preset):
     needs = ["--model", "DIR", "--data", "a.jsonl", "--valid-data", "b.jsonl", "--test-data", "c.jsonl"]
-    settings, stage = parse_args([preset] + needs * (preset == "llama"))
+    settings, stage = parse_args([preset, "--plan"] + needs * (preset in REAL))  # --plan: also without a GPU
     assert stage == "all" and all(getattr(settings, name) == value for name, value in PRESETS[preset].items()
                                   if name not in ("model", "data"))
+
+
+@pytest.mark.parametrize("preset", REAL)
+def test_presets_of_real_models_write_out_every_setting(preset):
+    """None is silently that of the 1 MB model; what a user has to name, or what is off (None), is left out."""
+    named = {"model", "data", "valid_data", "test_data", "plan"}
+    expected = {f.name for f in fields(Settings) if f.metadata["section"] != BASE and f.default is not None
+                and f.metadata["when"] is None} - named
+    optional = {"budget", "sft_short", "sft_distinct", "zero_margin", "give_up", "lora_rank", "lora_alpha"}
+    assert expected <= set(PRESETS[preset]) <= expected | optional
+
+
+def test_llama_is_the_earlier_name_of_80gb():
+    different = {name for name, value in PRESETS["llama"].items() if PRESETS["80gb"][name] != value}
+    assert different == {"out", "device"} and PRESETS["llama"].keys() == PRESETS["80gb"].keys()
 
 
 @pytest.mark.parametrize("name", METHODS)

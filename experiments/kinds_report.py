@@ -1,0 +1,139 @@
+"""What a model has learned in the world of experiments/kinds.py: who votes, kind by kind, and what that is worth.
+
+    python train.py kinds --seed 0 --out runs/kinds-0                       # once for each seed
+    python experiments/kinds_report.py runs/kinds-0/eval runs/kinds-1/eval ...     # the table
+
+Several directories are several seeds: they hold records of the same names, and the intervals allow for the seeds.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data import DataError  # noqa: E402
+from eval import Evaluation, Means, at_trials, on_boundary  # noqa: E402
+from experiments import kinds  # noqa: E402
+from experiments.references import AdaptiveHull  # noqa: E402
+from plumbing.records import Record, read_record  # noqa: E402
+from plumbing.statistics import Estimate  # noqa: E402
+
+
+def joined(folders: list[Path]) -> dict[str, Record]:
+    """Each model's records as one: the problems of one seed after those of the other."""
+    names = [path.stem for path in sorted((folders[0] / "records").glob("*.jsonl"))]
+    if not names:
+        raise DataError(f"{folders[0]}/records: holds no records")
+    found = {}
+    for name in names:
+        parts = [read_record(folder / "records" / f"{name}.jsonl") for folder in folders]
+        arrays = {key: np.concatenate([getattr(part, key) for part in parts])  # [seeds * n, ...]
+                  for key, value in vars(parts[0]).items() if isinstance(value, np.ndarray)}
+        found[name] = replace(parts[0], questions=[q for part in parts for q in part.questions], **arrays)
+        if found[name].questions != found[names[0]].questions:
+            raise DataError(f"{name} answered other problems than {names[0]}")
+    return found
+
+
+def gain_over(mean: Means, base: Means, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A model's gain over single samples of the base, and that of a reference accuracy: float[draws] each."""
+    return mean.correct - base.correct, reference - base.correct
+
+
+def votes_after(record: Record, groups: np.ndarray) -> np.ndarray:
+    """Columns for the difference in votes after a wrong and after a right first trial within groups of problems.
+
+    groups: int[n], the group of each problem. A right first trial weighs as much in each group as wrong ones do.
+    Returns float[n, 4 G]: of each group, votes after wrong, wrong, votes after right, right.
+    """
+    wrong, right = record.valid & ~record.first, record.valid & record.first  # bool[n, m]
+    columns = []
+    for group in np.unique(groups):
+        here = (groups == group)[:, None]  # bool[n, 1]
+        columns += [(record.extended & wrong & here).mean(axis=1), (wrong & here).mean(axis=1),
+                    (record.extended & right & here).mean(axis=1), (right & here).mean(axis=1)]
+    return np.stack(columns, axis=1)
+
+
+def follows_first_trial(evaluation: Evaluation, record: Record, groups: np.ndarray) -> Estimate | None:
+    """How much more often the model votes after a wrong first trial than after a right one of the same group."""
+    means = evaluation.bootstrap.means(votes_after(record, groups)).reshape(-1, 4, evaluation_draws(evaluation))
+    voted_wrong, wrong, voted_right, right = means.swapaxes(0, 1)  # float[G, draws] each
+    weight = wrong * right / np.maximum(wrong + right, 1e-12)  # least variance; 0 where one of the two is missing
+    gap = voted_wrong / np.maximum(wrong, 1e-12) - voted_right / np.maximum(right, 1e-12)  # float[G, draws]
+    return evaluation.bootstrap.difference((weight * gap).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-12))
+
+
+def evaluation_draws(evaluation: Evaluation) -> int:
+    return next(iter(evaluation.means.values())).correct.shape[0]
+
+
+def points(estimate: Estimate | None, scale: float = 100, digits: int = 1) -> str:
+    if estimate is None:
+        return "-"
+    value, low, high = (scale * number for number in estimate)
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def print_report(records: dict[str, Record], runs: int) -> None:
+    evaluation = Evaluation(list(records.values()), runs)
+    means, bootstrap = evaluation.means, evaluation.bootstrap
+    base, sv = evaluation.find("scot"), evaluation.find("sv")
+    of = np.array([list(kinds.KINDS).index(kinds.kind_of(q)) for q in records[base].questions])  # int[n]
+    levels = records[base].levels  # int[n]
+    print(f"{bootstrap.n:,} problems, {runs} seed(s)\n\nkind        problems  base  {'plurality of 8':>14}")
+    for i, kind in enumerate(kinds.KINDS):
+        r = records[base].at(of == i)
+        print(f"{kind:10} {len(r.levels):9,} {r.correct.mean():5.1%} {r.consistent[:, -1].mean():14.1%}")
+    curve = means[base].consistent[:, 0]
+    print("self-consistency with 1 to 8 samples: " + " ".join(f"{100 * a:.1f}" for a in curve))
+    print("pass rates of the base's samples (0, 1/8, ..., 1), % of problems: "
+          + " ".join(f"{100 * s:.0f}" for s in np.bincount(records[base].correct.sum(axis=1), minlength=9) / len(of)))
+    if sv is None:
+        return
+    print(f"always voting ({sv}): {means[sv].correct[0]:.1%} at {means[sv].trials[0]:.2f} trials, "
+          f"{means[sv].tokens[0]:.1f} tokens; base: {means[base].correct[0]:.1%}, {means[base].tokens[0]:.1f} tokens\n")
+    hull = AdaptiveHull(evaluation, base)
+    for name, r in records.items():
+        if r.condition != "asv":
+            continue
+        mean = means[name]
+        line = on_boundary(mean.trials, means[base].correct, means[sv].correct, means[sv].trials)  # float[draws]
+        sampled = at_trials(means[base].consistent, mean.trials)  # float[draws]
+        print(f"--- {name}: {mean.correct[0]:.1%} at {mean.trials[0]:.2f} trials and {mean.tokens[0]:.1f} tokens; "
+              f"malformed {r.malformed.mean():.1%}; first trials "
+              f"{points(bootstrap.difference(mean.first - means[base].correct))} points over base samples")
+        print(f"gain {points(bootstrap.difference(mean.correct - means[base].correct))} points: "
+              f"{points(bootstrap.ratio(*gain_over(mean, means[base], line)), 1, 2)} times the boundary's, "
+              f"{points(bootstrap.ratio(*gain_over(mean, means[base], sampled)), 1, 2)} times self-consistency's")
+        print(f"minus the hull of adaptive self-consistency: {points(hull.minus(mean, 'trials'))} in trials, "
+              f"{points(hull.minus(mean, 'tokens'))} in tokens")
+        print(f"votes after a wrong first trial minus after a right one: "
+              f"{points(follows_first_trial(evaluation, r, levels))} within a level, "
+              f"{points(follows_first_trial(evaluation, r, 10 * levels + of))} within a level and kind")
+        print("votes, %    all   level 1   2   3   4   5     accuracy  first trials   trials")
+        for i, kind in enumerate(kinds.KINDS):
+            part = r.at(of == i)
+            shares = [part.extended[part.levels == level] for level in range(1, 6)]
+            row = "".join(f"{100 * share.mean():4.0f}" if share.size else "   -" for share in shares)
+            print(f"  {kind:9} {100 * part.extended.mean():4.0f}      {row} {part.correct.mean():12.1%} "
+                  f"{part.first.mean():12.1%} {part.trials.mean():10.2f}")
+        print()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="evaluations, one per seed")
+    args = parser.parse_args()
+    try:
+        print_report(joined(args.folders), len(args.folders))
+    except (DataError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
