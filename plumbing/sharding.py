@@ -1,6 +1,6 @@
 """Sharding: N processes train one model, and each keeps 1/N of its weights, gradient and moments.
 
-    torchrun --nproc-per-node 8 -- train.py llama --device cuda --shard --model DIR --data FILE ...
+    torchrun --nproc-per-node 8 -- train.py 80gb --shard --model DIR --data FILE ...
 
 Without --shard each process keeps all of them (plumbing/distributed.py), and the result is the same. This is FSDP2,
 torch.distributed.fsdp.fully_shard, as ZeRO-3 (Rajbhandari et al. 2020, arXiv 1910.02054): each weight is cut by rows.
