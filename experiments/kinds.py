@@ -19,9 +19,11 @@ meets other products. Levels differ in length, three to seven factors, and in ho
 stands at the end of the question, and whoever computes has to read it; so a model can tell the kinds apart.
 
     python data.py kinds                         # a few problems of each level
-    python train.py kinds --stage base           # the base model, from checkpoints/base; then
-    python train.py kinds --model runs/kinds/base
+    python train.py kinds --stage base           # the base model, from checkpoints/base: ten minutes
+    python train.py kinds                        # SV-SFT, ASV-SFT, IBPO, evaluation
     python experiments/kinds_report.py runs/kinds/eval
+
+An experiment in progress: no results are published yet, and README and results/ are about the world of data.py.
 """
 
 import hashlib

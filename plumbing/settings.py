@@ -224,7 +224,7 @@ class Settings:
 PRESETS = {
     "builtin": {},
     # The world of experiments/kinds.py, where few problems gain by voting.
-    "kinds": dict(model="checkpoints/kinds", data="kinds", valid_data="kinds", test_data="kinds", out="runs/kinds",
+    "kinds": dict(model="runs/kinds/base", data="kinds", valid_data="kinds", test_data="kinds", out="runs/kinds",
                   sft_distinct=4,
                   base_start="checkpoints/base", base_steps=2600, base_chapter_2=700, base_chapter_3=1500,
                   base_lr=1e-3),

@@ -27,6 +27,7 @@ def test_device(name, device):
     device_checks.CHECKS[name](device)
 
 
+@pytest.mark.slow
 def test_it_runs_through(tmp_path, capsys):
     """Each part, beside both ways of transformers; what it writes is what the plan reads."""
     found = gpu.main(["--device", "cpu", "--tiny", "--out", str(tmp_path)])

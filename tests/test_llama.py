@@ -284,6 +284,7 @@ print(memory("VmHWM") - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+@pytest.mark.slow
 def test_peak_memory_is_the_model_and_one_tensor(tmp_path):
     checkpoint(tmp_path / "warm")  # what the first load of a process needs once is not counted
     config = llama.Config(vocab_size=4096, hidden_size=1024, intermediate_size=4096, num_hidden_layers=8,

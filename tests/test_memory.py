@@ -67,6 +67,7 @@ SHAPES = {
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("rank", [0, 4])
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.slow
 def test_learning(shape, rank, checkpointing, dtype, device):
     """The gradient of two micro-batches: gradients are there from the first one on, as in all but a step's start."""
     settings = Settings(dtype=dtype, checkpointing=checkpointing, micro_tokens=1600, lora_rank=rank)

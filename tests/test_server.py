@@ -62,6 +62,7 @@ def test_greedy_answers_are_those_of_the_same_model_here(address, tmp_path):
     assert len({response["finished"] for row in here for response in row["responses"]}) == 2  # some are cut off
 
 
+@pytest.mark.slow
 def test_the_table_is_that_of_local_models(address, tmp_path, capsys, monkeypatch):
     evaluation.main(["--server", address + "/v1", "--model", "small", "small=asv", "--problems", "6", "--samples", "2",
                      "--max-new-tokens", "300", "--out", str(tmp_path)])
@@ -81,6 +82,7 @@ def test_what_fails_is_asked_again(fault, address, tmp_path, monkeypatch):
     assert read(tmp_path, f"{fault}-asv")[1] == read(tmp_path, "small-asv")[1]
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_and_comes_back(address, tmp_path, monkeypatch):
     """Nine answers are kept; the same command asks for the others, and the answers are those of a healthy server."""
     monkeypatch.setattr(server, "FIRST_PAUSE", 0.01)
@@ -100,6 +102,7 @@ def test_a_server_that_dies_and_comes_back(address, tmp_path, monkeypatch):
     assert not (tmp_path / "records/die-asv.part").exists()
 
 
+@pytest.mark.slow
 def test_a_client_that_is_stopped(address, tmp_path):
     """Ctrl-C ends it at once, with what has come; the next run asks for the rest."""
     command = [sys.executable, ROOT / "eval.py", "--server", address, "--model", "small=asv", "--problems", "400",
