@@ -44,6 +44,7 @@ def test_it_runs_through(tmp_path, capsys):
     assert kept["step"] == found["step"]
 
 
+@pytest.mark.slow
 def test_the_plan_reads_what_it_writes(tmp_path, monkeypatch):
     gpu.main(["--device", "cpu", "--tiny", "--out", str(tmp_path), "--only", "learning"])
     written = json.loads((tmp_path / "CPU.json").read_text())

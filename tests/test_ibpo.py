@@ -148,6 +148,7 @@ def test_optimum_by_brute_force():
         assert value_of(s, correct, extended, valid) == pytest.approx(float(margin), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_optimum_by_milp():
     rng, seen = np.random.default_rng(2), Counter()
     for _ in range(1200):

@@ -91,6 +91,7 @@ def test_learning(shape, rank, checkpointing, dtype, device):
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("shape", ["deep", "large vocabulary", "Qwen3"])
+@pytest.mark.slow
 def test_sampling(shape, dtype, device):
     settings = Settings(dtype=dtype, sampling_dtype=dtype, slots=32, max_new_tokens=40)
     model = build(max_position_embeddings=400, dtype=sample.DTYPES[dtype], **SHAPES[shape]).to(device)

@@ -83,6 +83,7 @@ def random_batch(rng, n, m):
     return correct, extended, valid, feasible
 
 
+@pytest.mark.slow
 def test_listing_is_the_optimum_by_milp():
     rng, seen = np.random.default_rng(0), Counter()
     for _ in range(1200):

@@ -176,6 +176,7 @@ def test_bad_input_is_one_clear_line(command, says, tmp_path, monkeypatch, capsy
 
 @pytest.mark.parametrize("command", [["train.py", "--budget", "3"], ["eval.py", "/nowhere"],
                                      ["sample.py", "/nowhere", "1"]])
+@pytest.mark.slow
 def test_bad_input_ends_a_program_with_an_error(command):
     process = start(*command)
     output, _ = process.communicate(timeout=60)

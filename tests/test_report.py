@@ -96,6 +96,9 @@ def outcome(answers: list[str]) -> tuple[bool, int, bool]:
     return len(answers) == needed and voting.plurality(answers)[0] == "7", len(answers), len(answers) == needed
 
 
+pytestmark = pytest.mark.slow  # all of them share a report that takes a while to make
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("runs")
@@ -352,7 +355,6 @@ def results_in(folder: Path) -> tuple[dict, str]:
     return json.loads((folder / "results/results.json").read_text()), (folder / "results/results.md").read_text()
 
 
-@pytest.mark.slow
 def test_a_row_is_made_of_the_seeds_that_have_it(made, copy):
     records, truth = copy / "results/records", made[1]
     (records / "seed-1/eval/grpo.npz").unlink()
@@ -380,7 +382,6 @@ def test_a_row_is_made_of_the_seeds_that_have_it(made, copy):
     assert rows_of(markdown, "Seed by seed")["GRPO"][0].endswith("/ –")
 
 
-@pytest.mark.slow
 def test_what_is_missing_is_said_and_left_out(made, copy):
     records = copy / "results/records"
     for name in ("eval/ibpo-50.npz", "eval/random-25.npz", "oracle/ibpo-25.npz", "logs/ibpo-75.jsonl.gz"):

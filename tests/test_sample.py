@@ -131,6 +131,7 @@ def test_tiny_top_p_is_greedy(model):
 
 
 @pytest.mark.parametrize("temperature, top_p", [(1.0, 1.0), (0.7, 1.0), (1.5, 0.8)])
+@pytest.mark.slow
 def test_same_seed_same_ids_whatever_the_slots(model, temperature, top_p):
     prompts = [prompt for prompt in PROMPTS for _ in range(4)]
     options = dict(temperature=temperature, top_p=top_p, stop_ids=(3, 8))
@@ -212,6 +213,7 @@ def test_memory_follows_from_the_limit():
 
 @pytest.mark.parametrize("rows, temperature, top_p, stop_ids", [
     (1, 0, 1.0, ()), (1, 1.0, 1.0, (5,)), (2, 1.0, 0.9, ()), (2, 1.0, 1.0, (5,)), (3, 0.9, 1.0, ())])
+@pytest.mark.slow
 def test_a_small_memory_changes_no_response(model, rows, temperature, top_p, stop_ids, monkeypatch):
     """Memory for so many of the longest responses. What has to be put back is sampled again, with the same tokens."""
     options = dict(max_new_tokens=100, temperature=temperature, top_p=top_p, stop_ids=stop_ids, seed=7)
@@ -418,6 +420,7 @@ def chi_square(counts: Counter, expected: dict, draws: int) -> float:
 
 
 @pytest.mark.parametrize("temperature, top_p", [(1.0, 1.0), (0.6, 1.0), (2.0, 1.0), (1.0, 0.9), (0.8, 0.7), (1.7, 0.6)])
+@pytest.mark.slow
 def test_two_tokens_follow_the_analytic_distribution(temperature, top_p):
     """Joint distribution of two tokens: right for each, and the second does not depend on the first one's noise."""
     model, draws = build(vocab_size=6, seed=1, std=0.15), 6000

@@ -52,6 +52,7 @@ def ask(url: str, out: Path, models=("small=asv",), in_flight: int = 8, **change
     return server.respond(url, list(models), out=out, in_flight=in_flight, **{**OPTIONS, **changes})
 
 
+@pytest.mark.slow
 def test_greedy_answers_are_those_of_the_same_model_here(address, tmp_path):
     """Text, tokens and ends, through the server's chat template and back: a local record but for its header."""
     assert ask(address, tmp_path / "there", temperature=0.0, problems=10, max_new_tokens=60) == ["small-asv"]
@@ -75,6 +76,7 @@ def test_the_table_is_that_of_local_models(address, tmp_path, capsys, monkeypatc
 
 
 @pytest.mark.parametrize("fault", ["status", "busy", "garbage", "hang-up"])
+@pytest.mark.slow
 def test_what_fails_is_asked_again(fault, address, tmp_path, monkeypatch):
     monkeypatch.setattr(server, "FIRST_PAUSE", 0.01)
     ask(address, tmp_path)
@@ -123,6 +125,7 @@ def test_a_client_that_is_stopped(address, tmp_path):
     assert server.answers_so_far(so_far, {**header, "seed": 9}) == {}
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_sample_is_named(address, tmp_path, capsys):
     ask(address, tmp_path, ["greedy"])
     assert "does not sample" in capsys.readouterr().out
