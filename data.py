@@ -403,8 +403,9 @@ def main() -> None:
     except DataError as error:
         sys.exit(f"error: {error}")
     count = Counter(problem.level for problem in problems)
+    counts = {"builtin": count_problems, "kinds": kinds.count_problems}
     for level in LEVELS:
-        total = {"builtin": count_problems, "kinds": kinds.count_problems}.get(args.file, count.get)(level) or 0
+        total = counts.get(args.file, count.__getitem__)(level)
         print(f"level {level}: {total:,} problems")
         shown = [problem for problem in problems if problem.level == level][: args.show]
         for problem in shown:

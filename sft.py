@@ -36,12 +36,15 @@ from plumbing.stage import Stage, for_sampling, is_finished, only_process, open_
 # base: the built-in language model reads its textbook
 
 
-def textbook_of(settings: Settings) -> data.Textbook | kinds.Textbook:
+Textbook = data.Textbook | kinds.Textbook  # one world's, or the other's
+
+
+def textbook_of(settings: Settings) -> Textbook:
     """What the base reads."""
     return kinds.Textbook(settings.base_textbook) if settings.data == "kinds" else data.Textbook()
 
 
-def times_table(step: int, steps: int, book, rng: random.Random) -> tuple[str, str, str]:
+def times_table(step: int, steps: int, book: Textbook, rng: random.Random) -> tuple[str, str, str]:
     """A page of chapter one: a product of two numbers, small ones first.
 
     Read in this order the table is learned within minutes. Met all at once, in longer solutions, it takes hours: the
@@ -51,7 +54,7 @@ def times_table(step: int, steps: int, book, rng: random.Random) -> tuple[str, s
     return book.question_of(entry), "scot", book.route(entry, rng)[0]
 
 
-def textbook_page(book, rng: random.Random) -> tuple[str, str, str]:
+def textbook_page(book: Textbook, rng: random.Random) -> tuple[str, str, str]:
     """A page of chapter two: one solution, or several routes to one problem and a closing remark.
 
     Some pages repeat the times table, if the book has several of them.
@@ -69,7 +72,7 @@ def textbook_page(book, rng: random.Random) -> tuple[str, str, str]:
     return book.question_of(problem), "sv", voting.render_extended(solutions, answers)
 
 
-def counting_page(book, rng: random.Random) -> tuple[str, str, str]:
+def counting_page(book: Textbook, rng: random.Random) -> tuple[str, str, str]:
     """A page of chapter three: trials that disagree, at every level; the reader learns when to stop and what to state.
 
     The textbook's own routes never disagree about an easy problem, and a reader of chapter two learns to stop after
@@ -112,7 +115,7 @@ def new_model(settings: Settings, tokenizer) -> llama.Llama:
     return model.to(settings.device, sample.DTYPES[settings.dtype])
 
 
-def textbook_batch(step: int, settings: Settings, tokenizer, book) -> list[Example]:
+def textbook_batch(step: int, settings: Settings, tokenizer, book: Textbook) -> list[Example]:
     """The pages of a step: the times table, then solutions and votes, then mostly exercises in counting."""
     rng = random.Random(f"base {settings.seed} {step}")
     if step < settings.base_chapter_2:  # short pages: twice as many
@@ -131,10 +134,10 @@ def textbook_batch(step: int, settings: Settings, tokenizer, book) -> list[Examp
 
 def train_base(settings: Settings) -> Path:
     """The base model of a world, from nothing or from --base-start; returns its checkpoint directory."""
-    directory = settings.directory("base")
-    if is_finished(settings, "base"):
+    directory, book = settings.directory("base"), textbook_of(settings)
+    sources = {"start": fingerprint(settings.base_start)} if settings.base_start is not None else {}
+    if is_finished(settings, "base", sources):
         return directory
-    book = textbook_of(settings)
     if settings.base_start is not None:
         model, tokenizer = open_start(settings, settings.base_start)
         add_missing_tokens(model, tokenizer, book.pieces())
@@ -142,7 +145,7 @@ def train_base(settings: Settings) -> Path:
         tokenizer = data.build_tokenizer(book.pieces() + voting.pieces())
         model = new_model(settings, tokenizer)
     milestones = [0, 10 * settings.warmup, settings.base_chapter_3, settings.base_steps + 1]
-    with Stage(settings, "base", model, tokenizer, settings.base_steps) as stage:
+    with Stage(settings, "base", model, tokenizer, settings.base_steps, sources) as stage:
         for step in stage:
             record = add_supervised_gradient(model, textbook_batch(step, settings, tokenizer, book), settings)
             learning_rate = settings.base_lr * float(np.interp(step + 1, milestones, [0, 0.97, 0.4, 0]))
@@ -242,6 +245,11 @@ def balanced_sample(by_level: dict[int, list], count: int, what: str) -> list:
     return chosen
 
 
+def different_answers(solutions: list[str]) -> int:
+    """How many different answers these solutions have."""
+    return len(voting.number_answers([grade.extract(solution) for solution in solutions])[1])
+
+
 def sft_examples(settings: Settings, stage: str, tokenizer, rows: list[dict]) -> list[Example]:
     """Training examples from the rows of sampled_solutions.
 
@@ -257,8 +265,8 @@ def sft_examples(settings: Settings, stage: str, tokenizer, rows: list[dict]) ->
     votes, shorts, regular = defaultdict(list), defaultdict(list), defaultdict(list)
     for row in rows:
         vote = voting.build_vote(row["samples"], row["answer"], rng)  # Algorithm 3
-        distinct = len(set(map(grade.extract, row["samples"])) - {None})
-        if vote is not None and (stage == "sv-sft" or distinct >= settings.sft_distinct):
+        if vote is not None and (stage == "sv-sft" or settings.sft_distinct == 1
+                                 or different_answers(row["samples"]) >= settings.sft_distinct):
             votes[row["level"]].append((row["question"], vote))
         if condition == "modes":
             vote = voting.build_vote(row["samples"], row["answer"], rng, voting.SHORT)

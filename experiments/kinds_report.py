@@ -8,7 +8,6 @@ Several directories are several seeds: they hold records of the same names, and 
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,32 +15,24 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data import DataError  # noqa: E402
-from eval import Evaluation, Means, at_trials, on_boundary  # noqa: E402
+from eval import Evaluation, at_trials, on_boundary  # noqa: E402
 from experiments import kinds  # noqa: E402
 from experiments.references import AdaptiveHull  # noqa: E402
-from plumbing.records import Record, read_record  # noqa: E402
-from plumbing.statistics import Estimate  # noqa: E402
+from plumbing.records import Record, joined, read_record  # noqa: E402
+from plumbing.statistics import Estimate, number, percent  # noqa: E402
 
 
-def joined(folders: list[Path]) -> dict[str, Record]:
-    """Each model's records as one: the problems of one seed after those of the other."""
+def read(folders: list[Path]) -> dict[str, Record]:
+    """Each model's records of all seeds as one."""
     names = [path.stem for path in sorted((folders[0] / "records").glob("*.jsonl"))]
     if not names:
         raise DataError(f"{folders[0]}/records: holds no records")
     found = {}
     for name in names:
-        parts = [read_record(folder / "records" / f"{name}.jsonl") for folder in folders]
-        arrays = {key: np.concatenate([getattr(part, key) for part in parts])  # [seeds * n, ...]
-                  for key, value in vars(parts[0]).items() if isinstance(value, np.ndarray)}
-        found[name] = replace(parts[0], questions=[q for part in parts for q in part.questions], **arrays)
+        found[name] = joined([read_record(folder / "records" / f"{name}.jsonl") for folder in folders])
         if found[name].questions != found[names[0]].questions:
             raise DataError(f"{name} answered other problems than {names[0]}")
     return found
-
-
-def gain_over(mean: Means, base: Means, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A model's gain over single samples of the base, and that of a reference accuracy: float[draws] each."""
-    return mean.correct - base.correct, reference - base.correct
 
 
 def votes_after(record: Record, groups: np.ndarray) -> np.ndarray:
@@ -61,22 +52,11 @@ def votes_after(record: Record, groups: np.ndarray) -> np.ndarray:
 
 def follows_first_trial(evaluation: Evaluation, record: Record, groups: np.ndarray) -> Estimate | None:
     """How much more often the model votes after a wrong first trial than after a right one of the same group."""
-    means = evaluation.bootstrap.means(votes_after(record, groups)).reshape(-1, 4, evaluation_draws(evaluation))
+    means = evaluation.bootstrap.means(votes_after(record, groups)).reshape(len(np.unique(groups)), 4, -1)
     voted_wrong, wrong, voted_right, right = means.swapaxes(0, 1)  # float[G, draws] each
     weight = wrong * right / np.maximum(wrong + right, 1e-12)  # least variance; 0 where one of the two is missing
     gap = voted_wrong / np.maximum(wrong, 1e-12) - voted_right / np.maximum(right, 1e-12)  # float[G, draws]
     return evaluation.bootstrap.difference((weight * gap).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-12))
-
-
-def evaluation_draws(evaluation: Evaluation) -> int:
-    return next(iter(evaluation.means.values())).correct.shape[0]
-
-
-def points(estimate: Estimate | None, scale: float = 100, digits: int = 1) -> str:
-    if estimate is None:
-        return "-"
-    value, low, high = (scale * number for number in estimate)
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def print_report(records: dict[str, Record], runs: int) -> None:
@@ -101,20 +81,21 @@ def print_report(records: dict[str, Record], runs: int) -> None:
     for name, r in records.items():
         if r.condition != "asv":
             continue
-        mean = means[name]
-        line = on_boundary(mean.trials, means[base].correct, means[sv].correct, means[sv].trials)  # float[draws]
+        mean, single = means[name], means[base].correct
+        gain = mean.correct - single  # float[draws]
+        line = on_boundary(mean.trials, single, means[sv].correct, means[sv].trials)  # float[draws]
         sampled = at_trials(means[base].consistent, mean.trials)  # float[draws]
         print(f"--- {name}: {mean.correct[0]:.1%} at {mean.trials[0]:.2f} trials and {mean.tokens[0]:.1f} tokens; "
               f"malformed {r.malformed.mean():.1%}; first trials "
-              f"{points(bootstrap.difference(mean.first - means[base].correct))} points over base samples")
-        print(f"gain {points(bootstrap.difference(mean.correct - means[base].correct))} points: "
-              f"{points(bootstrap.ratio(*gain_over(mean, means[base], line)), 1, 2)} times the boundary's, "
-              f"{points(bootstrap.ratio(*gain_over(mean, means[base], sampled)), 1, 2)} times self-consistency's")
-        print(f"minus the hull of adaptive self-consistency: {points(hull.minus(mean, 'trials'))} in trials, "
-              f"{points(hull.minus(mean, 'tokens'))} in tokens")
+              f"{percent(bootstrap.difference(mean.first - single), 1)} points over base samples")
+        print(f"gain {percent(bootstrap.difference(gain), 1)} points: "
+              f"{number(bootstrap.ratio(gain, line - single), 2)} times the boundary's, "
+              f"{number(bootstrap.ratio(gain, sampled - single), 2)} times self-consistency's")
+        print(f"minus the hull of adaptive self-consistency: {percent(hull.minus(mean, 'trials'), 1)} in trials, "
+              f"{percent(hull.minus(mean, 'tokens'), 1)} in tokens")
         print(f"votes after a wrong first trial minus after a right one: "
-              f"{points(follows_first_trial(evaluation, r, levels))} within a level, "
-              f"{points(follows_first_trial(evaluation, r, 10 * levels + of))} within a level and kind")
+              f"{percent(follows_first_trial(evaluation, r, levels), 1)} within a level, "
+              f"{percent(follows_first_trial(evaluation, r, 10 * levels + of), 1)} within a level and kind")
         print("votes, %    all   level 1   2   3   4   5     accuracy  first trials   trials")
         for i, kind in enumerate(kinds.KINDS):
             part = r.at(of == i)
@@ -130,7 +111,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="evaluations, one per seed")
     args = parser.parse_args()
     try:
-        print_report(joined(args.folders), len(args.folders))
+        print_report(read(args.folders), len(args.folders))
     except (DataError, ValueError) as error:
         sys.exit(f"error: {error}")
 

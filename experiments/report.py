@@ -32,7 +32,7 @@ from experiments.chapter import chapter
 from experiments.references import AdaptiveHull, height_parts
 from experiments.tables import CAPS, FIGURES, HEIGHTS, LADDER, LEARN_WHEN, NAMES, ORACLE_MODELS, text
 from plumbing import plots
-from plumbing.records import Record, adaptive_self_consistency
+from plumbing.records import Record, adaptive_self_consistency, joined
 from plumbing.statistics import Estimate
 from voting import GROUPS
 
@@ -75,9 +75,7 @@ class Kept:
         found = {}
         for name in names:
             parts = [self.load(self.seeds[seed] / kind / f"{name}.npz") for seed in seeds]
-            arrays = {key: np.concatenate([getattr(part, key) for part in parts])  # [seeds * n, ...]
-                      for key, value in vars(parts[0]).items() if isinstance(value, np.ndarray)}
-            found[name] = replace(parts[0], questions=[q for part in parts for q in part.questions], **arrays)
+            found[name] = joined(parts)
             levels = {tuple(np.bincount(part.levels)) for part in parts}
             if len(levels) > 1 or found[name].questions != found[names[0]].questions:
                 raise data.DataError(f"{self.seeds[seeds[0]] / kind}: {name} answered other problems than {names[0]}, "

@@ -95,6 +95,13 @@ class Record(voting.Judged):
         return replace(self, questions=[self.questions[i] for i in np.flatnonzero(problems)], **arrays)
 
 
+def joined(parts: list[Record]) -> Record:
+    """A model's records with several seeds as one: the problems of one seed after those of the other."""
+    arrays = {key: np.concatenate([getattr(part, key) for part in parts])  # [seeds * n, ...]
+              for key, value in vars(parts[0]).items() if isinstance(value, np.ndarray)}
+    return replace(parts[0], questions=[q for part in parts for q in part.questions], **arrays)
+
+
 def self_consistency(gold: str, finals: list) -> list[float]:
     """For k = 1..m: the share of the m windows of k consecutive samples (round and round) whose plurality is right."""
     m = len(finals)

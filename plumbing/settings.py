@@ -148,7 +148,8 @@ class Settings:
 
     base_start: str = setting(None, "begin with this checkpoint, which learns the new pieces of text; default: from "
                                     "nothing", BASE, ("base",), when=lambda s: s.base_start is not None)
-    base_textbook: int = setting(0, "--data kinds: which textbook, the seed of its misprints", BASE, ("base",), least=0)
+    base_textbook: int = setting(0, "--data kinds: which textbook, the seed of its misprints", BASE, ("base",),
+                                 when=lambda s: s.data == "kinds", least=0)
     base_steps: int = setting(7500, "gradient steps", BASE, ("base",), least=1)
     base_chapter_2: int = setting(600, "step at which chapter one, the times table, ends", BASE, ("base",), least=0)
     base_chapter_3: int = setting(2500, "step from which there are exercises in counting votes, too", BASE, ("base",),

@@ -12,7 +12,10 @@ import data
 import ibpo
 import sft
 import voting
+from eval import Evaluation
 from experiments import kinds
+from experiments.kinds_report import follows_first_trial, print_report
+from plumbing.records import Record
 from plumbing.settings import parse_args
 
 
@@ -183,3 +186,61 @@ def test_what_giving_up_does_not_go_with(options, capsys):
     with pytest.raises(SystemExit):
         parse_args(["--give-up", *options])
     assert "--give-up goes with --method ibpo" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The report by kind
+
+
+def record_of(name: str, condition: str, questions: list[str], levels: np.ndarray, correct: np.ndarray,
+              votes: np.ndarray, first: np.ndarray) -> Record:
+    """A record with these judgements, bool[n, m] each; wrong answers never meet, a vote takes four trials."""
+    n, m = correct.shape
+    trials = np.where(votes, 4, 1)
+    return Record(
+        name=name, condition=condition, greedy=False, questions=questions, levels=levels, correct=correct, first=first,
+        group=np.where(votes, voting.GROUPS.index("extended"), 0), valid=np.ones((n, m), bool), trials=trials,
+        tokens=20 * trials, answers=np.where(correct, 0, 1 + np.arange(m)),
+        consistent=np.repeat(correct.mean(axis=1, keepdims=True), m, axis=1))
+
+
+def test_report_by_kind(capsys):
+    """Votes that follow a wrong first trial by 40 points; a kind that always votes hides nothing of it."""
+    rng, problems = np.random.default_rng(0), data.load("kinds", "test", 1000, seed=1)
+    questions, levels = [p.question for p in problems], np.array([p.level for p in problems])
+    of = np.array([list(kinds.KINDS).index(kinds.kind_of(q)) for q in questions])
+    rate = np.array([0.97, 0.6, 0.4, 0.2, 0.02, 0.02])[of][:, None]
+    first = rng.random((1000, 8)) < rate
+    votes = rng.random((1000, 8)) < np.where(first, 0.1, 0.5)
+    votes[of == 1] = True
+    right = np.where(votes, rng.random((1000, 8)) < rate + 0.02, first)
+    records = {r.name: r for r in [
+        record_of("base", "scot", questions, levels, rng.random((1000, 8)) < rate, np.zeros((1000, 8), bool), first),
+        record_of("sv-sft", "sv", questions, levels, rng.random((1000, 8)) < rate + 0.02, np.ones((1000, 8), bool),
+                  first),
+        record_of("ibpo", "asv", questions, levels, right, votes, first)]}
+    evaluation = Evaluation(list(records.values()))
+    others = {name: r.at(of != 1) for name, r in records.items()}
+    gap = follows_first_trial(Evaluation(list(others.values())), others["ibpo"], levels[of != 1])
+    assert gap.low < 0.4 < gap.high and gap.high - gap.low < 0.15
+    groups = 10 * levels + of
+    gaps, weights = [], []
+    for group in np.unique(groups):
+        wrong, rights = (votes[groups == group][which] for which in (~first[groups == group], first[groups == group]))
+        if wrong.size and rights.size:
+            gaps.append(wrong.mean() - rights.mean())
+            weights.append(1 / (1 / wrong.size + 1 / rights.size))
+    expected = np.average(gaps, weights=weights)
+    assert follows_first_trial(evaluation, records["ibpo"], groups).value == pytest.approx(expected)
+    print_report(records, 1)
+    printed = capsys.readouterr().out
+    line = next(line.split() for line in printed.split("--- ibpo")[1].splitlines() if line.strip().startswith("medium"))
+    assert line[1] == "100" and f"{records['base'].correct.mean():.1%}" in printed
+    assert f"{right.mean():.1%} at {records['ibpo'].trials.mean():.2f} trials" in printed
+
+
+def test_a_base_knows_its_world():
+    """What a base was made with tells the worlds apart, and is unchanged for bases of earlier versions."""
+    builtin, other = (parse_args([preset, "--stage", "base"])[0].deciding("base") for preset in ("builtin", "kinds"))
+    assert "base_textbook" not in builtin and "base_start" not in builtin
+    assert other["base_textbook"] == 0 and other["base_start"] == "checkpoints/base"
