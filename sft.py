@@ -3,11 +3,12 @@
     python train.py --stage base                 # rebuild the built-in base model from nothing
     python train.py --stage asv-sft              # its own solutions in the voting templates
 
-Departures from the paper: golden solutions are read, not learned (see `sft_examples`). And ASV-SFT is to learn both
-formats, not when to use them: D_ASV1 and D_ASV2 are both drawn evenly from all levels. It then votes as often at each
-level, and as often after a wrong first trial as after a right one (results/results.md). The paper takes its votes from
-problems with 4 to 8 different answers, which tells the model about difficulty before IBPO does. With --sft-short there
-is a third kind of example, short votes, made in the same way.
+Departures from the paper: a single trial is one of the model's own solutions, not a golden one, which would teach it
+more than it can do (see `sft_examples`). And without --sft-distinct ASV-SFT learns both formats, not when to use them:
+D_ASV1 and D_ASV2 are both drawn evenly from all levels. It then votes as often at each level, and as often after a
+wrong first trial as after a right one (results/results.md). The paper takes its votes from problems with 4 to 8
+different answers (--sft-distinct 4), which tells the model about difficulty before IBPO does. With --sft-short there is
+a third kind of example, short votes, made in the same way.
 """
 
 import json
@@ -254,12 +255,14 @@ def sft_examples(settings: Settings, stage: str, tokenizer, rows: list[dict]) ->
     """Training examples from the rows of sampled_solutions.
 
     In the paper's names: D_SV are votes under the prompt "sv", D_ASV1 the same under "asv", D_ASV2 single trials in the
-    format of "asv". SV-SFT learns D_SV and golden solutions under the base's prompt, ASV-SFT D_ASV1 and alpha times as
+    format of "asv". SV-SFT learns D_SV and single solutions under the base's prompt, ASV-SFT D_ASV1 and alpha times as
     many of D_ASV2.
 
-    A golden solution is only read; learned is the format around it. The key knows what the textbook misprints, and a
-    model that learns the key here is, a few IBPO steps later, right without voting. A problem file brings no solutions:
-    golden are then the model's own that are right, and learned.
+    A single trial is a right one of the model's own samples: they keep alive what the votes do not practise (with votes
+    from hard problems alone, the easy ones were forgotten within 500 steps). Where no sample is right, it is the golden
+    solution of a built-in world, which is only read; learned is the format around it, that of one trial. The answer key
+    knows what the textbook misprints; a model that learned it would, a few IBPO steps later, be right without voting.
+    A problem file brings no solutions; its unsolved problems are left out.
     """
     rng, condition = random.Random(f"{stage} {settings.seed}"), settings.condition(stage)
     votes, shorts, regular = defaultdict(list), defaultdict(list), defaultdict(list)
@@ -272,12 +275,11 @@ def sft_examples(settings: Settings, stage: str, tokenizer, rows: list[dict]) ->
             vote = voting.build_vote(row["samples"], row["answer"], rng, voting.SHORT)
             if vote is not None:
                 shorts[row["level"]].append((row["question"], vote))
-        if row["solution"] is not None:  # golden: read, not learned
+        right = [text for text in row["samples"] if voting.judge(row["answer"], voting.render_regular(text))[1]]
+        if right:  # one of the model's own
+            regular[row["level"]].append((row["question"], rng.choice(right), ""))
+        elif row["solution"] is not None:  # golden: read, not learned
             regular[row["level"]].append((row["question"], row["solution"], row["solution"]))
-        else:  # one of the model's own that is right
-            right = [text for text in row["samples"] if voting.judge(row["answer"], voting.render_regular(text))[1]]
-            if right:
-                regular[row["level"]].append((row["question"], rng.choice(right), ""))
     examples = []
     for question, text in balanced_sample(votes, settings.sft_votes, "voting examples"):
         examples.append(encode(tokenizer, question, condition, text))

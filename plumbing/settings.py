@@ -79,7 +79,7 @@ class Settings:
     sft_samples: int = setting(12, "solutions per problem; at least eight, the longest vote", SFT, SAMPLED,
                                least=MAX_TRIALS)
     sft_votes: int = setting(3300, "voting examples, D_SV or D_ASV1, evenly from all levels", SFT, LATER, least=1)
-    sft_regular: int = setting(1700, "one-trial examples, golden solutions or D_ASV2, evenly from all levels", SFT,
+    sft_regular: int = setting(1700, "one-trial examples (D_ASV2), evenly from all levels", SFT,
                                LATER, least=1)
     sft_distinct: int = setting(1, "D_ASV1: votes only on problems whose solutions have at least so many different "
                                    "answers; the paper's has 4 to 8, of 32", SFT, ASV,

@@ -144,33 +144,44 @@ def test_balanced_sample():
 @pytest.mark.parametrize("stage", ["sv-sft", "asv-sft"])
 @pytest.mark.parametrize("golden", [True, False])
 def test_sft_examples(stage, golden):
-    """Right votes that keep the rule, right single solutions, under the prompts of their stage; the same amounts."""
+    """Right votes that keep the rule, right single solutions, under the prompts of their stage; the same amounts.
+
+    Every third problem is unsolved: it has no vote, and its single solution is golden, if there is one.
+    """
     tokenizer, rng, rows = data.build_tokenizer(data.world_pieces() + voting.pieces()), random.Random(0), []
-    for problem in data.load("builtin", "train", 200):
+    for i, problem in enumerate(data.load("builtin", "train", 300)):
         factors = [int(f) for f in problem.question[8:-11].split(" * ")]
         samples = [data.textbook_route(factors, rng)[0] for _ in range(12)]
         samples += [voting.render_extended(samples[:1] * 3, [problem.answer] * 3), voting.render_regular(samples[0])]
+        if i % 3 == 0:
+            samples = [text for text in samples if voting.parse(text).final != problem.answer]
         rows.append({"question": problem.question, "answer": problem.answer, "level": problem.level,
                      "solution": problem.solution if golden else None, "samples": samples})
-    examples = sft.sft_examples(Settings(sft_votes=15, sft_regular=50, sft_alpha=0.6), stage, tokenizer, rows)
-    answers = {row["question"]: row["answer"] for row in rows}
-    solutions = {row["question"]: [row["solution"]] if golden else row["samples"][:12] for row in rows}
+    examples = sft.sft_examples(Settings(sft_votes=15, sft_regular=100, sft_alpha=0.6), stage, tokenizer, rows)
+    of = {row["question"]: row for row in rows}
     kinds, votes = Counter(), Counter()
     for example in examples:
         instruction, question = tokenizer.decode(example.prompt[1:-1]).split("<|problem|>")
         (condition,) = [name for name, prompt in voting.PROMPTS.items() if prompt == instruction]
         text = tokenizer.decode(example.response[:-1])
-        parsed, right = voting.judge(answers[question], text, condition=condition)
+        parsed, right = voting.judge(of[question]["answer"], text, condition=condition)
         assert right and example.response[-1] == tokenizer.eos_token_id
-        kinds[condition, parsed.group, "[TRIAL]" in text] += 1
-        if parsed.group == "regular" and golden:  # the solution is read, and only what stands around it is learned
+        unsolved = rows.index(of[question]) % 3 == 0
+        kinds[condition, parsed.group, "[TRIAL]" in text, unsolved] += 1
+        if unsolved:  # the solution is read, and only what stands around it is learned
             learned = "".join(tokenizer.decode([i]) for i, m in zip(example.response, example.loss_mask) if m)
-            assert learned == text.replace(next(r for r in solutions[question] if r in text), "") + "<|end|>"
+            assert learned == text.replace(of[question]["solution"], "") + "<|end|>"
         else:  # the model's own
             assert example.loss_mask is None
-        votes[next(r["level"] for r in rows if r["question"] == question)] += parsed.group == "extended"
-    one_trial = ("scot", "regular", False) if stage == "sv-sft" else ("asv", "regular", True)
-    assert kinds == {(stage.removesuffix("-sft"), "extended", True): 15, one_trial: 50 if stage == "sv-sft" else 30}
+            assert parsed.group == "extended" or any(sample in text for sample in of[question]["samples"][:12])
+        votes[of[question]["level"]] += parsed.group == "extended"
+    one_trial, count = ("scot", "regular", False), 100
+    if stage == "asv-sft":
+        one_trial, count = ("asv", "regular", True), 60
+    golden_ones = kinds.pop((*one_trial, True), 0)
+    vote = (stage.removesuffix("-sft"), "extended", True)
+    assert kinds == {(*vote, False): 15, (*one_trial, False): count - golden_ones}
+    assert 0.1 * count < golden_ones < 0.6 * count if golden else golden_ones == 0
     assert votes == dict.fromkeys(data.LEVELS, 3)  # evenly: voting does not know difficulty yet
 
 
@@ -190,7 +201,7 @@ def test_three_groups_in_the_examples_of_asv_sft():
         parsed, right = voting.judge(known[question]["answer"], tokenizer.decode(example.response[:-1]),
                                      condition="modes")
         assert right and instruction == voting.PROMPTS["modes"]
-        assert (example.loss_mask is None) == (parsed.group != "regular")
+        assert example.loss_mask is None  # all are the model's own
         kinds[parsed.group, known[question]["level"]] += 1
     amounts = {"extended": 3, "short": 5, "regular": 10}
     assert kinds == {(group, level): amount for group, amount in amounts.items() for level in data.LEVELS}
