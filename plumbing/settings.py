@@ -197,7 +197,7 @@ class Settings:
         return "modes" if self.sft_short and CONDITION[stage] == "asv" else CONDITION[stage]
 
     def name(self, stage: str) -> str:
-        """A stage's directory in `out`. For ibpo: ibpo-50 at 50 %, ibpo-tokens-90; cgpo, which knows no cap."""
+        """A stage's directory in `out`. For ibpo: ibpo-50 at 50 %, ibpo-50-give-up; cgpo, which knows no cap."""
         if stage == "asv-sft" and self.sft_alpha != 1:
             return f"asv-sft-{self.sft_alpha:g}"
         if stage != "ibpo":
@@ -210,7 +210,7 @@ class Settings:
         for name, cap in sorted(self.caps.items(), reverse=True):
             prefix = "" if name == "vote" else f"{name}-"
             parts.append(f"{prefix}{cap if 'tokens' in name else 100 * cap:g}")
-        return "-".join(parts)
+        return "-".join(parts + ["give-up"] * self.give_up)
 
     def directory(self, stage: str) -> Path:
         """Where a stage's checkpoint and log are."""

@@ -32,6 +32,7 @@ def test_caps_from_the_command_line():
     assert [Settings().condition(stage) for stage in ("base", "sv-sft", "asv-sft", "ibpo")] == [
         "scot", "sv", "asv", "asv"]
     assert Settings().name("ibpo") == "ibpo-50"
+    assert replace(Settings(), give_up=True).name("ibpo") == "ibpo-50-give-up"
     assert replace(Settings(), method="random").name("ibpo") == "random-50"
     assert replace(Settings(), method="cgpo").name("ibpo") == "cgpo"
     assert replace(Settings(), method="listing").name("ibpo") == "listing-50"
