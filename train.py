@@ -113,7 +113,7 @@ def roll_out(policy: llama.Llama, tokenizer, problems: list[data.Problem], m: in
 
 
 @torch.no_grad()
-def score_examples(model: llama.Llama, examples: list[Example], settings: Settings) -> np.ndarray:
+def logprobs_of(model: llama.Llama, examples: list[Example], settings: Settings) -> np.ndarray:
     """log pi(response | prompt) of each of k examples at the temperature of sampling: float[k], nats."""
 
     def score(chosen: list[int]) -> list[float]:
@@ -130,7 +130,7 @@ def kl_estimate(rollout: Rollout, reference: llama.Llama, settings: Settings) ->
     """log pi(y|x) - log pi_ref(y|x) of whole responses, the estimate of Eq. (7): float[n, m], nats."""
     examples = [Example(prompt, r.ids) for prompt, row in zip(rollout.prompts, rollout.responses) for r in row]
     under_policy = np.array([[r.logprob for r in row] for row in rollout.responses])  # float[n, m]
-    return under_policy - score_examples(reference, examples, settings).reshape(under_policy.shape)
+    return under_policy - logprobs_of(reference, examples, settings).reshape(under_policy.shape)
 
 
 def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,

@@ -22,32 +22,44 @@ from plumbing.statistics import percent
 
 
 def describe(judged: voting.Judged) -> dict[str, float]:
-    """Shares of all responses: right first trials, right second ones, wrong -> right, right -> wrong; and tokens."""
-    first, second = judged.first, judged.correct
-    shares = {"first": first, "second": second, "corrected": ~first & second, "spoiled": first & ~second,
-              "malformed": judged.malformed, "tokens": judged.tokens}
-    return {name: float(values.mean()) for name, values in shares.items()}
+    """Means over all responses: right first trials, right second ones, wrong -> right, right -> wrong, ..."""
+    first, second = judged.first, judged.correct  # bool[n, m]
+    columns = {"first": first, "second": second, "corrected": ~first & second, "spoiled": first & ~second,
+               "malformed": judged.malformed, "tokens": judged.tokens}
+    return {name: float(values.mean()) for name, values in columns.items()}
 
 
 def report(folders: list[Path]) -> None:
-    """The table of all records in these evaluations, several seeds' if there are several, with 95 % intervals."""
-    records = read(folders)
-    seen = Evaluation(list(records.values()), len(folders))
-    base, bootstrap = seen.find("scot"), seen.bootstrap
-    hull, single = AdaptiveHull(seen, base), seen.means[base]
-    print(f"{bootstrap.n:,} problems, {len(folders)} seed(s); %, and points at equal cost\n")
+    """A table of all records in these evaluations, with 95 % intervals, and each model beside samples of the base.
+
+    The two trials of a model that writes one are two samples: what separate samples change is there to compare with.
+    """
+    records = {name: record for name, record in read(folders).items() if not record.greedy}
+    evaluation = Evaluation(list(records.values()), len(folders))
+    bootstrap, base = evaluation.bootstrap, evaluation.find("scot")
+    single, hull = evaluation.means[base], AdaptiveHull(evaluation, base)
+    print(f"{bootstrap.n:,} problems, {len(folders)} seed(s); in percent, with 95 % intervals\n")
+    print(row("", ["first trial", "final answer", "wrong -> right", "right -> wrong"]) + "   trials  tokens  malformed")
     for name, r in records.items():
-        mean, found = seen.means[name], describe(r)
-        moved = bootstrap.means(np.stack([(~r.first & r.correct).mean(axis=1), (r.first & ~r.correct).mean(axis=1)], 1))
-        print(f"--- {name}: first trial {percent(bootstrap.share(mean.first), 1)}, final answer "
-              f"{percent(bootstrap.share(mean.correct), 1)}; wrong -> right {percent(bootstrap.share(moved[0]), 1)}, "
-              f"right -> wrong {percent(bootstrap.share(moved[1]), 1)}; {mean.trials[0]:.2f} trials, "
-              f"{mean.tokens[0]:.1f} tokens, malformed {found['malformed']:.1%}")
-        for unit in ("trials", "tokens") if r.condition != "scot" else ():
+        mean, first = evaluation.means[name], np.roll(r.correct, 1, axis=1) if r.condition == "scot" else r.first
+        moved = np.stack([(~first & r.correct).mean(axis=1), (first & ~r.correct).mean(axis=1)], axis=1)  # float[n, 2]
+        shares = [bootstrap.share(values) for values in (mean.first, mean.correct, *bootstrap.means(moved))]
+        print(row(name, [percent(share, 1) for share in shares])
+              + f"{mean.trials[0]:9.2f}{mean.tokens[0]:8.1f}{100 * r.malformed.mean():11.1f}")
+    print("\nfinal answer minus self-consistency, and minus its adaptive rules, at equal cost, in points\n")
+    print(row("", ["in trials", "adaptive, in trials", "in tokens", "adaptive, in tokens"]))
+    for name, mean in evaluation.means.items():
+        if records[name].condition == "scot":
+            continue
+        found = []
+        for unit in ("trials", "tokens"):
             budget = getattr(mean, unit) / getattr(single, unit)  # float[draws], in base samples
-            sampled = mean.correct - at_trials(single.consistent, budget)  # float[draws]
-            print(f"    in {unit}: minus self-consistency {percent(bootstrap.difference(sampled), 1)}, minus adaptive "
-                  f"self-consistency {percent(hull.minus(mean, unit), 1)}")
+            found += [bootstrap.difference(mean.correct - at_trials(single.consistent, budget)), hull.minus(mean, unit)]
+        print(row(name, [percent(estimate, 1) for estimate in found]))
+
+
+def row(name: str, cells: list[str]) -> str:
+    return f"{name:25}" + "".join(f"{cell:>22}" for cell in cells)
 
 
 def main() -> None:
