@@ -168,6 +168,30 @@ def test_gradient_of_a_step(stage, tokenizer, tmp_path, monkeypatch):
         torch.testing.assert_close(mine, weight.grad, rtol=1e-3, atol=1e-5)
 
 
+def test_each_problem_and_each_seed_is_met_once(tokenizer, tmp_path, monkeypatch):
+    """Over both stages; and stage II meets the same ones with and without stage I."""
+    ids = [[*tokenizer(pair(5, k), add_special_tokens=False).input_ids, tokenizer.eos_token_id] for k in (5, 6)]
+    responses = judged([[1, 0]] * 3)
+    rollout = rollout_of(responses, None, [[3]] * 3, [[sample.Completion(each, 0.0, True) for each in ids]] * 3)
+    problems, seeds = {}, {}
+
+    def roll_out(policy, tokenizer, batch, m, top_p, seed, settings):
+        assert (m, top_p, len(batch)) == (2, 1.0, 3)
+        problems[now].extend(problem.question for problem in batch)
+        seeds[now].append(seed)
+        return rollout
+
+    monkeypatch.setattr(score, "open_start", lambda *_: (build(vocab_size=len(tokenizer)), tokenizer))
+    monkeypatch.setattr(score, "roll_out", roll_out)
+    for now, stage, stage_1 in (("1", STAGE_1, True), ("2", STAGE_2, True), ("alone", STAGE_2, False)):
+        problems[now], seeds[now] = [], []
+        settings = ScoreSettings(out=str(tmp_path / "out"), steps=4, prompts=3, samples=2, stage_1=stage_1, kl=0.01)
+        (tmp_path / "start").mkdir(exist_ok=True)
+        score.train_stage(settings, stage, tmp_path / "start", tmp_path / "start")
+    assert problems["2"] == problems["alone"] and seeds["2"] == seeds["alone"]
+    assert len(set(problems["1"] + problems["2"])) == 24 and len(set(seeds["1"] + seeds["2"])) == 8
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Turns, pairs, settings
 
