@@ -65,7 +65,7 @@ class ScoreSettings(Settings):
     alpha: float = setting(10.0, "stage II: bonus for a correction, price of a spoiled answer", RL, (STAGE_2,), least=0)
     stage_1: bool = setting(True, "stage I; without it stage II starts from the warm start", RL, (STAGE_2,))
     bonus: bool = setting(True, "the bonus; without it alpha is 0", RL, (STAGE_2,))
-    sft_steps: int = setting(200, "warm start: gradient steps", RL, (WARM,), least=1)
+    sft_steps: int = setting(500, "warm start: steps; fewer leave first trials below the base", RL, (WARM,), least=1)
     sft_lr: float = setting(2e-4, "warm start: highest learning rate", RL, (WARM,), above=0)
     split: str = setting("test", "test to report, validation to choose by", RL, choices=("test", "validation"))
     eval_samples: int = setting(8, "base samples per problem", RL, least=voting.MAX_TRIALS)
