@@ -233,7 +233,7 @@ def report(out: Path, names: list[str] = None) -> dict:
     if not paths:
         raise data.DataError(f"{out}/records: holds no records")
     records = [read_record(path) for path in paths]
-    order = {"scot": 0, "sv": 1, "asv": 2, "modes": 3}
+    order = {"scot": 0, "sv": 1, "asv": 2, "modes": 3, "score": 4}
     if names is None:
         records.sort(key=lambda r: (order[r.condition], r.greedy, r.name.startswith("ibpo"), r.name))
     different = [r.name for r in records if r.questions != records[0].questions]
@@ -301,7 +301,7 @@ def evaluate(models: list, source: str, problems: int, samples: int, out: Path, 
 
     samples: of a single-trial model, per problem. options: of respond; with `server`, of plumbing.server.respond.
     """
-    per_problem = {"scot": samples, "sv": 1, "asv": 1, "modes": 1}
+    per_problem = {"scot": samples, "sv": 1, "asv": 1, "modes": 1, "score": 1}
     ask = server.respond if "server" in options else respond
     names = ask(models=models, source=source, problems=problems, samples=per_problem, out=out, **options)
 

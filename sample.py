@@ -359,7 +359,8 @@ def main() -> None:
     parser.add_argument("problem", help="the problem, in quotes")
     parser.add_argument("--condition", choices=list(voting.PROMPTS),
                         help="scot: one chain of thought; sv: always vote; asv: the model decides; modes: it "
-                             "decides among three groups (default: what the checkpoint was trained for, else scot)")
+                             "decides among three groups; score: two trials, the second counts (default: what the "
+                             "checkpoint was trained for, else scot)")
     parser.add_argument("--samples", type=int, default=1, help="how many responses (default 1)")
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
     parser.add_argument("--top-p", type=float, default=0.9,

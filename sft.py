@@ -14,6 +14,7 @@ a third kind of example, short votes, made in the same way.
 import json
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -323,8 +324,8 @@ def add_missing_tokens(model: llama.Llama, tokenizer, pieces: list[str]) -> int:
     return len(unknown)
 
 
-def train_sft(settings: Settings, stage_name: str) -> Path:
-    """The stage sv-sft or asv-sft; returns its checkpoint directory."""
+def train_sft(settings: Settings, stage_name: str, make_examples: Callable = sft_examples) -> Path:
+    """The stage sv-sft or asv-sft, or one with other examples; returns its checkpoint directory."""
     directory = settings.directory(stage_name)
     sources = {"model": fingerprint(settings.model)}
     if is_finished(settings, stage_name, sources):
@@ -334,7 +335,7 @@ def train_sft(settings: Settings, stage_name: str) -> Path:
     model, tokenizer = open_start(settings, settings.model)
     if add_missing_tokens(model, tokenizer, voting.pieces(settings.condition(stage_name))) and settings.lora_rank:
         raise UserError(f"{stage_name} needs new tokens, which --lora-rank, with its frozen embedding, could not learn")
-    examples = sft_examples(settings, stage_name, tokenizer, rows)
+    examples = make_examples(settings, stage_name, tokenizer, rows)
     order = derive_seed(settings.seed, stage_name)
     with Stage(settings, stage_name, model, tokenizer, settings.sft_steps, sources) as stage:
         for step in stage:

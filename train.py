@@ -113,20 +113,24 @@ def roll_out(policy: llama.Llama, tokenizer, problems: list[data.Problem], m: in
 
 
 @torch.no_grad()
-def kl_estimate(rollout: Rollout, reference: llama.Llama, settings: Settings) -> np.ndarray:
-    """log pi(y|x) - log pi_ref(y|x) of whole responses, the estimate of Eq. (7): float[n, m], nats."""
-    examples = [Example(prompt, r.ids) for prompt, row in zip(rollout.prompts, rollout.responses) for r in row]
+def logprobs_of(model: llama.Llama, examples: list[Example], settings: Settings) -> np.ndarray:
+    """log pi(response | prompt) of each of k examples at the temperature of sampling: float[k], nats."""
 
     def score(chosen: list[int]) -> list[float]:
         found = {}
         for group in micro_batches([examples[i] for i in chosen], settings.micro_tokens):
-            logp = log_probabilities(reference, group, settings.checkpointing, settings.temperature)  # [B]
+            logp = log_probabilities(model, group, settings.checkpointing, settings.temperature)  # [B]
             found |= zip(map(id, group), logp.tolist())
         return [found[id(examples[i])] for i in chosen]
 
+    return np.array(distributed.spread(score, [len(example) for example in examples]))
+
+
+def kl_estimate(rollout: Rollout, reference: llama.Llama, settings: Settings) -> np.ndarray:
+    """log pi(y|x) - log pi_ref(y|x) of whole responses, the estimate of Eq. (7): float[n, m], nats."""
+    examples = [Example(prompt, r.ids) for prompt, row in zip(rollout.prompts, rollout.responses) for r in row]
     under_policy = np.array([[r.logprob for r in row] for row in rollout.responses])  # float[n, m]
-    under_reference = np.array(distributed.spread(score, [len(example) for example in examples]))  # float[n m]
-    return under_policy - under_reference.reshape(under_policy.shape)
+    return under_policy - logprobs_of(reference, examples, settings).reshape(under_policy.shape)
 
 
 def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
@@ -145,13 +149,22 @@ def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
     return selection, selection.weights
 
 
+def closing_mask(tokenizer, ids: list[int]) -> list[bool]:
+    """Which tokens of a response come after its last trial: those that decide to stop, and the closing line."""
+    closed = len(ids)
+    while "[/TRIAL]" not in tokenizer.decode(ids[closed:]):
+        closed -= 1
+    begin = next(i for i in range(closed, len(ids) + 1) if "[/TRIAL]" in tokenizer.decode(ids[closed:i]))
+    return [i >= begin for i in range(len(ids))]
+
+
 def weighted_examples(rollout: Rollout, weights: np.ndarray, tokenizer, settings: Settings) -> list[Example]:
     """The responses with a weight[n, m] other than 0, to learn from. Where the policy gave up (D8): their end alone."""
     examples = []
     for i, j in zip(*weights.nonzero()):
         ids = rollout.responses[i][j].ids
         gave_up = settings.give_up and not rollout.correct[i, j]
-        loss_mask = voting.closing_mask(tokenizer, ids) if gave_up else None
+        loss_mask = closing_mask(tokenizer, ids) if gave_up else None
         examples.append(Example(rollout.prompts[i], ids, float(weights[i, j]), loss_mask))
     return examples
 

@@ -5,6 +5,7 @@ A *trial* is one [TRIAL] ... [/TRIAL] block that ends in a boxed answer; a *resp
     extended (G₊)   a *vote*: trials one after another until an answer has occurred three times, eight at most, then the
                     consensus stated as the final answer; without one, the plurality (the first seen on ties)
     short           the same with two of at most three, and closing lines of its own; only where there are three groups
+    pair            two trials and nothing else, the second one counts: only under SCoRe's prompt (experiments/score.py)
     malformed       everything else: it belongs to no group, is never accepted, and counts as wrong
 Of the closing lines only the stated answer is checked. The rule is strict because the budget counts votes, not trials:
 a vote that goes on after its consensus would spend trials that no cap counts.
@@ -60,13 +61,17 @@ _SHORT = (
     f"{NUMBERS[SHORT_CONSENSUS]} trials agree, and state it as the final answer. If {NUMBERS[SHORT_MAX_TRIALS]} trials "
     f"bring no {NUMBERS[SHORT_CONSENSUS]} that agree, say so, and state the first answer. For a long vote, do not stop "
     "there.")
+_PAIR = (
+    " Work in two trials. Write each one as a block that opens with [TRIAL] and closes with [/TRIAL], holding a full "
+    "solution and its answer in \\boxed{}. In the second trial, look for mistakes in the first. Keep its answer, or "
+    "correct it: the answer of the second trial counts.")
 PROMPTS = {
     "scot": _SCOT,  # one chain of thought: the base model's format
     "sv": _SCOT + _TRIALS + _SV,  # always vote
     "asv": _SCOT + _EASY + _ASV + _TRIALS + _SV,  # decide for yourself
     "modes": _SCOT + _EASY + _MODES + _TRIALS + _SHORT + _SV,  # decide among three groups
+    "score": _SCOT + _PAIR,  # correct yourself: what IBPO is compared with
 }
-
 
 DATE = "26 Jul 2024"  # for chat templates such as that of Llama 3.2, which would write today's: not repeatable
 
@@ -145,12 +150,12 @@ SHORT = Rule(SHORT_CONSENSUS, SHORT_MAX_TRIALS)
 def pieces(condition: str = "asv") -> list[str]:
     """The fixed pieces of text of this file, for a tokenizer that gives each its own token.
 
-    The built-in base model knows those of two groups; condition "modes": and those of a third.
+    The built-in base model knows those of two groups; condition "modes": and those of a third; "score": of pairs.
     """
-    of_short_votes = [PROMPTS["modes"], SHORT.agreed, SHORT.disagreed] if condition == "modes" else []
+    added = {"modes": [PROMPTS["modes"], SHORT.agreed, SHORT.disagreed], "score": [PROMPTS["score"]]}
     prompts = [PROMPTS[name] for name in ("scot", "sv", "asv")]
     tallies = [text for text in TALLY.values() if text]
-    return [*prompts, OPEN, CLOSE, EASY, LONG.agreed, LONG.disagreed, END, *tallies, *of_short_votes]
+    return [*prompts, OPEN, CLOSE, EASY, LONG.agreed, LONG.disagreed, END, *tallies, *added.get(condition, [])]
 
 
 def render_regular(solution: str) -> str:
@@ -308,6 +313,16 @@ def apply_rule(answers: tuple[str | None, ...], closing: str) -> tuple[str, str 
     return group, expected, reason
 
 
+def parse_pair(text: str) -> Parsed:
+    """A response of two trials and nothing else, of which the second counts. It is no vote: its group is regular."""
+    answers, closing, reason = split_trials(text)
+    if not reason and (len(answers) != 2 or closing or answers[1] is None):
+        reason = "not two trials, the second with an answer"
+    if reason:
+        return Parsed("malformed", max(text.count("[TRIAL]"), 1), answers, None, reason)
+    return Parsed("regular", 2, answers, answers[1])
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Judging
 
@@ -318,7 +333,7 @@ def judge(gold: str, text: str, finished: bool = True, condition: str = "asv") -
     condition: the prompt it answers. With two groups a short vote is malformed, since no cap counts it. Under a prompt
     that asks for trials so is a plain solution, since attempts inside it would not be counted.
     """
-    parsed, reason = parse(text), ""
+    parsed, reason = (parse_pair if condition == "score" else parse)(text), ""
     if not finished:
         reason = "cut off"
     elif parsed.group == "short" and condition != "modes":
@@ -328,15 +343,6 @@ def judge(gold: str, text: str, finished: bool = True, condition: str = "asv") -
     if reason:
         parsed = Parsed("malformed", parsed.trials, parsed.answers, None, reason)
     return parsed, parsed.final is not None and grade.equal(gold, parsed.final)
-
-
-def closing_mask(tokenizer, ids: list[int]) -> list[bool]:
-    """Which tokens of a response come after its last trial: those that decide to stop, and the closing line."""
-    closed = len(ids)
-    while "[/TRIAL]" not in tokenizer.decode(ids[closed:]):
-        closed -= 1
-    begin = next(i for i in range(closed, len(ids) + 1) if "[/TRIAL]" in tokenizer.decode(ids[closed:i]))
-    return [i >= begin for i in range(len(ids))]
 
 
 @dataclass
@@ -391,12 +397,8 @@ def judge_rows(golds: list[str], rows: list[list[tuple[str, bool, int]]],
 
 
 def main() -> None:
-    def trial(*route: str) -> str:  # as the built-in world writes 3 * 8 * 20 modulo 61 = 53
-        return "\n".join(route[:-1]) + f"\n\\boxed{{{route[-1]}}}"
-
-    right = [trial("3", "* 8 = 24", "* 20 = 53", "53"), trial("20", "* 3 = 60", "* 8 = 53", "53"),
-             trial("8", "* 20 = 38", "* 3 = 53", "53")]
-    wrong = trial("8", "* 3 = 24", "* 20 = 5", "5")
+    *right, wrong = (f"{route}\n\\boxed{{{route.split()[-1]}}}" for route in (  # of 3 * 8 * 20 modulo 61 = 53
+        "3\n* 8 = 24\n* 20 = 53", "20\n* 3 = 60\n* 8 = 53", "8\n* 20 = 38\n* 3 = 53", "8\n* 3 = 24\n* 20 = 5"))
     examples = {
         "a vote": render_extended([right[0], wrong, *right[1:]], ["53", "5", "53", "53"]),
         "one trial": render_regular(right[0]),

@@ -11,6 +11,7 @@ import pytest
 import data
 import ibpo
 import sft
+import train
 import voting
 from eval import Evaluation
 from experiments import kinds
@@ -173,11 +174,11 @@ def test_only_the_end_is_learned():
     tokenizer = data.build_tokenizer(kinds.pieces() + voting.pieces())
     text = voting.render_regular("3\n* 4 = 12\n\\boxed{12}")
     ids = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
-    mask = voting.closing_mask(tokenizer, ids)
+    mask = train.closing_mask(tokenizer, ids)
     assert [tokenizer.decode([i]) for i, learned in zip(ids, mask) if learned] == [voting.EASY, tokenizer.eos_token]
     vote = voting.render_extended(["3\n\\boxed{3}"] * 3, ["3"] * 3)
     ids = tokenizer(vote, add_special_tokens=False).input_ids
-    learned = [i for i, inside in zip(ids, voting.closing_mask(tokenizer, ids)) if inside]
+    learned = [i for i, inside in zip(ids, train.closing_mask(tokenizer, ids)) if inside]
     assert tokenizer.decode(learned) == "Three trials agree. The final answer is \\boxed{3}."
 
 

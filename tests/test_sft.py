@@ -222,12 +222,11 @@ def test_what_train_sft_learns(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sft, "sampled_solutions", lambda settings: [])
     monkeypatch.setattr(sft, "open_start", lambda *_: (build(len(tokenizer)), tokenizer))
-    monkeypatch.setattr(sft, "sft_examples", lambda *_: examples)
     monkeypatch.setattr(sft, "add_supervised_gradient", add_supervised_gradient)
     monkeypatch.setattr(AdamW, "step", lambda adamw, lr: rates.append(lr) or step(adamw, lr))
     settings = Settings(out=str(tmp_path), sft_steps=8, sft_batch=8)
     for stage in ("sv-sft", "asv-sft"):
-        assert (sft.train_sft(settings, stage) / "model.safetensors").exists()
+        assert (sft.train_sft(settings, stage, lambda *_: examples) / "model.safetensors").exists()
         for epoch in (seen[stage][:4], seen[stage][4:]):
             assert sorted(sum(epoch, [])) == list(range(32))
     assert seen["sv-sft"] != seen["asv-sft"]
@@ -308,6 +307,7 @@ def test_words_that_the_tokenizer_lacks_are_added(tmp_path):
         coded = its_tokenizer(text, add_special_tokens=False).input_ids
         assert its_tokenizer.unk_token_id not in coded and its_tokenizer.decode(coded) == text
         assert tokenizer(text, add_special_tokens=False).input_ids == coded and max(coded) >= size
+    assert sft.add_missing_tokens(again, its_tokenizer, voting.pieces("score")) == 1  # one more, for pairs
     for condition in voting.PROMPTS:
         assert len(voting.encode_prompt(its_tokenizer, "Compute 7 * 12 modulo 61.", condition)) == 9
 

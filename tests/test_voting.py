@@ -154,7 +154,7 @@ def test_a_short_vote_needs_its_own_closing_line():
 
 
 def test_short_votes_count_only_where_there_are_three_modes():
-    for condition in voting.PROMPTS:
+    for condition in ("scot", "sv", "asv", "modes"):
         parsed, right = voting.judge("5", short(5, 5), condition=condition)
         offered = condition == "modes"
         assert (parsed.group, parsed.trials, parsed.answers) == ("short" if offered else "malformed", 2, ("5", "5"))
@@ -164,6 +164,48 @@ def test_short_votes_count_only_where_there_are_three_modes():
     assert voting.judge("5", short(5, 5)) == voting.judge("5", short(5, 5), condition="asv")
     assert voting.judge("5", short(5, 5), finished=False, condition="modes")[0].reason == "cut off"
     assert not voting.judge("6", short(5, 5), condition="modes")[1]
+
+
+PAIRS = {  # text -> what is wrong with it, the trials begun
+    trials(5): ("not two trials", 1),
+    trials(5, 5, 5): ("not two trials", 3),
+    trials(6, None): ("not two trials, the second with an answer", 2),
+    trials(6, 5) + "The answer is \\boxed{5}.": ("not two trials", 2),
+    short(5, 5): ("not two trials", 2),
+    vote(5, 5, 5): ("not two trials", 3),
+    render_regular(solution(5)): ("not two trials", 1),
+    solution(5): ("not two trials", 1),
+    "": ("not two trials", 1),
+    "Well: " + trials(6, 5): ("text between trials", 2),
+    trials(6) + "Again. " + trials(5): ("text between trials", 2),
+    trials(6) + OPEN + solution(5): ("a trial is not closed", 2),
+    OPEN + trials(6, 5): ("a trial is not closed", 3),
+    trials(6, 5) + CLOSE: ("a trial is not opened", 2),
+}
+
+
+@pytest.mark.parametrize("text", PAIRS)
+def test_what_is_no_pair(text):
+    reason, cost = PAIRS[text]
+    parsed, right = voting.judge("5", text, condition="score")
+    assert (parsed.group, parsed.trials, parsed.final, right) == ("malformed", cost, None, False)
+    assert parsed.reason.startswith(reason)
+
+
+def test_the_second_trial_of_a_pair_counts():
+    for first, second in product((5, 6, None, "10/2"), (5, 6, "10/2")):
+        parsed, right = voting.judge("5", trials(first, second) + " \n", condition="score")
+        assert (parsed.group, parsed.trials, parsed.final, parsed.reason) == ("regular", 2, str(second), "")
+        assert parsed.answers == (None if first is None else str(first), str(second)) and right == (second != 6)
+        for other in ("scot", "sv", "asv", "modes"):
+            assert voting.judge("5", trials(first, second), condition=other)[0].group == "malformed"
+    assert voting.judge("5", trials(5, 5), finished=False, condition="score")[0].reason == "cut off"
+    rows = [[(trials(*answers), True, 9) for answers in ((5, 5), (5, 6), (6, 5), (None, 6), (5,))]]
+    judged, finals = voting.judge_rows(["5"], rows, "score")
+    assert judged.first.tolist() == [[True, True, False, False, True]]
+    assert judged.correct.tolist() == [[True, False, True, False, False]]
+    assert judged.valid.tolist() == [[True, True, True, True, False]] and not judged.extended.any()
+    assert judged.trials.tolist() == [[2, 2, 2, 2, 1]] and finals == [["5", "6", "5", "6", None]]
 
 
 def test_consensus_at_the_eighth_trial():
@@ -475,7 +517,7 @@ def test_build_vote_refuses_tags_in_solutions():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return data.build_tokenizer(data.world_pieces() + voting.pieces("modes"))
+    return data.build_tokenizer(data.world_pieces() + voting.pieces("modes") + [voting.PROMPTS["score"]])
 
 
 def test_base_model_has_the_words_of_two_modes_only():
@@ -483,6 +525,7 @@ def test_base_model_has_the_words_of_two_modes_only():
     base = AutoTokenizer.from_pretrained(Path(__file__).parent.parent / "checkpoints/base")
     assert base.get_vocab() == data.build_tokenizer(data.world_pieces() + voting.pieces()).get_vocab()
     assert set(voting.pieces()) < set(voting.pieces("modes")) and voting.pieces("scot") == voting.pieces()
+    assert voting.pieces("score") == [*voting.pieces(), voting.PROMPTS["score"]]
 
 
 @pytest.mark.parametrize("condition", voting.PROMPTS)
@@ -498,7 +541,7 @@ def test_prompt_goes_through_the_chat_template(tokenizer, condition):
 
 def test_conditions_differ(tokenizer):
     prompts = [voting.encode_prompt(tokenizer, "Compute 7 * 12 modulo 61.", c) for c in voting.PROMPTS]
-    assert len({tuple(p) for p in prompts}) == 4 and len({tuple(p[2:]) for p in prompts}) == 1
+    assert len({tuple(p) for p in prompts}) == len(voting.PROMPTS) and len({tuple(p[2:]) for p in prompts}) == 1
 
 
 def test_prompt_of_a_real_template():
