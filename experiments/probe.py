@@ -1,0 +1,123 @@
+"""What a model could see at the moment of choice, and what it uses, in the world of kinds.py.
+
+After the first [/TRIAL] an ASV model stops or goes on. A linear probe, fitted to the hidden state there on half of the
+problems, says on the other half how well two things can be told from it: the kind of the problem, and whether the
+trial just written is right. AUC is the chance that of two problems, one of each sort, the right one gets the higher
+score: 0.5 is a guess, 1 is perfect. The policy's own probability of going on is measured in the same way.
+
+    python experiments/probe.py runs/kinds/asv-sft --problems 6000
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import data  # noqa: E402
+import llama  # noqa: E402
+import sample  # noqa: E402
+import voting  # noqa: E402
+from experiments import kinds  # noqa: E402
+from learn import Example, micro_batches  # noqa: E402
+from plumbing.checkpoints import open_checkpoint  # noqa: E402
+
+RIDGE = 1.0  # keeps the weights of the probe small
+NAMES = list(kinds.KINDS)
+
+
+@dataclass
+class Choices:
+    """The moment of choice on n problems."""
+
+    hidden: np.ndarray  # float[n, C], what the language model head reads there
+    goes_on: np.ndarray  # float[n], the policy's probability of another trial
+    kind: np.ndarray  # int[n], place in KINDS
+    right: np.ndarray  # bool[n], the first trial
+
+
+@torch.no_grad()
+def choices(model: llama.Llama, tokenizer, problems: list[data.Problem], seed: int) -> Choices:
+    """One response to each problem, up to the end of its first trial; those that end no trial are left out."""
+    rows = sample.ask(model, tokenizer, [problem.question for problem in problems], "asv", 1, top_p=0.9, seed=seed,
+                      max_new_tokens=300)
+    close, again = (tokenizer.convert_tokens_to_ids(piece) for piece in (voting.CLOSE, voting.OPEN))
+    read, kind, right = [], [], []
+    for problem, (response,) in zip(problems, rows):
+        if close in response.ids:
+            read.append(Example(response.prompt, response.ids[: response.ids.index(close) + 1]))
+            kind.append(NAMES.index(kinds.kind_of(problem.question)))
+            right.append(voting.parse(response.text).answers[0] == problem.answer)
+    hidden = {}
+    for batch in micro_batches(read, 4096):
+        ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(e.prompt + e.response) for e in batch], True)  # [B, T]
+        last = torch.tensor([len(example) - 1 for example in batch])  # [B]
+        where = torch.arange(ids.shape[1]) == last[:, None]  # bool[B, T]
+        hidden |= zip(map(id, batch), model.hidden_states(ids, where=where).float())  # [B, C]
+    states = torch.stack([hidden[id(example)] for example in read])  # [n, C]
+    goes_on = model.lm_head(states).softmax(-1)[:, again]  # [n]
+    return Choices(states.numpy(), goes_on.numpy(), np.array(kind), np.array(right))
+
+
+def auc(score: np.ndarray, positive: np.ndarray) -> float:
+    """The chance that a positive one of score[n] is above one that is not; ties count half. nan: one sort is missing.
+
+        >>> auc(np.array([0.1, 0.4, 0.4, 0.9]), np.array([False, False, True, True]))
+        0.875
+    """
+    high, low = score[positive], np.sort(score[~positive])
+    if not len(high) or not len(low):
+        return float("nan")
+    below = np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")  # int[positives], twice
+    return float(below.mean() / 2 / len(low))
+
+
+def probe(hidden: np.ndarray, positive: np.ndarray) -> float:
+    """AUC of ridge regression on hidden[n, C]: fitted to every other row, measured on the rest."""
+    x = np.concatenate([hidden, np.ones((len(hidden), 1))], axis=1).astype(float)  # float[n, C + 1]
+    x, y, held_out, truth = x[::2], positive[::2], x[1::2], positive[1::2]
+    weights = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ (y - y.mean()))  # float[C + 1]
+    return auc(held_out @ weights, truth)
+
+
+def print_report(seen: Choices) -> None:
+    print("kind        problems   goes on after a wrong first trial   after a right one")
+    for i, name in enumerate(NAMES):
+        shares = [seen.goes_on[(seen.kind == i) & (seen.right == right)] for right in (False, True)]
+        text = [f"{share.mean():.1%}" if len(share) else "-" for share in shares]
+        print(f"{name:10} {(seen.kind == i).sum():9,} {text[0]:>35} {text[1]:>19}")
+    print(f"\n{'can be told apart, AUC':55} {'probe':>8} {'policy':>8}")
+    helped = np.isin(seen.kind, [NAMES.index("medium"), NAMES.index("hard")])  # bool[n]
+    for other in ("easy", "hopeless"):
+        here = helped | (seen.kind == NAMES.index(other))
+        print(f"{f'voting helps (medium, hard) from {other}':55} {probe(seen.hidden[here], helped[here]):8.2f} "
+              f"{auc(seen.goes_on[here], helped[here]):8.2f}")
+    for name in ("medium", "hard"):
+        here = seen.kind == NAMES.index(name)
+        wrong = ~seen.right[here]
+        print(f"{f'a wrong first trial from a right one, {name} problems':55} {probe(seen.hidden[here], wrong):8.2f} "
+              f"{auc(seen.goes_on[here], wrong):8.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="a model that decides for itself: ASV-SFT or IBPO")
+    parser.add_argument("--problems", type=int, default=6000, help="validation problems (default 6000)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if args.problems < 100:
+        parser.error("--problems must be at least 100")
+    try:
+        model, tokenizer, _ = open_checkpoint(args.checkpoint)
+        problems = data.load("kinds", "validation", args.problems, args.seed)
+        print_report(choices(model.float(), tokenizer, problems, args.seed))
+    except (OSError, data.DataError, llama.CheckpointError, voting.PromptError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
