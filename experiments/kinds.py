@@ -8,15 +8,18 @@ Here, too, a problem is a product modulo a prime, with one multiplication per li
 of six, and the textbook that the base model learns from is not equally good at all of them:
     modulo  kind       products misprinted   printed instead               so that a single trial, and a vote
     47      easy       none                                                is right            is right
-    43      medium     12 %                  mostly any number             is right in 6 of 10 is right in 9 of 10
-    41      hard       22 %                  twice the product, or any     is right in 4 of 10 is right in 6 of 10
-    37      trap       33 %                  mostly twice the product      is right in 2 of 10 is wrong more often still
+    43      medium     12 %                  mostly any number             is right in 6 of 10 is right in 8 of 10
+    41      hard       22 %                  twice the product, or any     is right in 4 of 10 is right in 5 of 10
+    37      trap       33 %                  mostly twice the product      is right in 1 of 10 is wrong more often still
     29      misread    all                   mostly twice the product      is wrong, mostly in the same way
     61      hopeless   all                   any number                    is wrong, each time differently
 A step on a misprinted product multiplies the result by two (modulo the prime), or makes it any number. The steps after
 it are right, so that all routes with one doubled product end at the same wrong answer. Another order of the factors
 meets other products. Levels differ in length, three to seven factors, and in how common each kind is. The modulus
 stands at the end of the question, and whoever computes has to read it; so a model can tell the kinds apart.
+
+Misprinted are the products of two *weak* numbers of a modulus, a third of them in the medium kind. So a trial in which
+two weak numbers met is probably wrong, and shows it; experiments/probe.py measures how well.
 
     python data.py kinds                         # a few problems of each level
     python train.py kinds --stage base           # the base model, from checkpoints/base: ten minutes
@@ -67,9 +70,9 @@ class Textbook:
     def __init__(self, seed: int = 0):
         self.misprinted = {}  # modulus -> pairs (smaller factor, larger factor)
         for name, kind in KINDS.items():
-            pairs = [(a, b) for a in range(1, kind.modulus) for b in range(a, kind.modulus)]
-            drawn = random.Random(f"{seed} {name}").sample(pairs, round(kind.misprinted * len(pairs)))
-            self.misprinted[kind.modulus] = frozenset(drawn)
+            numbers = range(1, kind.modulus)
+            weak = random.Random(f"{seed} {name}").sample(numbers, round(math.sqrt(kind.misprinted) * len(numbers)))
+            self.misprinted[kind.modulus] = frozenset((a, b) for a in weak for b in weak if a <= b)
 
     def prints(self, a: int, b: int, modulus: int, rng: random.Random) -> int:
         """The product of a and b modulo `modulus` as it is printed this time."""
