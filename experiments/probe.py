@@ -37,6 +37,7 @@ class Choices:
     hidden: np.ndarray  # float[n, C], what the language model head reads there
     goes_on: np.ndarray  # float[n], the policy's probability of another trial
     kind: np.ndarray  # int[n], place in KINDS
+    level: np.ndarray  # int[n]
     right: np.ndarray  # bool[n], the first trial
 
 
@@ -46,11 +47,12 @@ def choices(model: llama.Llama, tokenizer, problems: list[data.Problem], seed: i
     rows = sample.ask(model, tokenizer, [problem.question for problem in problems], "asv", 1, top_p=0.9, seed=seed,
                       max_new_tokens=300)
     close, again = (tokenizer.convert_tokens_to_ids(piece) for piece in (voting.CLOSE, voting.OPEN))
-    read, kind, right = [], [], []
+    read, kind, level, right = [], [], [], []
     for problem, (response,) in zip(problems, rows):
         if close in response.ids:
             read.append(Example(response.prompt, response.ids[: response.ids.index(close) + 1]))
             kind.append(NAMES.index(kinds.kind_of(problem.question)))
+            level.append(problem.level)
             right.append(voting.parse(response.text).answers[0] == problem.answer)
     hidden = {}
     for batch in micro_batches(read, 4096):
@@ -60,47 +62,46 @@ def choices(model: llama.Llama, tokenizer, problems: list[data.Problem], seed: i
         hidden |= zip(map(id, batch), model.hidden_states(ids, where=where).float())  # [B, C]
     states = torch.stack([hidden[id(example)] for example in read])  # [n, C]
     goes_on = model.lm_head(states).softmax(-1)[:, again]  # [n]
-    return Choices(states.numpy(), goes_on.numpy(), np.array(kind), np.array(right))
+    return Choices(states.numpy(), goes_on.numpy(), np.array(kind), np.array(level), np.array(right))
 
 
-def auc(score: np.ndarray, positive: np.ndarray) -> float:
-    """The chance that a positive one of score[n] is above one that is not; ties count half. nan: one sort is missing.
+def auc(score: np.ndarray, positive: np.ndarray, level: np.ndarray) -> float:
+    """The chance that a positive one of score[n] is above one that is not, of the same level; ties count half.
 
-        >>> auc(np.array([0.1, 0.4, 0.4, 0.9]), np.array([False, False, True, True]))
+        >>> auc(np.array([0.1, 0.4, 0.4, 0.9]), np.array([False, False, True, True]), np.ones(4))
         0.875
+
+    nan: no level has both sorts.
     """
-    high, low = score[positive], np.sort(score[~positive])
-    if not len(high) or not len(low):
-        return float("nan")
-    below = np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")  # int[positives], twice
-    return float(below.mean() / 2 / len(low))
+    above = pairs = 0.0
+    for each in np.unique(level):
+        high, low = score[(level == each) & positive], np.sort(score[(level == each) & ~positive])
+        above += (np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")).sum() / 2
+        pairs += len(high) * len(low)
+    return float(above / pairs) if pairs else float("nan")
 
 
-def probe(hidden: np.ndarray, positive: np.ndarray) -> float:
+def probe(hidden: np.ndarray, positive: np.ndarray, level: np.ndarray) -> float:
     """AUC of ridge regression on hidden[n, C]: fitted to every other row, measured on the rest."""
     x = np.concatenate([hidden, np.ones((len(hidden), 1))], axis=1).astype(float)  # float[n, C + 1]
-    x, y, held_out, truth = x[::2], positive[::2], x[1::2], positive[1::2]
+    x, y, held_out = x[::2], positive[::2], x[1::2]
     weights = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ (y - y.mean()))  # float[C + 1]
-    return auc(held_out @ weights, truth)
+    return auc(held_out @ weights, positive[1::2], level[1::2])
 
 
 def print_report(seen: Choices) -> None:
-    print("kind        problems   goes on after a wrong first trial   after a right one")
+    print("kind        problems   goes on")
     for i, name in enumerate(NAMES):
-        shares = [seen.goes_on[(seen.kind == i) & (seen.right == right)] for right in (False, True)]
-        text = [f"{share.mean():.1%}" if len(share) else "-" for share in shares]
-        print(f"{name:10} {(seen.kind == i).sum():9,} {text[0]:>35} {text[1]:>19}")
-    print(f"\n{'can be told apart, AUC':55} {'probe':>8} {'policy':>8}")
+        print(f"{name:10} {(seen.kind == i).sum():9,} {seen.goes_on[seen.kind == i].mean():9.1%}")
+    print(f"\n{'can be told apart within a level, AUC':55} {'probe':>8} {'policy':>8}")
     helped = np.isin(seen.kind, [NAMES.index("medium"), NAMES.index("hard")])  # bool[n]
-    for other in ("easy", "hopeless"):
-        here = helped | (seen.kind == NAMES.index(other))
-        print(f"{f'voting helps (medium, hard) from {other}':55} {probe(seen.hidden[here], helped[here]):8.2f} "
-              f"{auc(seen.goes_on[here], helped[here]):8.2f}")
-    for name in ("medium", "hard"):
-        here = seen.kind == NAMES.index(name)
-        wrong = ~seen.right[here]
-        print(f"{f'a wrong first trial from a right one, {name} problems':55} {probe(seen.hidden[here], wrong):8.2f} "
-              f"{auc(seen.goes_on[here], wrong):8.2f}")
+    rows = [(f"voting helps (medium, hard) from {other}", helped | (seen.kind == NAMES.index(other)), helped)
+            for other in ("easy", "hopeless")]
+    rows += [(f"a wrong first trial from a right one, {name} problems", seen.kind == NAMES.index(name), ~seen.right)
+             for name in ("medium", "hard")]
+    for text, here, positive in rows:
+        print(f"{text:55} {probe(seen.hidden[here], positive[here], seen.level[here]):8.2f} "
+              f"{auc(seen.goes_on[here], positive[here], seen.level[here]):8.2f}")
 
 
 def main() -> None:

@@ -19,17 +19,21 @@ from experiments import kinds, probe
 def test_auc_against_all_pairs():
     rng = np.random.default_rng(0)
     for _ in range(20):
-        score, positive = rng.integers(0, 6, 40) / 5, rng.random(40) < 0.4
-        pairs = [(a > b) + (a == b) / 2 for a in score[positive] for b in score[~positive]]
-        assert probe.auc(score, positive) == pytest.approx(np.mean(pairs))
-    assert np.isnan(probe.auc(score, np.ones(40, bool)))
+        score, positive, level = rng.integers(0, 6, 40) / 5, rng.random(40) < 0.4, rng.integers(1, 4, 40)
+        pairs = [(score[i] > score[j]) + (score[i] == score[j]) / 2 for i in range(40) for j in range(40)
+                 if positive[i] and not positive[j] and level[i] == level[j]]
+        assert probe.auc(score, positive, level) == pytest.approx(np.mean(pairs))
+    assert np.isnan(probe.auc(score, np.ones(40, bool), level))
 
 
 def test_probe_finds_a_direction_and_nothing_in_noise():
     rng = np.random.default_rng(0)
     hidden, noise = rng.normal(size=(4000, 12)), rng.normal(size=4000)
-    assert probe.probe(hidden, hidden[:, 3] - hidden[:, 7] + noise > 1) > 0.85
-    assert abs(probe.probe(hidden, noise > 1) - 0.5) < 0.05
+    level = rng.integers(1, 6, 4000)
+    assert probe.probe(hidden, hidden[:, 3] - hidden[:, 7] + noise > 1, level) > 0.85
+    assert abs(probe.probe(hidden, noise > 1, level) - 0.5) < 0.05
+    hidden[:, 0] = level  # knowing the level alone is no merit
+    assert abs(probe.probe(hidden, noise + level > 4, level) - 0.5) < 0.05
 
 
 def test_state_at_the_end_of_the_first_trial(monkeypatch):
@@ -52,6 +56,7 @@ def test_state_at_the_end_of_the_first_trial(monkeypatch):
     seen = probe.choices(model, tokenizer, problems, seed=0)
     kept = [i for i in range(30) if i != 4]
     assert seen.kind.tolist() == [probe.NAMES.index(kinds.kind_of(problems[i].question)) for i in kept]
+    assert seen.level.tolist() == [problems[i].level for i in kept]
     assert seen.right.tolist() == [i % 2 == 1 or problems[i].answer == "5" for i in kept]
     for row in rng.sample(range(len(kept)), 5):
         i = kept[row]
@@ -69,7 +74,7 @@ def test_report(capsys):
     hidden = rng.normal(size=(n, 8))
     hidden[:, 0] += 3 * np.isin(kind, [1, 2])
     hidden[:, 1] += 3 * right
-    probe.print_report(probe.Choices(hidden, np.where(kind == 1, 0.625, 0.125), kind, right))
+    probe.print_report(probe.Choices(hidden, np.where(kind == 1, 0.625, 0.125), kind, rng.integers(1, 6, n), right))
     printed = capsys.readouterr().out
     assert "62.5%" in next(line for line in printed.splitlines() if line.startswith("medium"))
     for line in printed.split("AUC")[1].splitlines()[1:]:
