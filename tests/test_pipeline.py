@@ -122,7 +122,7 @@ def test_evaluation_is_complete_and_redraws(runs):
 def test_three_groups(runs, tmp_path):
     """Short votes from --sft-short to the stacked plot; the stages of two groups beside it would be refused."""
     shutil.copy(runs[0] / "samples.jsonl", tmp_path)
-    three = [*SMALL, "--sft-short", "20", "--budget", "short=0.3,vote=0.3", "--out", tmp_path]
+    three = [*SMALL, "--sft-short", "20", "--sft-regular", "40", "--budget", "short=0.3,vote=0.3", "--out", tmp_path]
     run("train.py", *three, "--stage", "ibpo")
     stage = tmp_path / "ibpo-30-short-30"
     log = [json.loads(line) for line in (stage / "log.jsonl").read_text().splitlines()]
@@ -136,7 +136,7 @@ def test_three_groups(runs, tmp_path):
     printed = run("eval.py", tmp_path / "asv-sft", stage, "--problems", "20", "--out", tmp_path / "eval")
     assert "asv-sft" in printed and (tmp_path / "eval/groups.png").stat().st_size > 10_000
     with pytest.raises(SystemExit, match="sft_short"):
-        run("train.py", *SMALL, "--out", tmp_path, "--stage", "ibpo")
+        run("train.py", *SMALL, "--sft-regular", "40", "--out", tmp_path, "--stage", "ibpo")
 
 
 def test_sample_answers_one_problem(runs):
