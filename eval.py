@@ -28,6 +28,7 @@ from numpy.typing import ArrayLike
 
 import data
 import sample
+import voting
 from plumbing import distributed, plots, printing, server
 from plumbing.files import fingerprint
 from plumbing.records import Record, is_record_of, make_record, print_examples, read_record
@@ -233,9 +234,9 @@ def report(out: Path, names: list[str] = None) -> dict:
     if not paths:
         raise data.DataError(f"{out}/records: holds no records")
     records = [read_record(path) for path in paths]
-    order = {"scot": 0, "sv": 1, "asv": 2, "modes": 3, "score": 4}
+    order = list(voting.PROMPTS).index
     if names is None:
-        records.sort(key=lambda r: (order[r.condition], r.greedy, r.name.startswith("ibpo"), r.name))
+        records.sort(key=lambda r: (order(r.condition), r.greedy, r.name.startswith("ibpo"), r.name))
     different = [r.name for r in records if r.questions != records[0].questions]
     if different:
         raise data.DataError(f"{folder}: {different[0]} answered other problems than {records[0].name}; evaluate both "
@@ -301,7 +302,7 @@ def evaluate(models: list, source: str, problems: int, samples: int, out: Path, 
 
     samples: of a single-trial model, per problem. options: of respond; with `server`, of plumbing.server.respond.
     """
-    per_problem = {"scot": samples, "sv": 1, "asv": 1, "modes": 1, "score": 1}
+    per_problem = {**dict.fromkeys(voting.PROMPTS, 1), "scot": samples}
     ask = server.respond if "server" in options else respond
     names = ask(models=models, source=source, problems=problems, samples=per_problem, out=out, **options)
 

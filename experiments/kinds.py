@@ -162,6 +162,11 @@ def kind_of(question: str) -> str:
     return KIND_OF[product[1]]
 
 
+def places(questions: list[str]) -> list[int]:
+    """The kind of each question as its place in KINDS. ValueError as in kind_of."""
+    return [list(KINDS).index(kind_of(question)) for question in questions]
+
+
 def generate(split: str, seed: int = 0) -> Iterator[tuple[str, str, int, str]]:
     """An endless stream of different problems, levels 1 to 5 in turn: question, answer, level, right solution.
 

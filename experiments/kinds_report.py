@@ -63,7 +63,7 @@ def print_report(records: dict[str, Record], runs: int) -> None:
     evaluation = Evaluation(list(records.values()), runs)
     means, bootstrap = evaluation.means, evaluation.bootstrap
     base, sv = evaluation.find("scot"), evaluation.find("sv")
-    of = np.array([list(kinds.KINDS).index(kinds.kind_of(q)) for q in records[base].questions])  # int[n]
+    of = np.array(kinds.places(records[base].questions))  # int[n]
     levels = records[base].levels  # int[n]
     print(f"{bootstrap.n:,} problems, {runs} seed(s)\n\nkind        problems  base  {'plurality of 8':>14}")
     for i, kind in enumerate(kinds.KINDS):

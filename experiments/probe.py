@@ -3,7 +3,8 @@
 After the first [/TRIAL] an ASV model stops or goes on. A linear probe, fitted to the hidden state there on half of the
 problems, says on the other half how well two things can be told from it: the kind of the problem, and whether the
 trial just written is right. AUC is the chance that of two problems, one of each sort, the right one gets the higher
-score: 0.5 is a guess, 1 is perfect. The policy's own probability of going on is measured in the same way.
+score: 0.5 is a guess, 1 is perfect. The policy's own probability of going on is measured in the same way. All pairs are
+of one level: longer problems are harder, and whoever knows the length alone would seem to know more.
 
     python experiments/probe.py runs/kinds/asv-sft --problems 6000
 """
@@ -47,12 +48,11 @@ def choices(model: llama.Llama, tokenizer, problems: list[data.Problem], seed: i
     rows = sample.ask(model, tokenizer, [problem.question for problem in problems], "asv", 1, top_p=0.9, seed=seed,
                       max_new_tokens=300)
     close, again = (tokenizer.convert_tokens_to_ids(piece) for piece in (voting.CLOSE, voting.OPEN))
-    read, kind, level, right = [], [], [], []
+    read, asked, right = [], [], []
     for problem, (response,) in zip(problems, rows):
         if close in response.ids:
             read.append(Example(response.prompt, response.ids[: response.ids.index(close) + 1]))
-            kind.append(NAMES.index(kinds.kind_of(problem.question)))
-            level.append(problem.level)
+            asked.append(problem)
             right.append(voting.parse(response.text).answers[0] == problem.answer)
     hidden = {}
     for batch in micro_batches(read, 4096):
@@ -62,7 +62,8 @@ def choices(model: llama.Llama, tokenizer, problems: list[data.Problem], seed: i
         hidden |= zip(map(id, batch), model.hidden_states(ids, where=where).float())  # [B, C]
     states = torch.stack([hidden[id(example)] for example in read])  # [n, C]
     goes_on = model.lm_head(states).softmax(-1)[:, again]  # [n]
-    return Choices(states.numpy(), goes_on.numpy(), np.array(kind), np.array(level), np.array(right))
+    kind = np.array(kinds.places([problem.question for problem in asked]))  # int[n]
+    return Choices(states.numpy(), goes_on.numpy(), kind, np.array([p.level for p in asked]), np.array(right))
 
 
 def auc(score: np.ndarray, positive: np.ndarray, level: np.ndarray) -> float:

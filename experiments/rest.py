@@ -5,10 +5,10 @@ where it votes on a kind as often as what is accepted for that kind are votes. M
 so this is not "always" where voting helps and "never" where it does not: some of the m are lucky. What this file finds:
 
 * The cap sorts kinds only where it binds. Where it does not, a problem votes as often as its estimated margin happens
-  to be positive: two or three in ten easy problems, on which a vote is hardly ever better.
+  to be positive, and with many samples that happens on easy problems, too, where a vote is hardly ever better.
 * The paper's rule drops a prompt without a right response (D5). Of hopeless problems it accepts lucky guesses only,
-  of which votes are as common as among all responses. So little takes these votes away, of eight trials each. Giving
-  up (D8) does.
+  of which votes are about as common as among all responses. So nothing takes these votes of eight trials away, and
+  chance may spread them. Giving up (D8) removes them.
 
     python train.py kinds && python experiments/rest.py runs/kinds/eval     # from the base's and SV-SFT's answers
 """
@@ -108,7 +108,7 @@ def main() -> None:
         sv, = (record for record in records.values() if record.condition == "sv")
     except (DataError, ValueError) as error:
         sys.exit(f"error: {error}")
-    of = np.array([list(kinds.KINDS).index(kinds.kind_of(question)) for question in base.questions])  # int[n]
+    of = np.array(kinds.places(base.questions))  # int[n]
     world = measure(base, sv, of)
     starts = {"half of all": np.full(len(kinds.KINDS), 0.5)}
     if "asv-sft" in records:

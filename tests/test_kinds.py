@@ -211,7 +211,7 @@ def test_report_by_kind(capsys):
     """Votes that follow a wrong first trial by 40 points; a kind that always votes hides nothing of it."""
     rng, problems = np.random.default_rng(0), data.load("kinds", "test", 1000, seed=1)
     questions, levels = [p.question for p in problems], np.array([p.level for p in problems])
-    of = np.array([list(kinds.KINDS).index(kinds.kind_of(q)) for q in questions])
+    of = np.array(kinds.places(questions))
     rate = np.array([0.97, 0.6, 0.4, 0.2, 0.02, 0.02])[of][:, None]
     first = rng.random((1000, 8)) < rate
     votes = rng.random((1000, 8)) < np.where(first, 0.1, 0.5)
