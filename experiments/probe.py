@@ -114,7 +114,9 @@ def main() -> None:
     if args.problems < 100:
         parser.error("--problems must be at least 100")
     try:
-        model, tokenizer, _ = open_checkpoint(args.checkpoint)
+        model, tokenizer, notes = open_checkpoint(args.checkpoint)
+        if notes.get("condition") != "asv":
+            raise data.DataError(f"{args.checkpoint} does not decide for itself; give an ASV-SFT or IBPO checkpoint")
         problems = data.load("kinds", "validation", args.problems, args.seed)
         print_report(choices(model.float(), tokenizer, problems, args.seed))
     except (OSError, data.DataError, llama.CheckpointError, voting.PromptError) as error:

@@ -104,8 +104,10 @@ def main() -> None:
     args = parser.parse_args()
     try:
         records = read(args.folders)
-        base, = (record for record in records.values() if record.condition == "scot" and not record.greedy)
-        sv, = (record for record in records.values() if record.condition == "sv")
+        of_prompt = {record.condition: record for record in records.values() if not record.greedy}
+        if not {"scot", "sv"} <= of_prompt.keys():
+            raise DataError(f"{args.folders[0]}: needs answers of the base and of SV-SFT")
+        base, sv = of_prompt["scot"], of_prompt["sv"]
     except (DataError, ValueError) as error:
         sys.exit(f"error: {error}")
     of = np.array(kinds.places(base.questions))  # int[n]

@@ -4,6 +4,7 @@
 """
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,3 +82,10 @@ def test_report(capsys):
         assert float(line.split()[-2]) > 0.9, line
         if "from a right one" in line:
             assert float(line.split()[-1]) == 0.5  # the policy makes no difference
+
+
+def test_other_checkpoints_are_one_clear_line(monkeypatch):
+    base = Path(__file__).resolve().parent.parent / "checkpoints/base"
+    monkeypatch.setattr("sys.argv", ["probe.py", str(base)])
+    with pytest.raises(SystemExit, match="^error: .*does not decide for itself; give an ASV-SFT or IBPO checkpoint$"):
+        probe.main()

@@ -77,3 +77,11 @@ def test_a_kind_without_feasible_responses_keeps_its_policy():
     world.draw = lambda n, rng: (np.arange(n) % 2, np.tile([1.0, 0.0], n // 2), np.tile([1.0, 0.0], n // 2))
     policy = np.array([0.4, 0.37])
     assert rest.accepted_votes(world, policy, 0.5, 8, False, np.random.default_rng(0))[1] == 0.37
+
+
+def test_an_evaluation_without_sv_sft_is_one_clear_line(monkeypatch):
+    record = SimpleNamespace(condition="scot", greedy=False)
+    monkeypatch.setattr(rest, "read", lambda folders: {"base": record})
+    monkeypatch.setattr("sys.argv", ["rest.py", "somewhere"])
+    with pytest.raises(SystemExit, match="^error: somewhere: needs answers of the base and of SV-SFT$"):
+        rest.main()
