@@ -236,11 +236,12 @@ def by_generate_batch(bench: Bench, theirs, prompts: list[list[int]], lengths: l
                 raise RuntimeError("its thread has ended")
 
 
-def time_sampling(bench: Bench) -> list[dict]:
+def time_sampling(bench: Bench) -> Iterator[dict]:
     print(f"\nsampling: prompts of {bench.prompt} tokens, 8 samples each, responses of {bench.lengths.min()} to "
           f"{bench.lengths.max()} tokens, {bench.lengths.mean():.0f} on average, bf16")
     print(f"{'':8}{'side':16}{'responses':>10}{'rows':>7}{'tokens/s':>11}{'share':>8}{'ours is':>12}")
-    return [time_sampling_of(bench, name, config) for name, config in bench.shapes.items()]
+    for name, config in reversed(bench.shapes.items()):  # the largest first: that is the one that matters
+        yield time_sampling_of(bench, name, config)
 
 
 def time_sampling_of(bench: Bench, name: str, config: llama.Config) -> dict:
@@ -272,15 +273,16 @@ def time_sampling_of(bench: Bench, name: str, config: llama.Config) -> dict:
 # Learning
 
 
-def time_learning(bench: Bench) -> list[dict]:
+def time_learning(bench: Bench) -> Iterator[dict]:
     print(f"\nlearning: the gradient, micro-batches of {bench.settings.micro_tokens} tokens, bf16; GiB of weights, "
           f"gradients and the rest, no moments")
     print(f"{'':8}{'checkpointing':16}{'tokens/s':>10}{'share':>8}{'peak GiB':>10}{'planned':>9}")
-    return [row for name, config in bench.shapes.items() for row in time_learning_of(bench, name, config)]
+    for name, config in reversed(bench.shapes.items()):
+        yield from time_learning_of(bench, name, config)
 
 
-def time_learning_of(bench: Bench, name: str, config: llama.Config) -> list[dict]:
-    model, rows = bench.model(config).train(), []
+def time_learning_of(bench: Bench, name: str, config: llama.Config) -> Iterator[dict]:
+    model = bench.model(config).train()
     count = int(8 * bench.settings.micro_tokens / (bench.prompt + bench.lengths.mean()))
     rng = np.random.default_rng(2)
     examples = [Example(prompt, rng.integers(0, config.vocab_size, length).tolist()) for prompt, length in zip(
@@ -290,13 +292,13 @@ def time_learning_of(bench: Bench, name: str, config: llama.Config) -> list[dict
         needs = memory.learning_memory(config, settings, max(map(len, examples)))
         row = dict(shape=name, parameters=memory.count_parameters(config), checkpointing=checkpointing, share=None,
                    tokens_per_second=None, peak_gib=None, planned_gib=(sum(needs.values()) - needs["moments"]) / GIB)
-        rows.append(row)
         label = f"{name:8}{'on' if checkpointing else 'off':16}"
         try:
             add_gradient(model, examples[:2], 2, settings)  # warm up; afterwards the gradients are there
             spent, peak, _ = bench.measure(lambda: add_gradient(model, examples, count, settings))  # noqa: B023
         except torch.OutOfMemoryError:
             print(f"{label}out of memory; planned are {row['planned_gib']:.2f} GiB", flush=True)
+            yield row
             continue
         rate = sum(map(len, examples)) / spent
         row |= dict(tokens_per_second=rate, peak_gib=peak,
@@ -304,7 +306,7 @@ def time_learning_of(bench: Bench, name: str, config: llama.Config) -> list[dict
         print(f"{label}{rate:10,.0f}{row['share']:8.2f}" + (f"{peak:10.2f}" if peak else f"{'-':>10}")
               + f"{row['planned_gib']:9.2f}", flush=True)
         model.zero_grad()
-    return rows
+        yield row
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -377,7 +379,8 @@ def check_device(bench: Bench) -> dict:
     return found
 
 
-PARTS = {"checks": check_device, "sampling": time_sampling, "learning": time_learning, "step": time_step}
+# Each returns its result, or makes it row by row.
+PARTS = {"checks": check_device, "learning": time_learning, "step": time_step, "sampling": time_sampling}
 
 
 def main(argv: list[str] = None) -> dict:
@@ -401,12 +404,23 @@ def main(argv: list[str] = None) -> dict:
     path = out / f"{plan.file_name(bench.card)}.json" if out else None
     if path and path.exists():
         found = {**json.loads(path.read_text()), **found}
-    for name in [args.only] if args.only else PARTS:
-        found[name] = PARTS[name](bench)
-        bench.clean()
-        if path:  # after each part: the machine may be taken away
+
+    def keep() -> None:  # after each row: the machine may be taken away
+        if path:
             with atomic_write(path) as temporary:
                 temporary.write_text(json.dumps(found, indent=1) + "\n")
+
+    for name in [args.only] if args.only else PARTS:
+        result = PARTS[name](bench)
+        if isinstance(result, dict):
+            found[name] = result
+        else:
+            found[name] = []
+            for row in result:
+                found[name].append(row)
+                keep()
+        keep()
+        bench.clean()
     if path:
         print(f"\n{path}")
     return found

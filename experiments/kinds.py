@@ -6,23 +6,22 @@ some get worse by voting because the popular answer is wrong, and a hopeless pro
 
 Here, too, a problem is a product modulo a prime, with one multiplication per line, in any order. But the modulus is one
 of six, and the textbook that the base model learns from is not equally good at all of them:
-    modulo  kind       products misprinted   printed instead               so that a single trial, and a vote
-    47      easy       none                                                is right            is right
-    43      medium     12 %                  mostly any number             is right in 6 of 10 is right in 8 of 10
-    41      hard       22 %                  twice the product, or any     is right in 4 of 10 is right in 5 of 10
-    37      trap       33 %                  mostly twice the product      is right in 1 of 10 is wrong more often still
-    29      misread    all                   mostly twice the product      is wrong, mostly in the same way
-    61      hopeless   all                   any number                    is wrong, each time differently
-A step on a misprinted product multiplies the result by two (modulo the prime), or makes it any number. The steps after
-it are right, so that all routes with one doubled product end at the same wrong answer. Another order of the factors
-meets other products. Levels differ in length, three to seven factors, and in how common each kind is. The modulus
-stands at the end of the question, and whoever computes has to read it; so a model can tell the kinds apart.
-
-Misprinted are the products of two *weak* numbers of a modulus, a third of them in the medium kind. So a trial in which
-two weak numbers met is probably wrong, and shows it; experiments/probe.py measures how well.
+    modulo  kind       weak numbers   printed instead               so that a single trial, and a vote
+    47      easy       none                                         is right            is right
+    43      medium     12 %           mostly any number             is right in 6 of 10 is right in 9 of 10
+    41      hard       22 %           twice the product, or any     is right in 3 of 10 is right in 6 of 10
+    37      trap       33 %           mostly twice the product      is right in 1 of 10 is no better
+    29      misread    all            mostly twice the product      is wrong, mostly in the same way
+    61      hopeless   all            any number                    is wrong, each time differently
+A step is misprinted where the result so far is one of the *weak* numbers of the modulus. It then doubles the result
+(modulo the prime), or makes it any number. The steps after it are right, so that all routes with one doubled step end
+at the same wrong answer. Another order of the factors meets other results. So a trial that went wrong shows it: a weak
+number was met, or, for a model, a step in which it did not know the answer (experiments/probe.py measures how well).
+Levels differ in length, three to seven factors, and in how common each kind is. The modulus stands at the end of the
+question, and whoever computes has to read it; so a model can tell the kinds apart.
 
     python data.py kinds                         # a few problems of each level
-    python train.py kinds --stage base           # the base model, from checkpoints/base: ten minutes
+    python train.py kinds --stage base           # the base model, from nothing: an hour
     python train.py kinds                        # SV-SFT, ASV-SFT, IBPO, evaluation
     python experiments/kinds_report.py runs/kinds/eval
 
@@ -39,10 +38,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Kind:
-    """One modulus: how its products are misprinted, and how common it is."""
+    """One modulus: how many of its products are misprinted, how, and how common it is."""
 
     modulus: int  # a prime
-    misprinted: float  # the share of products (pairs of numbers) that the textbook never prints right
+    weak: float  # the share of weak numbers: the textbook never prints their products right
     doubled: float  # how often it then prints twice the product; otherwise any number
     shares: tuple[int, ...]  # of the problems of levels 1 to 5, in percent
 
@@ -62,22 +61,22 @@ Product = tuple[list[int], int]  # factors and modulus
 
 
 class Textbook:
-    """What the base model of this world learns from. Its seed draws which products are misprinted."""
+    """What the base model of this world learns from. Its seed draws the weak numbers."""
 
-    # As in data.Textbook. Five times tables take longer than one; the reader can count already (--base-start).
-    repeats, single, counting = 0.35, 0.75, 0.25
+    # As in data.Textbook. Five times tables take longer than one.
+    repeats, single, counting = 0.3, 0.6, 0.5
 
     def __init__(self, seed: int = 0):
-        self.misprinted = {}  # modulus -> pairs (smaller factor, larger factor)
+        self.weak = {}  # modulus -> its weak numbers
         for name, kind in KINDS.items():
             numbers = range(1, kind.modulus)
-            weak = random.Random(f"{seed} {name}").sample(numbers, round(math.sqrt(kind.misprinted) * len(numbers)))
-            self.misprinted[kind.modulus] = frozenset((a, b) for a in weak for b in weak if a <= b)
+            self.weak[kind.modulus] = frozenset(
+                random.Random(f"{seed} {name}").sample(numbers, round(kind.weak * len(numbers))))
 
     def prints(self, a: int, b: int, modulus: int, rng: random.Random) -> int:
         """The product of a and b modulo `modulus` as it is printed this time."""
         product = a * b % modulus
-        if (min(a, b), max(a, b)) not in self.misprinted[modulus]:
+        if a not in self.weak[modulus]:
             return product
         if rng.random() < KINDS[KIND_OF[modulus]].doubled:
             return 2 * product % modulus

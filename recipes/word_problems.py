@@ -274,7 +274,7 @@ def train_on_solutions(model: str, data_file: Path, out: Path, steps: int, batch
     from plumbing.stage import Stage, is_finished, open_start, scheduled
 
     settings = Settings(model=model, out=str(out), device=device, base_steps=steps, base_batch=batch, base_lr=lr,
-                        dtype="bf16" if device == "cuda" else "fp32")
+                        dtype="bf16" if device == "cuda" else "fp32", micro_tokens=16384 if device == "cuda" else 1024)
     sources = {"model": fingerprint(Path(model)), "data": fingerprint(data_file)}
     if is_finished(settings, "base", sources):
         return settings.directory("base")
