@@ -43,7 +43,7 @@ MEASURED = Path(__file__).resolve().parent.parent / "results" / "gpu"  # CARD.js
 # Bytes per second, and bf16 operations per second without sparsity: data sheets of NVIDIA.
 CARDS = {"H200": (4.8e12, 989e12), "H100": (3.35e12, 989e12), "A100": (2.04e12, 312e12), "4090": (1.01e12, 165e12),
          "3090": (0.94e12, 71e12), "A10": (0.6e12, 125e12), "L4": (0.3e12, 121e12)}
-ASSUMED = {"sampling": 0.3, "learning": 0.35}  # shares of these; a guess until bench/gpu.py has run on the card
+ASSUMED = {"sampling": 0.2, "learning": 0.5}  # shares of these, until bench/gpu.py has run on the card (H200: .21, .59)
 TRIAL_TOKENS = 300  # assumed length of a trial
 VOTE_TRIALS = 5.74  # of ASV-SFT-1, with which IBPO starts; it ends with 2 to 4 (Table 3)
 ENOUGH_TO_PLAN = 10**7  # parameters; a smaller model needs no plan
