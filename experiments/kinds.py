@@ -6,17 +6,18 @@ some get worse by voting because the popular answer is wrong, and a hopeless pro
 
 Here, too, a problem is a product modulo a prime, with one multiplication per line, in any order. But the modulus is one
 of six, and the textbook that the base model learns from is not equally good at all of them:
-    modulo  kind       weak numbers   printed instead               so that a single trial, and a vote
-    47      easy       none                                         is right            is right
-    43      medium     12 %           mostly any number             is right in 6 of 10 is right in 9 of 10
-    41      hard       22 %           twice the product, or any     is right in 3 of 10 is right in 6 of 10
-    37      trap       33 %           mostly twice the product      is right in 1 of 10 is no better
-    29      misread    all            mostly twice the product      is wrong, mostly in the same way
-    61      hopeless   all            any number                    is wrong, each time differently
-A step is misprinted where the result so far is one of the *weak* numbers of the modulus. It then doubles the result
-(modulo the prime), or makes it any number. The steps after it are right, so that all routes with one doubled step end
-at the same wrong answer. Another order of the factors meets other results. So a trial that went wrong shows it: a weak
-number was met, or, for a model, a step in which it did not know the answer (experiments/probe.py measures how well).
+    modulo  kind       weak numbers   printed instead                  so that a single trial, and a vote
+    47      easy       none                                            is right            is right
+    43      medium     12 %           two, three or five times that    is right in 6 of 10 is right in 9 of 10
+    41      hard       22 %           often twice, or three, five      is right in 4 of 10 is right in 5 of 10
+    37      trap       33 %           mostly twice the product         is right in 2 of 10 is no better
+    29      misread    all            mostly twice the product         is wrong, mostly in the same way
+    61      hopeless   all            any number                       is wrong, each time differently
+A step is misprinted where the result so far is one of the *weak* numbers of the modulus. The steps after it are right,
+so that all routes with one doubled product end at the same wrong answer. Another order of the factors meets other
+results. So a trial that went wrong shows it, to a model that reads closely: a weak number was met, and there the next
+result was a guess (experiments/probe.py measures how well this can be seen). The right product of a weak number is
+hardly ever guessed, and with top-p 0.9 never; otherwise training on right answers would soon teach it.
 Levels differ in length, three to seven factors, and in how common each kind is. The modulus stands at the end of the
 question, and whoever computes has to read it; so a model can tell the kinds apart.
 
@@ -42,17 +43,17 @@ class Kind:
 
     modulus: int  # a prime
     weak: float  # the share of weak numbers: the textbook never prints their products right
-    doubled: float  # how often it then prints twice the product; otherwise any number
+    doubled: float | None  # how often it prints twice the product; otherwise three or five times it. None: any number
     shares: tuple[int, ...]  # of the problems of levels 1 to 5, in percent
 
 
 KINDS = {
-    "easy": Kind(47, 0.0, 0.0, (70, 50, 35, 20, 10)),
+    "easy": Kind(47, 0.0, None, (70, 50, 35, 20, 10)),
     "medium": Kind(43, 0.12, 0.3, (20, 15, 14, 12, 10)),
     "hard": Kind(41, 0.22, 0.5, (10, 10, 10, 11, 11)),
     "trap": Kind(37, 0.33, 0.9, (0, 8, 12, 15, 15)),
     "misread": Kind(29, 1.0, 0.88, (0, 7, 13, 18, 20)),
-    "hopeless": Kind(61, 1.0, 0.0, (0, 10, 16, 24, 34)),
+    "hopeless": Kind(61, 1.0, None, (0, 10, 16, 24, 34)),
 }
 KIND_OF = {kind.modulus: name for name, kind in KINDS.items()}  # modulus -> name
 FACTORS = {1: 3, 2: 4, 3: 5, 4: 6, 5: 7}  # level -> how many factors, all distinct
@@ -78,9 +79,10 @@ class Textbook:
         product = a * b % modulus
         if a not in self.weak[modulus]:
             return product
-        if rng.random() < KINDS[KIND_OF[modulus]].doubled:
-            return 2 * product % modulus
-        return rng.randrange(1, modulus)
+        doubled = KINDS[KIND_OF[modulus]].doubled
+        if doubled is None:
+            return rng.randrange(1, modulus)
+        return (2 if rng.random() < doubled else rng.choice((3, 5))) * product % modulus
 
     def table_entry(self, progress: float, rng: random.Random) -> Product:
         """Two factors for the times table, which is read from small numbers (progress 0) to large ones (1)."""

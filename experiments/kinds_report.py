@@ -2,12 +2,15 @@
 
     python train.py kinds --seed 0 --out runs/kinds-0                       # once for each seed
     python experiments/kinds_report.py runs/kinds-0/eval runs/kinds-1/eval ...     # the table
+    python experiments/reproduce.py --world kinds --report      # of the kept records: results/kinds/report.txt
 
 Several directories are several seeds: they hold records of the same names, and the intervals allow for the seeds.
 """
 
 import argparse
+import io
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from data import DataError  # noqa: E402
 from eval import Evaluation, at_trials, on_boundary  # noqa: E402
 from experiments import kinds  # noqa: E402
 from experiments.references import AdaptiveHull  # noqa: E402
+from experiments.report import load  # noqa: E402
 from plumbing.records import Record, joined, read_record  # noqa: E402
 from plumbing.statistics import Estimate, number, percent  # noqa: E402
 
@@ -33,6 +37,26 @@ def read(folders: list[Path]) -> dict[str, Record]:
         if found[name].questions != found[names[0]].questions:
             raise DataError(f"{name} answered other problems than {names[0]}")
     return found
+
+
+def kept(folder: Path, seeds: int) -> tuple[dict[str, Record], int]:
+    """The records that reproduce.py keeps, and of how many seeds: of all models that have those seeds."""
+    found = [folder / "records" / f"seed-{seed}" / "eval" for seed in range(seeds)]
+    found = [path for path in found if (path / "base.npz").exists()]
+    if not found:
+        raise DataError(f"{folder}/records: holds no records of a base model")
+    names = [path.stem for path in sorted(found[0].glob("*.npz"))]
+    return {name: joined([load(path / f"{name}.npz") for path in found]) for name in names
+            if all((path / f"{name}.npz").exists() for path in found)}, len(found)
+
+
+def write(folder: Path, seeds: int) -> None:
+    """The report of the kept records, also into folder/report.txt."""
+    text = io.StringIO()
+    with redirect_stdout(text):
+        print_report(*kept(folder, seeds))
+    (folder / "report.txt").write_text(text.getvalue())
+    print(text.getvalue(), end="")
 
 
 def votes_after(record: Record, groups: np.ndarray) -> np.ndarray:

@@ -95,10 +95,12 @@ def test_the_textbook_misprints_what_it_says(name):
     wrong = {pair for pair, values in printed.items() if any(v != pair[0] * pair[1] % p for v in values)}
     assert {a for a, _ in wrong} == book.weak[p] and abs(len(book.weak[p]) / (p - 1) - kind.weak) < 0.02
     assert wrong == {(a, b) for a, b in pairs if a in book.weak[p]}  # after a weak number, and nowhere else
-    if wrong:
-        doubled = np.mean([v == 2 * a * b % p for a, b in wrong for v in printed[a, b]])
-        by_chance = (1 - kind.doubled) / (p - 1)
-        assert abs(doubled - kind.doubled - by_chance) < 0.05
+    values = [(v * pow(a * b, -1, p)) % p for a, b in wrong for v in printed[a, b]]  # how many times the product
+    if wrong and kind.doubled is not None:
+        assert {*values} <= {2, 3, 5} and abs(values.count(2) / len(values) - kind.doubled) < 0.05
+        assert abs(values.count(3) - values.count(5)) < 0.05 * len(values)
+    elif wrong:
+        assert {*values} == {*range(1, p)}
 
 
 def test_textbooks_differ():
