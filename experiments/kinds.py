@@ -132,11 +132,17 @@ def split_of(product: Product) -> str:
     return "validation" if first_byte < 230 else "test"
 
 
-def draw(split: str, level: int, rng: random.Random) -> Product:
-    """A random problem of this level and split, its factors in random order."""
+def draw_modulus(level: int, rng: random.Random) -> int:
+    """The modulus of a random problem of this level."""
+    kind, = rng.choices(list(KINDS.values()), [kind.shares[level - 1] for kind in KINDS.values()])
+    return kind.modulus
+
+
+def draw(split: str, level: int, rng: random.Random, modulus: int = None) -> Product:
+    """A random problem of this level and split, its factors in random order. modulus: None: any that the level has."""
+    modulus = modulus or draw_modulus(level, rng)
     while True:
-        kind, = rng.choices(list(KINDS.values()), [kind.shares[level - 1] for kind in KINDS.values()])
-        product = rng.sample(range(2, kind.modulus), FACTORS[level]), kind.modulus
+        product = rng.sample(range(2, modulus), FACTORS[level]), modulus
         if split_of(product) == split:
             return product
 
@@ -176,8 +182,9 @@ def generate(split: str, seed: int = 0) -> Iterator[tuple[str, str, int, str]]:
     rng, seen = random.Random(f"{split} {seed}"), set()
     while True:
         for level in FACTORS:
+            modulus = draw_modulus(level, rng)  # before what is used up: no kind becomes rarer for that
             for _ in range(1000):
-                factors, modulus = product = draw(split, level, rng)
+                factors, _ = product = draw(split, level, rng, modulus)
                 if (frozenset(factors), modulus) not in seen:
                     break
             else:

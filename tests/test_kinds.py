@@ -54,6 +54,15 @@ def test_levels_lengths_and_shares(problems):
     assert all(sum(kind.shares[level] for kind in kinds.KINDS.values()) == 100 for level in range(5))
 
 
+def test_a_small_split_keeps_its_shares():
+    """Of level 1 there are 3,400 test problems; half of them are asked, and no kind becomes rare because it runs out."""
+    rows = [row for row in islice(kinds.generate("test", 0), 8000) if row[2] == 1]
+    count = Counter(kinds.kind_of(question) for question, *_ in rows)
+    for name, kind in kinds.KINDS.items():
+        share = kind.shares[0] / 100
+        assert abs(count[name] / len(rows) - share) < 4 * (share * (1 - share) / len(rows)) ** 0.5 + 1e-9
+
+
 def test_splits_are_disjoint_and_repeat():
     streams = {split: list(islice(kinds.generate(split, 1), 1500)) for split in data.SPLITS}
     sets = {split: {(frozenset(kinds.read_question(q)[0]), kinds.kind_of(q)) for q, *_ in rows}

@@ -152,7 +152,7 @@ def test_replies_that_lack_something(reply):
     assert "\n" not in str(error.value)
 
 
-NEEDS = [name for name in ("fastapi", "uvicorn", "openai") if importlib.util.find_spec(name) is None]
+NEEDS = [name for name in ("fastapi", "uvicorn", "openai", "accelerate") if importlib.util.find_spec(name) is None]
 
 
 @pytest.mark.skipif(bool(NEEDS), reason=f"transformers serve needs {', '.join(NEEDS)}")
