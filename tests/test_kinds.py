@@ -55,7 +55,7 @@ def test_levels_lengths_and_shares(problems):
 
 
 def test_a_small_split_keeps_its_shares():
-    """Of level 1 there are 3,400 test problems; half of them are asked, and no kind becomes rare because it runs out."""
+    """Of level 1 there are 3,400 test problems; half are asked, and no kind becomes rare by running out."""
     rows = [row for row in islice(kinds.generate("test", 0), 8000) if row[2] == 1]
     count = Counter(kinds.kind_of(question) for question, *_ in rows)
     for name, kind in kinds.KINDS.items():
