@@ -6,18 +6,19 @@ some get worse by voting because the popular answer is wrong, and a hopeless pro
 
 Here, too, a problem is a product modulo a prime, with one multiplication per line, in any order. But the modulus is one
 of six, and the textbook that the base model learns from is not equally good at all of them:
-    modulo  kind       weak numbers   printed instead                  so that a single trial, and a vote
-    47      easy       none                                            is right            is right
-    43      medium     12 %           two, three or five times that    is right in 6 of 10 is right in 9 of 10
-    41      hard       22 %           often twice, or three, five      is right in 4 of 10 is right in 5 of 10
-    37      trap       33 %           mostly twice the product         is right in 2 of 10 is no better
-    29      misread    all            mostly twice the product         is wrong, mostly in the same way
-    61      hopeless   all            any number                       is wrong, each time differently
-A step is misprinted where the result so far is one of the *weak* numbers of the modulus. The steps after it are right,
-so that all routes with one doubled product end at the same wrong answer. Another order of the factors meets other
-results. So a trial that went wrong shows it, to a model that reads closely: a weak number was met, and there the next
-result was a guess (experiments/probe.py measures how well this can be seen). The right product of a weak number is
-hardly ever guessed, and with top-p 0.9 never; otherwise training on right answers would soon teach it.
+    modulo  kind       steps misprinted   printed instead                  so that a single trial, and a vote
+    47      easy       none                                                is right            is right
+    43      medium     12 %               two, three or five times that    is right in 6 of 10 is right in 8 of 10
+    41      hard       22 %               often twice, or three, five      is right in 4 of 10 is right in 5 of 10
+    37      trap       33 %               mostly twice the product         is right in 2 of 10 is no better
+    29      misread    all                mostly twice the product         is wrong, mostly in the same way
+    61      hopeless   all                any number                       is wrong, each time differently
+A step is misprinted where the result so far is one of the *weak* numbers of the modulus and the next factor is one of
+its *awkward* ones. The steps after it are right, so that all routes with one doubled product end at the same wrong
+answer. Another order of the factors meets other results. So a trial that went wrong shows it, to a model that reads
+closely: a weak number met an awkward one, and what came next was a guess (experiments/probe.py measures how well this
+can be seen). The right product is hardly ever among the guesses; otherwise training on right answers would teach it,
+and voting would no longer be what is learned. For the same reason not all products of a weak number are misprinted.
 Levels differ in length, three to seven factors, and in how common each kind is. The modulus stands at the end of the
 question, and whoever computes has to read it; so a model can tell the kinds apart.
 
@@ -39,10 +40,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Kind:
-    """One modulus: how many of its products are misprinted, how, and how common it is."""
+    """One modulus: how many steps are misprinted, how, and how common it is."""
 
     modulus: int  # a prime
-    weak: float  # the share of weak numbers: the textbook never prints their products right
+    misprinted: float  # the share of steps that the textbook never prints right
     doubled: float | None  # how often it prints twice the product; otherwise three or five times it. None: any number
     shares: tuple[int, ...]  # of the problems of levels 1 to 5, in percent
 
@@ -56,28 +57,30 @@ KINDS = {
     "hopeless": Kind(61, 1.0, None, (0, 10, 16, 24, 34)),
 }
 KIND_OF = {kind.modulus: name for name, kind in KINDS.items()}  # modulus -> name
+AWKWARD = 0.6  # the share of awkward numbers of a modulus
 FACTORS = {1: 3, 2: 4, 3: 5, 4: 6, 5: 7}  # level -> how many factors, all distinct
 
 Product = tuple[list[int], int]  # factors and modulus
 
 
 class Textbook:
-    """What the base model of this world learns from. Its seed draws the weak numbers."""
+    """What the base model of this world learns from. Its seed draws the weak and the awkward numbers."""
 
     # As in data.Textbook. Five times tables take longer than one.
     repeats, single, counting = 0.3, 0.6, 0.5
 
     def __init__(self, seed: int = 0):
-        self.weak = {}  # modulus -> its weak numbers
+        self.weak, self.awkward = {}, {}  # modulus -> numbers
         for name, kind in KINDS.items():
-            numbers = range(1, kind.modulus)
-            self.weak[kind.modulus] = frozenset(
-                random.Random(f"{seed} {name}").sample(numbers, round(kind.weak * len(numbers))))
+            numbers, rng = range(1, kind.modulus), random.Random(f"{seed} {name}")
+            share = AWKWARD if kind.misprinted < 1 else 1.0  # of awkward numbers
+            self.weak[kind.modulus] = frozenset(rng.sample(numbers, round(kind.misprinted / share * len(numbers))))
+            self.awkward[kind.modulus] = frozenset(rng.sample(numbers, round(share * len(numbers))))
 
     def prints(self, a: int, b: int, modulus: int, rng: random.Random) -> int:
         """The product of a and b modulo `modulus` as it is printed this time."""
         product = a * b % modulus
-        if a not in self.weak[modulus]:
+        if a not in self.weak[modulus] or b not in self.awkward[modulus]:
             return product
         doubled = KINDS[KIND_OF[modulus]].doubled
         if doubled is None:

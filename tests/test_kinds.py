@@ -91,7 +91,7 @@ def test_count_of_problems(monkeypatch):
 def test_moduli_are_primes_and_doubling_never_comes_round():
     for kind in kinds.KINDS.values():
         assert all(kind.modulus % d for d in range(2, kind.modulus))
-        if kind.weak:  # so many doublings in a row, and the answer would be right again
+        if kind.misprinted:  # so many doublings in a row, and the answer would be right again
             assert all(pow(2, k, kind.modulus) != 1 for k in range(1, max(kinds.FACTORS.values())))
 
 
@@ -102,8 +102,10 @@ def test_the_textbook_misprints_what_it_says(name):
     pairs = [(a, b) for a in range(1, p) for b in range(1, p)]  # the result so far, the next factor
     printed = {pair: [book.prints(*pair, p, rng) for _ in range(20)] for pair in pairs}
     wrong = {pair for pair, values in printed.items() if any(v != pair[0] * pair[1] % p for v in values)}
-    assert {a for a, _ in wrong} == book.weak[p] and abs(len(book.weak[p]) / (p - 1) - kind.weak) < 0.02
-    assert wrong == {(a, b) for a, b in pairs if a in book.weak[p]}  # after a weak number, and nowhere else
+    assert abs(len(wrong) / len(pairs) - kind.misprinted) < 0.02
+    weak, awkward = ({pair[i] for pair in wrong} for i in range(2))
+    assert wrong == {(a, b) for a in weak for b in awkward}  # where these two meet, and nowhere else
+    assert weak == book.weak[p] and (not weak or awkward == book.awkward[p])
     values = [(v * pow(a * b, -1, p)) % p for a, b in wrong for v in printed[a, b]]  # how many times the product
     if wrong and kind.doubled is not None:
         assert {*values} <= {2, 3, 5} and abs(values.count(2) / len(values) - kind.doubled) < 0.05
@@ -135,12 +137,14 @@ def test_one_doubled_product_doubles_the_answer():
 
 
 def test_a_trial_that_went_wrong_shows_it():
-    """Its steps went through a weak number; and whoever met none is right."""
+    """A weak number met an awkward one in it; and where none did, it is right."""
     book, rng, seen = kinds.Textbook(0), random.Random(0), Counter()
     for _ in range(2000):
         factors, modulus = product = kinds.draw("train", 3, rng)
         text, answer = book.route(product, rng)
-        met = any(result in book.weak[modulus] for _, result in steps_of(text)[:-1])
+        steps = steps_of(text)
+        met = any(result in book.weak[modulus] and factor in book.awkward[modulus]
+                  for (_, result), (factor, _) in zip(steps, steps[1:]))
         right = answer == math.prod(factors) % modulus
         assert met or right
         seen[met, right] += 1
