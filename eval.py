@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike
 import data
 import sample
 import voting
-from plumbing import distributed, plots, printing, server
+from plumbing import distributed, printing, server
 from plumbing.files import fingerprint
 from plumbing.records import Record, is_record_of, make_record, print_examples, read_record
 from plumbing.signals import exit_code, stop_on_signals
@@ -229,6 +229,8 @@ def compare(evaluation: Evaluation, name: str) -> dict:
 
 def report(out: Path, names: list[str] = None) -> dict:
     """Table, summary.json and plots of the records in out/records (names: only these, in this order)."""
+    from plumbing import plots  # matplotlib: half a second that processes without a plot need not wait
+
     folder = out / "records"
     paths = sorted(folder.glob("*.jsonl")) if names is None else [folder / f"{name}.jsonl" for name in names]
     if not paths:
@@ -309,6 +311,7 @@ def evaluate(models: list, source: str, problems: int, samples: int, out: Path, 
     def draw() -> dict:
         summary = report(out, names)
         if training_log is not None and training_log.exists():
+            from plumbing import plots
             plots.plot_training(training_log, cap, out / "training.png")
         print(f"\nrecords, summary.json and plots are in {out}")
         return summary

@@ -206,7 +206,8 @@ class Block(nn.Module):
 class Backbone(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        zeros = torch.zeros(config.vocab_size, config.hidden_size)  # random ones on "meta" import a second of torch
+        self.embed_tokens = nn.Embedding.from_pretrained(zeros, freeze=False)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 

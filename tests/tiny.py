@@ -4,14 +4,15 @@ import json
 import random
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from tokenizers import Tokenizer, decoders, models
-from tokenizers.pre_tokenizers import ByteLevel
-from transformers import PreTrainedTokenizerFast
 
 import llama
 from learn import Example
+
+if TYPE_CHECKING:  # importing it takes long, and most processes that the tests start need no tokenizer
+    from transformers import PreTrainedTokenizerFast
 
 V, EOS = 12, 0  # the end of a response has the id that batches are padded with
 
@@ -41,8 +42,12 @@ CHAT = ("{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ mess
         "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
 
 
-def letters() -> PreTrainedTokenizerFast:
+def letters() -> "PreTrainedTokenizerFast":
     """A tokenizer that spells everything, a token per byte, with a chat template."""
+    from tokenizers import Tokenizer, decoders, models
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.BPE({letter: id for id, letter in enumerate(sorted(ByteLevel.alphabet()))}, []))
     tokenizer.pre_tokenizer, tokenizer.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", chat_template=CHAT,
