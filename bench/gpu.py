@@ -26,8 +26,8 @@ Expected on an H100, written down before it ran:
 Measured on an H200 (results/gpu/NVIDIA-H200.txt; torch 2.11, transformers 5.17; only part of the sampling):
     card      4.2 TB/s, 768 TFLOP/s
     sampling  8B 3,900 tokens/s, a share of 0.21, 3.2 times `generate`: below what was expected. A step takes 24 ms, of
-              which reading weights and cache takes 5: the rest is Python starting kernels. CUDA graphs are what to
-              try first. `generate_batch` had not begun after two minutes; the program was stopped there
+              which reading weights and cache takes 5; the rest should be Python starting kernels (not profiled), which
+              CUDA graphs would save. `generate_batch` was stopped before it had ended
     learning  8B 7,600 tokens/s, a share of 0.59; without checkpointing 10,000, for 24 GiB more; peaks within 4 % of
               the plan (1B without checkpointing: 10 % below it)
     step      89 % sampling, 9.5 % learning, 1.3 % AdamW; 64 GiB at most, so it fits a card of 80 GB; 102 s a step

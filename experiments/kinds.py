@@ -8,8 +8,8 @@ Here, too, a problem is a product modulo a prime, with one multiplication per li
 of six, and the textbook that the base model learns from is not equally good at all of them:
     modulo  kind       steps misprinted   printed instead                  so that a single trial, and a vote
     47      easy       none                                                is right            is right
-    43      medium     12 %               two, three or five times that    is right in 6 of 10 is right in 8 of 10
-    41      hard       22 %               often twice, or three, five      is right in 4 of 10 is right in 5 of 10
+    43      medium     12 %               twice, three or five times it    is right in 6 of 10 is right in 8 of 10
+    41      hard       22 %               often twice, else three or five  is right in 4 of 10 is right in 5 of 10
     37      trap       33 %               mostly twice the product         is right in 2 of 10 is no better
     29      misread    all                mostly twice the product         is wrong, mostly in the same way
     61      hopeless   all                any number                       is wrong, each time differently
@@ -23,7 +23,7 @@ Levels differ in length, three to seven factors, and in how common each kind is.
 question, and whoever computes has to read it; so a model can tell the kinds apart.
 
     python data.py kinds                         # a few problems of each level
-    python train.py kinds --stage base           # the base model, from nothing: an hour
+    python train.py kinds --stage base           # the base model, from nothing: an hour or two
     python train.py kinds                        # SV-SFT, ASV-SFT, IBPO, evaluation
     python experiments/kinds_report.py runs/kinds/eval
 

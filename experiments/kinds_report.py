@@ -21,7 +21,7 @@ from data import DataError  # noqa: E402
 from eval import Evaluation, at_trials, on_boundary  # noqa: E402
 from experiments import kinds  # noqa: E402
 from experiments.references import AdaptiveHull  # noqa: E402
-from experiments.report import load  # noqa: E402
+from experiments.report import Kept  # noqa: E402
 from plumbing.records import Record, joined, read_record  # noqa: E402
 from plumbing.statistics import Estimate, number, percent  # noqa: E402
 
@@ -40,14 +40,14 @@ def read(folders: list[Path]) -> dict[str, Record]:
 
 
 def kept(folder: Path, seeds: int) -> tuple[dict[str, Record], int]:
-    """The records that reproduce.py keeps, and of how many seeds: of all models that have those seeds."""
-    found = [folder / "records" / f"seed-{seed}" / "eval" for seed in range(seeds)]
-    found = [path for path in found if (path / "base.npz").exists()]
-    if not found:
+    """The records that reproduce.py keeps, and of how many seeds: of all models that have the seeds of the base."""
+    names = sorted({path.stem for path in (folder / "records").glob("seed-*/eval/*.npz")})
+    everything = Kept(folder / "records", names)
+    shared = tuple(seed for seed in everything.having("eval", ["base"]) if seed < seeds)
+    if not shared:
         raise DataError(f"{folder}/records: holds no records of a base model")
-    names = [path.stem for path in sorted(found[0].glob("*.npz"))]
-    return {name: joined([load(path / f"{name}.npz") for path in found]) for name in names
-            if all((path / f"{name}.npz").exists() for path in found)}, len(found)
+    names = [name for name in names if {*shared} <= {*everything.having("eval", [name])}]
+    return everything.records("eval", shared, names), len(shared)
 
 
 def write(folder: Path, seeds: int) -> None:

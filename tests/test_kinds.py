@@ -15,7 +15,7 @@ import train
 import voting
 from eval import Evaluation
 from experiments import kinds
-from experiments.kinds_report import follows_first_trial, print_report
+from experiments.kinds_report import follows_first_trial, print_report, write
 from plumbing.records import Record
 from plumbing.settings import parse_args
 
@@ -233,7 +233,7 @@ def record_of(name: str, condition: str, questions: list[str], levels: np.ndarra
         consistent=np.repeat(correct.mean(axis=1, keepdims=True), m, axis=1))
 
 
-def test_report_by_kind(capsys):
+def test_report_by_kind(capsys, tmp_path):
     """Votes that follow a wrong first trial by 40 points; a kind that always votes hides nothing of it."""
     rng, problems = np.random.default_rng(0), data.load("kinds", "test", 1000, seed=1)
     questions, levels = [p.question for p in problems], np.array([p.level for p in problems])
@@ -266,6 +266,20 @@ def test_report_by_kind(capsys):
     line = next(line.split() for line in printed.split("--- ibpo")[1].splitlines() if line.strip().startswith("medium"))
     assert line[1] == "100" and f"{records['base'].correct.mean():.1%}" in printed
     assert f"{right.mean():.1%} at {records['ibpo'].trials.mean():.2f} trials" in printed
+
+    with pytest.raises(data.DataError, match="no records of a base model"):
+        write(tmp_path, 3)
+    for seed in range(2):  # as reproduce.py keeps them
+        folder = tmp_path / f"records/seed-{seed}/eval"
+        folder.mkdir(parents=True)
+        for name, record in records.items():
+            np.savez_compressed(folder / f"{name}.npz", **vars(record))
+    write(tmp_path, 1)
+    assert (tmp_path / "report.txt").read_text() == printed == capsys.readouterr().out
+    (tmp_path / "records/seed-1/eval/ibpo.npz").unlink()  # the second seed is not finished
+    write(tmp_path, 3)
+    found = capsys.readouterr().out
+    assert found.startswith("2,000 problems, 2 seed(s)") and "always voting" in found and "--- ibpo" not in found
 
 
 def test_a_base_knows_its_world():
