@@ -259,10 +259,11 @@ def launch(processes: int, device: str) -> int:
     except ChildFailedError as error:
         codes = {number: failure.exitcode for number, failure in sorted(error.failures.items())}
         for number, code in codes.items():
-            if code < 0 and code != -signal.SIGTERM:  # which the others get
+            if code < 0 and code != -signal.SIGTERM:
                 why = " (out of memory, perhaps)" if code == -signal.SIGKILL else ""
                 print(f"error: process {number} of {processes} was killed by signal {-code}{why}; the same command "
                       "continues where its state was saved", file=sys.stderr)
                 return 128 - code
-        return next(iter(codes.values())) % 256
+        stopped = (-signal.SIGTERM, 128 + signal.SIGTERM)  # the others, by the launcher
+        return next((code for code in codes.values() if code not in stopped), 128 + signal.SIGTERM)
     return 0

@@ -1,10 +1,10 @@
-"""The longest file comes first, so that the two workers of `make test` end at about the same time."""
+"""The longest files come first, so that the two workers of `make test` end at about the same time."""
 
 import signal
 
 import pytest
 
-LONGEST_FIRST = ["test_pipeline.py", "test_distributed.py", "test_notebooks.py"]
+LONGEST_FIRST = ["test_distributed.py", "test_notebooks.py", "test_sample.py", "test_pipeline.py", "test_memory.py"]
 
 
 def pytest_collection_modifyitems(items: list) -> None:

@@ -11,7 +11,7 @@ from tiny import build, random_examples
 from learn import AdamW, Example, add_gradient, log_probabilities, micro_batches
 from plumbing import distributed, sharding
 from plumbing.settings import Settings
-from plumbing.signals import Stopped
+from plumbing.signals import Stopped, stop_on_signals
 from plumbing.stage import Stage
 
 STEPS = 6
@@ -99,8 +99,15 @@ def main(directory: Path) -> None:
         try:
             run_stage(directory / "fails", 2 if distributed.rank == 1 else None, how=ZeroDivisionError, shard=True)
         except Stopped as stop:
-            sys.exit(f"process {distributed.rank}: {stop}")
+            print(f"process {distributed.rank}: {stop}", flush=True)
+            sys.exit(1)
+
+
+def stoppable(directory: Path) -> None:
+    """As in train.py: the launcher's SIGTERM, should it come while a state is written, waits."""
+    with stop_on_signals():
+        main(directory)
 
 
 if __name__ == "__main__":
-    distributed.run(lambda: main(Path(sys.argv[1])), int(sys.argv[2]), "cpu")
+    distributed.run(lambda: stoppable(Path(sys.argv[1])), int(sys.argv[2]), "cpu")

@@ -148,8 +148,8 @@ def test_the_number_of_processes_decides_nothing(tmp_path, monkeypatch):
     """SFT, IBPO and evaluation with 1, 3, and 2 with a sharded model: the same responses, the same accepted; weights
     within rounding."""
     small = [*SMALL, "--stage", "all", "--start", "checkpoints/ibpo", "--sft-problems", "20", "--sft-votes", "10",
-             "--sft-regular", "10", "--sft-steps", "5", "--sft-batch", "5", "--sft-lr", "1e-4", "--steps", "2",
-             "--valid-problems", "5", "--eval-problems", "8", "--eval-samples", "2"]
+             "--sft-regular", "10", "--sft-steps", "3", "--sft-batch", "5", "--sft-lr", "1e-4", "--steps", "2",
+             "--valid-problems", "5", "--eval-problems", "8", "--eval-samples", "2", "--max-new-tokens", "150"]
     ways = {"three": [3], "sharded": [2, "--shard"]}
     outs = {way: tmp_path / way for way in ("alone", *ways)}
     running = {way: start(*small, "--out", outs[way], "--processes", *options) for way, options in ways.items()}
