@@ -377,7 +377,7 @@ def main(argv: list[str] = None) -> None:
             raise data.DataError("--problems, --samples, --slots and --processes must be at least 1")
         if args.show < 0 or not args.cache_gib > 0:
             raise data.DataError("--show must be 0 or more, and --cache-gib above 0")
-        if args.split != "test" and args.data not in data.WORLDS:
+        if args.split != "test" and args.data != data.BUILTIN:
             raise data.DataError("--split is of the built-in problems; a file is one split: name another with --data")
         if args.temperature <= 0:
             raise data.DataError("--temperature must be above 0: separate samples are compared; greedy has its own row")

@@ -171,7 +171,7 @@ def weighted_examples(rollout: Rollout, weights: np.ndarray, tokenizer, settings
 
 def training_problems(settings: Settings, n: int) -> tuple[list[data.Problem], list[data.Problem]]:
     """Problems to learn from, n per step, and those of the validation curves."""
-    count = settings.steps * n if settings.data in data.WORLDS else None  # a file is used whole
+    count = settings.steps * n if settings.data == data.BUILTIN else None  # a file is used whole
     problems = data.load(settings.data, "train", count, derive_seed(settings.seed, "rl"))
     validation = []
     if settings.valid_every:

@@ -1,8 +1,7 @@
-"""What a model has learned in the world of experiments/kinds.py: who votes, kind by kind, and what that is worth.
+"""What a model has learned in the built-in world: who votes, kind by kind, and what that is worth.
 
-    python train.py kinds --seed 0 --out runs/kinds-0                       # once for each seed
-    python experiments/kinds_report.py runs/kinds-0/eval runs/kinds-1/eval ...     # the table
-    python experiments/reproduce.py --world kinds --report      # of the kept records: results/kinds/report.txt
+    python train.py --seed 0 --out runs/builtin-0                                  # once for each seed
+    python experiments/kinds_report.py runs/builtin-0/eval runs/builtin-1/eval ...
 
 Several directories are several seeds: they hold records of the same names, and the intervals allow for the seeds.
 """
@@ -17,9 +16,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data import DataError  # noqa: E402
+import data  # noqa: E402
 from eval import Evaluation, at_trials, on_boundary  # noqa: E402
-from experiments import kinds  # noqa: E402
 from experiments.references import AdaptiveHull  # noqa: E402
 from experiments.report import Kept  # noqa: E402
 from plumbing.records import Record, joined, read_record  # noqa: E402
@@ -30,12 +28,12 @@ def read(folders: list[Path]) -> dict[str, Record]:
     """Each model's records of all seeds as one."""
     names = [path.stem for path in sorted((folders[0] / "records").glob("*.jsonl"))]
     if not names:
-        raise DataError(f"{folders[0]}/records: holds no records")
+        raise data.DataError(f"{folders[0]}/records: holds no records")
     found = {}
     for name in names:
         found[name] = joined([read_record(folder / "records" / f"{name}.jsonl") for folder in folders])
         if found[name].questions != found[names[0]].questions:
-            raise DataError(f"{name} answered other problems than {names[0]}")
+            raise data.DataError(f"{name} answered other problems than {names[0]}")
     return found
 
 
@@ -45,7 +43,7 @@ def kept(folder: Path, seeds: int) -> tuple[dict[str, Record], int]:
     everything = Kept(folder / "records", names)
     shared = tuple(seed for seed in everything.having("eval", ["base"]) if seed < seeds)
     if not shared:
-        raise DataError(f"{folder}/records: holds no records of a base model")
+        raise data.DataError(f"{folder}/records: holds no records of a base model")
     names = [name for name in names if {*shared} <= {*everything.having("eval", [name])}]
     return everything.records("eval", shared, names), len(shared)
 
@@ -87,10 +85,10 @@ def print_report(records: dict[str, Record], runs: int) -> None:
     evaluation = Evaluation(list(records.values()), runs)
     means, bootstrap = evaluation.means, evaluation.bootstrap
     base, sv = evaluation.find("scot"), evaluation.find("sv")
-    of = np.array(kinds.places(records[base].questions))  # int[n]
+    of = np.array(data.places(records[base].questions))  # int[n]
     levels = records[base].levels  # int[n]
     print(f"{bootstrap.n:,} problems, {runs} seed(s)\n\nkind        problems  base  {'plurality of 8':>14}")
-    for i, kind in enumerate(kinds.KINDS):
+    for i, kind in enumerate(data.KINDS):
         r = records[base].at(of == i)
         print(f"{kind:10} {len(r.levels):9,} {r.correct.mean():5.1%} {r.consistent[:, -1].mean():14.1%}")
     curve = means[base].consistent[:, 0]
@@ -121,7 +119,7 @@ def print_report(records: dict[str, Record], runs: int) -> None:
               f"{percent(follows_first_trial(evaluation, r, levels), 1)} within a level, "
               f"{percent(follows_first_trial(evaluation, r, 10 * levels + of), 1)} within a level and kind")
         print("votes, %    all   level 1   2   3   4   5     accuracy  first trials   trials")
-        for i, kind in enumerate(kinds.KINDS):
+        for i, kind in enumerate(data.KINDS):
             part = r.at(of == i)
             shares = [part.extended[part.levels == level] for level in range(1, 6)]
             row = "".join(f"{100 * share.mean():4.0f}" if share.size else "   -" for share in shares)
@@ -136,7 +134,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         print_report(read(args.folders), len(args.folders))
-    except (DataError, ValueError) as error:
+    except (data.DataError, ValueError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -1,4 +1,4 @@
-"""What a model could see at the moment of choice, and what it uses, in the world of kinds.py.
+"""What a model could see at the moment of choice, and what it uses, in the built-in world.
 
 After the first [/TRIAL] an ASV model stops or goes on. A linear probe, fitted to the hidden state there on half of the
 problems, says on the other half how well two things can be told from it: the kind of the problem, and whether the
@@ -6,7 +6,7 @@ trial just written is right. AUC is the chance that of two problems, one of each
 score: 0.5 is a guess, 1 is perfect. The policy's own probability of going on is measured in the same way. All pairs are
 of one level: longer problems are harder, and whoever knows the length alone would seem to know more.
 
-    python experiments/probe.py runs/kinds/asv-sft --problems 6000
+    python experiments/probe.py runs/builtin/asv-sft --problems 6000
 """
 
 import argparse
@@ -23,12 +23,11 @@ import data  # noqa: E402
 import llama  # noqa: E402
 import sample  # noqa: E402
 import voting  # noqa: E402
-from experiments import kinds  # noqa: E402
 from learn import Example, micro_batches  # noqa: E402
 from plumbing.checkpoints import open_checkpoint  # noqa: E402
 
 RIDGE = 1.0  # keeps the weights of the probe small
-NAMES = list(kinds.KINDS)
+NAMES = list(data.KINDS)
 
 
 @dataclass
@@ -62,7 +61,7 @@ def choices(model: llama.Llama, tokenizer, problems: list[data.Problem], seed: i
         hidden |= zip(map(id, batch), model.hidden_states(ids, where=where).float())  # [B, C]
     states = torch.stack([hidden[id(example)] for example in read])  # [n, C]
     goes_on = model.lm_head(states).softmax(-1)[:, again]  # [n]
-    kind = np.array(kinds.places([problem.question for problem in asked]))  # int[n]
+    kind = np.array(data.places([problem.question for problem in asked]))  # int[n]
     return Choices(states.numpy(), goes_on.numpy(), kind, np.array([p.level for p in asked]), np.array(right))
 
 
@@ -117,7 +116,7 @@ def main() -> None:
         model, tokenizer, notes = open_checkpoint(args.checkpoint)
         if notes.get("condition") != "asv":
             raise data.DataError(f"{args.checkpoint} does not decide for itself; give an ASV-SFT or IBPO checkpoint")
-        problems = data.load("kinds", "validation", args.problems, args.seed)
+        problems = data.load(data.BUILTIN, "validation", args.problems, args.seed)
         print_report(choices(model.float(), tokenizer, problems, args.seed))
     except (OSError, data.DataError, llama.CheckpointError, voting.PromptError) as error:
         sys.exit(f"error: {error}")
