@@ -82,8 +82,8 @@ def by_group(known: Choices, groups: np.ndarray, of: np.ndarray) -> Choices:
     """
     columns = []
     for column in known:
-        means = {group: column[groups == group].mean() for group in np.unique(groups).tolist()}
-        columns.append(np.array([means.get(group, column.mean()) for group in of.tolist()]))  # float[any]
+        mean, means = column.mean(), {group: column[groups == group].mean() for group in np.unique(groups).tolist()}
+        columns.append(np.array([means.get(group, mean) for group in of.tolist()]))  # float[any]
     return Choices(*columns)
 
 
