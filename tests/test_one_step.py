@@ -31,7 +31,7 @@ def best(rollout: train.Rollout, cap: float) -> float:
     """
     margin = ibpo.reward_margin(rollout.correct, rollout.extended, rollout.valid)  # float[n]
     right = rollout.correct & rollout.valid  # bool[n, m]
-    votes, singles = (right & rollout.extended).any(axis=1), (right & ~rollout.extended).any(axis=1)  # bool[n] each
+    votes, singles = ((right & mask).any(axis=1).tolist() for mask in (rollout.extended, ~rollout.extended))
     options = [[True] * vote + [False if single else None] for vote, single in zip(votes, singles, strict=True)]
     values = []
     for choice in product(*options):
