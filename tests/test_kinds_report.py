@@ -76,20 +76,20 @@ def test_a_kind_is_counted_right(world, described):
                                 ("vote_share", record.extended), ("plurality", record.consistent[:, -1:])):
                 value, low, high = row[key]
                 assert value == pytest.approx(values[at].mean()) and low <= value <= high
-                assert low == high or values[at].std() > 0  # nothing is sure where problems differ
+                assert low < high < low + 0.5  # of some hundred problems nothing is certain
     assert described[1]["ibpo"]["kinds"]["medium"]["vote_share"] == (1, pytest.approx(1, abs=0.05), 1)
     assert described[1]["ibpo"]["kinds"]["hopeless"]["votes_by_level"] == dict.fromkeys((2, 3, 4, 5), 0)
 
 
 def test_gains_are_multiples_of_the_boundary(world, described):
-    """It votes where that helps: its gain is that of always voting, at fewer trials."""
+    """It votes where that helps, and after wrong first trials: it gains more than always voting, at fewer trials."""
     kinds, records = world
     row = described[1]["ibpo"]
     base, sv, mine = (records[name].correct.mean() for name in ("base", "sv-sft", "ibpo"))
     line = (records["ibpo"].trials.mean() - 1) / 3 * (sv - base)
     found = row["times_boundary"]["trials"]
     assert found.value == pytest.approx((mine - base) / line) and found == row["times_boundary"]["tokens"]
-    assert 1.5 < found.low < found.high < 5
+    assert 3 < found.low < found.high < 8
     assert row["first_minus_base"].value == pytest.approx(records["ibpo"].first.mean() - base)
     assert row["minus_adaptive"]["trials"].low > -0.05
     assert "sees" not in described[1]["base"] and "sees" not in described[1]["sv-sft"]
@@ -117,12 +117,12 @@ def test_votes_follow_a_wrong_first_trial_by_40_points(world, described):
 
 
 def test_votes_on_harder_problems(world):
-    """By the definition, with the group means subtracted by hand; 0 where votes are random."""
+    """By the definition, the group means subtracted by hand (so less than 40 points); 0 where votes are random."""
     kinds, records = world
     rng, base = np.random.default_rng(1), records["base"]
     groups, rate = 10 * base.levels + kinds, base.correct.mean(axis=1)
     harder = np.array([rate[i] < rate[groups == groups[i]].mean() for i in range(N)])
-    for votes, low, high in ((rng.random(N) < 0.5, -0.1, 0.1), (rng.random(N) < 0.3 + 0.4 * harder, 0.3, 0.5)):
+    for votes, low, high in ((rng.random(N) < 0.5, -0.1, 0.1), (rng.random(N) < 0.3 + 0.4 * harder, 0.2, 0.4)):
         columns = np.repeat(votes[:, None], 8, axis=1)
         record = record_of("m", "asv", [data.Problem(q, "7", level) for q, level in zip(base.questions, base.levels)],
                            base.correct, columns, base.correct)
@@ -152,13 +152,13 @@ def test_a_kind_that_a_seed_lacks_has_the_widest_interval():
 
 
 def write_record(path: Path, record: Record) -> None:
-    """As raw responses: the first of each problem's judgements decides them. 7 is right."""
+    """As raw responses with these judgements. 7 is right."""
     lines = [{"condition": record.condition, "temperature": 1.0}]
     for i, question in enumerate(record.questions):
         responses = []
         for right, first, vote in zip(record.correct[i], record.first[i], record.extended[i]):
-            answers = (["7"] if first else ["1"]) + [["2"], ["7"]][right] * 3 * vote
-            answers = answers[:voting.trials_needed(answers)] if vote else ["7" if right else "1"]
+            answers = ["7" if first else "1", *("777" if right else "222")] if vote else ["7" if right else "1"]
+            answers = answers[: voting.trials_needed(answers)] if vote else answers
             solutions = [f"\\boxed{{{answer}}}" for answer in answers]
             text = solutions[0] if record.condition == "scot" else (
                 voting.render_extended(solutions, answers) if vote else voting.render_regular(solutions[0]))
