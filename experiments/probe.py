@@ -49,10 +49,11 @@ def choices(model: llama.Llama, tokenizer, problems: list[data.Problem], seed: i
     close, again = (tokenizer.convert_tokens_to_ids(piece) for piece in (voting.CLOSE, voting.OPEN))
     read, asked, right = [], [], []
     for problem, (response,) in zip(problems, rows):
-        if close in response.ids:
+        answers = voting.parse(response.text).answers  # of the trials that it opens and closes
+        if close in response.ids and answers:
             read.append(Example(response.prompt, response.ids[: response.ids.index(close) + 1]))
             asked.append(problem)
-            right.append(voting.parse(response.text).answers[0] == problem.answer)
+            right.append(answers[0] == problem.answer)
     hidden = {}
     for batch in micro_batches(read, 4096):
         ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(e.prompt + e.response) for e in batch], True)  # [B, T]
