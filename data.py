@@ -165,13 +165,13 @@ def question_of(product: Product) -> str:
     return f"Compute {' * '.join(map(str, factors))} modulo {modulus}."
 
 
-WHAT_TO_ASK = ('"Compute a * b * ... modulo p." with three to seven different factors from 2 to p - 1, p one of '
-               + ", ".join(map(str, KIND_OF)))
+WHAT_TO_ASK = ('"Compute a * b * ... modulo p." with different factors from 2 to p - 1: three to seven of them if p is '
+               "47, 43 or 41, four to seven if it is 37, 29 or 61")
 
 
 def read_question(question: str) -> Product | None:
-    """The factors and the modulus of a question of the built-in world; None if it is none."""
-    found = re.fullmatch(r"Compute (\d+(?: \* \d+)*) modulo (\d+)\.", question)
+    """The factors and the modulus of a question like those of the built-in world; None if it is none."""
+    found = re.fullmatch(r"Compute (\d{1,9}(?: \* \d{1,9})*) modulo (\d{1,9})\.", question)
     if not found or int(found[2]) not in KIND_OF:
         return None
     return [int(factor) for factor in found[1].split(" * ")], int(found[2])
@@ -186,8 +186,10 @@ def kind_of(question: str) -> str:
 
 
 def level_of(product: Product) -> int | None:
-    """The level of a problem; None if there are none of this modulus with so many factors."""
+    """The level of a problem; None if the world has none like it: with these factors, or with so many for its kind."""
     factors, modulus = product
+    if len(set(factors)) < len(factors) or not all(2 <= factor < modulus for factor in factors):
+        return None
     level = next((level for level, count in FACTORS.items() if count == len(factors)), None)
     return level if level and KINDS[KIND_OF[modulus]].shares[level - 1] else None
 
