@@ -121,7 +121,8 @@ per seed, with the last checkpoints. A row is the mean over those of the seeds (
 (column "seeds"), a difference over those that have both. In brackets are 95 % intervals, the wider of two: a bootstrap
 that draws seeds, and for every draw problems of that seed (of one seed: problems alone); and a t interval over the
 seeds, which with three seeds is 2.5 standard deviations of a seed either way. Differences are paired. How, and what
-they leave out: `report.py`. By the logs, the steps of training alone took {result['training_hours']:.1f} hours of one process.
+they leave out: `report.py`. By the logs, the steps of training alone took {result['training_hours']:.1f} hours of one
+process.
 {lines}"""
 
 
