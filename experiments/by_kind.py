@@ -29,7 +29,8 @@ def describe(evaluation: Evaluation, hull: AdaptiveHull) -> dict[str, dict]:
 
     first_minus_base: how much more often its first trials are right than base samples.
     times_boundary: its gain over the base as a multiple of what the efficiency boundary gains, at equal trials and at
-        equal tokens; None where the boundary may gain nothing.
+        equal tokens; None where the boundary may gain nothing. "voting": of that in trials what its votes add to its
+        own first trials; the rest is that it answers better.
     minus_adaptive: its accuracy minus that of the best rules of adaptive self-consistency, at equal cost.
     sees: how much more often it votes after a wrong first trial than after a right one, within a level ("level") and
         within a level and kind ("kind"); and on the harder problems of a level and kind ("harder").
@@ -41,12 +42,14 @@ def describe(evaluation: Evaluation, hull: AdaptiveHull) -> dict[str, dict]:
     for name, record in records.items():
         if record.condition not in ADAPTIVE:
             continue
-        gain = means[name].correct - base.correct  # float[draws]
+        mean, gain, times = means[name], means[name].correct - base.correct, {}  # gain: float[draws]
+        if sv is not None:
+            line = {unit: gain - over_line(mean, base, sv, unit) for unit in ("trials", "tokens")}  # what it gains
+            times = {unit: bootstrap.ratio(gain, line[unit]) for unit in line}
+            times["voting"] = bootstrap.ratio(mean.correct - mean.first, line["trials"])
         rows[name] |= {
-            "first_minus_base": bootstrap.difference(means[name].first - base.correct),
-            "times_boundary": {unit: bootstrap.ratio(gain, gain - over_line(means[name], base, sv, unit))
-                               for unit in ("trials", "tokens") if sv is not None},
-            "minus_adaptive": {unit: hull.minus(means[name], unit) for unit in ("trials", "tokens")},
+            "first_minus_base": bootstrap.difference(mean.first - base.correct), "times_boundary": times,
+            "minus_adaptive": {unit: hull.minus(mean, unit) for unit in ("trials", "tokens")},
             "sees": {"level": follows_first_trial(evaluation, record, record.levels),
                      "kind": follows_first_trial(evaluation, record, groups),
                      "harder": votes_on_harder(evaluation, record, hull.base, groups)}}

@@ -52,10 +52,8 @@ def paper(result: dict) -> str:
 
 
 def multiples(result: dict) -> str:
-    rows = [[NAMES[name], *(number(cell, 2) for unit in ("trials", "tokens") for cell in (
-                result["models"][name]["times_boundary"][unit],
-                against_single(result, name, unit).get("gain_ratio")))] for name in present(result, LEARN_WHEN)]
-    return table(["model", "boundary, trials", "self-consistency, trials", "boundary, tokens",
+    rows = [[NAMES[name], *tables.multiples(result, name)] for name in present(result, LEARN_WHEN)]
+    return table(["model", "boundary, trials", "by voting", "self-consistency, trials", "boundary, tokens",
                   "self-consistency, tokens"], rows)
 
 
@@ -117,9 +115,10 @@ def giving_up(result: dict) -> str:
 
 
 def cost(result: dict) -> str:
-    rows = [[NAMES[name], interval(result["models"][name]["first_minus_base"]),
-             f"{100 * result['models'][name]['malformed']:.1f}"] for name in present(result, LEARN_WHEN)]
-    return table(["model", "first trials − base, points", "malformed, %"], rows)
+    rows = [[NAMES[name], of_kinds(row, "first_trial"), interval(row.get("first_minus_base")),
+             f"{100 * row['malformed']:.1f}"]
+            for name, row in ((name, result["models"][name]) for name in present(result, ["base", *LEARN_WHEN]))]
+    return table(["model", "first trials right, %", "− base, points", "malformed, %"], rows)
 
 
 def levels(result: dict) -> str:

@@ -232,7 +232,7 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
     if of := tuple(seed for seed in sampled if seed in used):
         result["voting"] = voting_curves(kept.evaluation("oracle", of))
     for name in BUDGETED:
-        if of := tuple(seed for seed in sampled if seed in seeds_of[name]):
+        if of := tuple(seed for seed in sampled if seed in seeds_of.get(name, ())):
             result["oracles"][name] = {
                 "seeds": len(of), **attained(kept.evaluation("eval", of), kept.evaluation("oracle", of), name)}
     return result, logs

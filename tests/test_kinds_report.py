@@ -90,6 +90,8 @@ def test_gains_are_multiples_of_the_boundary(world, described):
     found = row["times_boundary"]["trials"]
     assert found.value == pytest.approx((mine - base) / line) and found == row["times_boundary"]["tokens"]
     assert 3 < found.low < found.high < 8
+    voting = row["times_boundary"]["voting"]
+    assert voting.value == pytest.approx((mine - records["ibpo"].first.mean()) / line)
     assert row["first_minus_base"].value == pytest.approx(records["ibpo"].first.mean() - base)
     assert row["minus_adaptive"]["trials"].low > -0.05
     assert "sees" not in described[1]["base"] and "sees" not in described[1]["sv-sft"]
