@@ -61,7 +61,7 @@ def multiples(result: dict) -> str:
 
 def equal(result: dict) -> str:
     rows = [[NAMES[name], boundary(result, name), interval(against_single(result, name, "trials").get("minus")),
-             *(interval(result[f"minus_{other}"].get(name)) for other in ("start", "random"))]
+             *(interval(result[key].get(name)) for key in ("minus_start", "minus_random_at_equal_trials"))]
             for name in present(result, BUDGETED)]
     return table(["model", "− boundary", "− self-consistency", "− ASV-SFT", "− random groups"], rows)
 
@@ -105,7 +105,7 @@ def sees(result: dict) -> str:
 
 def giving_up(result: dict) -> str:
     rows = []
-    for name in present(result, [name for other in tables.GIVE_UP for name in (tables.PAPER_RULE[other], other)]):
+    for name in present(result, [name for pair in zip(tables.IUB, tables.GIVE_UP) for name in pair]):
         row = result["models"][name]
         hopeless, right = (row["kinds"]["hopeless"][key] for key in ("vote_share", "accuracy"))
         rows.append([NAMES[name], interval(hopeless), interval(right), number(row["trials"], 2), boundary(result, name),

@@ -222,10 +222,10 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
         "problems", "base", "sv", "self_consistency", "mixed_self_consistency")}
     result |= {"adaptive": found.hull.describe(), "pass_rates": by_kind.pass_rates(found.hull.base)}
 
-    for key, other in ("start", {name: "asv-sft" for name in BUDGETED}), ("random", tables.RANDOM_OF), (
-            "next_cap", tables.NEXT_CAP), ("paper_rule", tables.PAPER_RULE):
-        result[f"minus_{key}"] = {
-            name: difference(kept, seeds_of, name, other[name], equal_trials=True) for name in other}
+    for key, others in tables.AT_EQUAL_TRIALS.items():
+        result[key] = {name: difference(kept, seeds_of, name, other, equal_trials=True)
+                       for name, other in others.items()}
+    result["minus_random"] = {name: difference(kept, seeds_of, name, other) for name, other in tables.RANDOM_OF.items()}
     result["ladder"] = {name: difference(kept, seeds_of, name, other) for name, other, _ in LADDER if other}
 
     sampled = kept.having("oracle", ["base", "sv-sft"])

@@ -26,10 +26,10 @@ def cap_of(name: str) -> int:
     return int(name.split("-")[1])
 
 
-# with which other models some are compared at equal trials
 RANDOM_OF = {name: f"random-{cap_of(name)}" for name in BUDGETED if f"random-{cap_of(name)}" in RANDOM}
-NEXT_CAP = dict(zip(IUB, IUB[1:]))
-PAPER_RULE = {name: f"ibpo-{cap_of(name)}" for name in GIVE_UP}
+AT_EQUAL_TRIALS = {  # with what a model is compared so: name -> the other
+    "minus_start": dict.fromkeys(BUDGETED, "asv-sft"), "minus_random_at_equal_trials": RANDOM_OF,
+    "minus_next_cap": dict(zip(IUB, IUB[1:])), "minus_paper_rule": {f"{name}-give-up": name for name in IUB[:2]}}
 
 TABLE_3 = {"base": "base", "base-greedy": "base, greedy", "sv-sft": "SV-SFT", "asv-sft": "ASV-SFT",
            **{f"asv-sft-{alpha:g}": f"ASV-SFT-{alpha:g}" for alpha in ALPHAS},
@@ -143,7 +143,7 @@ def caps(result: dict) -> str:
     rows = [[NAMES[name], models[name]["seeds"], *votes(name, models[name]),
              boundary(result, name), boundary(result, name, "tokens"),
              points(against_single(result, name, "trials").get("minus")),
-             *(points(result[f"minus_{key}"].get(name)) for key in ("start", "random", "next_cap", "paper_rule"))]
+             *(points(result[key].get(name)) for key in AT_EQUAL_TRIALS)]
             for name in BUDGETED if name in models]
     return f"""## Each cap against its references
 
