@@ -14,7 +14,7 @@ from experiments.tables import BUDGETED, LEARN_WHEN, NAMES, against_single, boun
 from experiments.tables import points as interval
 from plumbing.statistics import number
 
-MAIN = ("base", "asv-sft", "ibpo-25", "ibpo-25-give-up", "ibpo-50", "ibpo-50-give-up", "ibpo-75", "sv-sft")
+MAIN = ("base", "asv-sft", "ibpo-10", "ibpo-25", "ibpo-25-give-up", "ibpo-50", "ibpo-50-give-up", "sv-sft")
 
 
 def present(result: dict, names: tuple | list, key: str = "models") -> list[str]:
@@ -105,7 +105,7 @@ def sees(result: dict) -> str:
 
 def giving_up(result: dict) -> str:
     rows = []
-    for name in present(result, [name for pair in zip(tables.IUB, tables.GIVE_UP) for name in pair]):
+    for name in present(result, [name for up in tables.GIVE_UP for name in (up.removesuffix("-give-up"), up)]):
         row = result["models"][name]
         hopeless, right = (row["kinds"]["hopeless"][key] for key in ("vote_share", "accuracy"))
         rows.append([NAMES[name], interval(hopeless), interval(right), number(row["trials"], 2), boundary(result, name),

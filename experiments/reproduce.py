@@ -45,10 +45,10 @@ from plumbing.settings import PRESETS, Settings, UserError
 from sft import train_sft
 from train import train_ibpo
 
-RUNS = [dict(method="ibpo", budget="vote=0.25"), dict(method="ibpo", budget="vote=0.5"),  # the most important first
+RUNS = [*(dict(method="ibpo", budget=f"vote={cap / 100:g}") for cap in (25, 50, 10)),  # the most important first
         dict(method="ibpo", budget="vote=0.25", give_up=True), dict(method="ibpo", budget="vote=0.5", give_up=True),
         dict(method="random", budget="vote=0.5"), dict(method="cgpo"),
-        dict(method="ibpo", budget="vote=0.75"), dict(method="rft"), dict(method="random", budget="vote=0.25"),
+        dict(method="rft"), dict(method="random", budget="vote=0.25"),
         dict(method="margin"), *(dict(sft_alpha=alpha) for alpha in ALPHAS),
         *(dict(method="length-penalty", length_price=price, rl_top_p=1.0) for price in PRICES),
         dict(method="grpo", rl_top_p=1.0), dict(method="listing")]

@@ -10,7 +10,7 @@ from plumbing.statistics import Estimate, number, percent
 
 CAPS = tuple(plots.CAPS)  # q+, %
 IUB = plots.IUB  # the models of these caps
-GIVE_UP = plots.GIVE_UP[:2]  # the same, giving up where nothing is right (D8)
+GIVE_UP = plots.GIVE_UP  # the same, giving up where nothing is right (D8)
 RANDOM = ["random-25", "random-50"]
 BUDGETED = [*IUB, *GIVE_UP]
 ALPHAS = (2,)  # ASV-SFT-alpha, beside 1
@@ -29,7 +29,7 @@ def cap_of(name: str) -> int:
 RANDOM_OF = {name: f"random-{cap_of(name)}" for name in BUDGETED if f"random-{cap_of(name)}" in RANDOM}
 AT_EQUAL_TRIALS = {  # with what a model is compared so: name -> the other
     "minus_start": dict.fromkeys(BUDGETED, "asv-sft"), "minus_random_at_equal_trials": RANDOM_OF,
-    "minus_next_cap": dict(zip(IUB, IUB[1:])), "minus_paper_rule": {f"{name}-give-up": name for name in IUB[:2]}}
+    "minus_next_cap": dict(zip(IUB, IUB[1:])), "minus_paper_rule": {name: name.removesuffix("-give-up") for name in GIVE_UP}}
 
 TABLE_3 = {"base": "base", "base-greedy": "base, greedy", "sv-sft": "SV-SFT", "asv-sft": "ASV-SFT",
            **{f"asv-sft-{alpha:g}": f"ASV-SFT-{alpha:g}" for alpha in ALPHAS},

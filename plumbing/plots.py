@@ -17,15 +17,15 @@ from numpy.typing import ArrayLike  # noqa: E402
 
 # Okabe and Ito's colours, and one blue from light to dark for the caps: they can be told apart with colour-blind eyes
 # and in grey. Nothing is told by colour alone: markers, dashes and labels say the same.
-CAPS = {25: ("#6fb7e9", "o"), 50: ("#1f78b4", "s"), 75: ("#0b3c6f", "D")}  # q+, %: colour, marker
+CAPS = {10: ("#6fb7e9", "o"), 25: ("#1f78b4", "s"), 50: ("#0b3c6f", "D")}  # q+, %: colour, marker
 IUB = [f"ibpo-{cap}" for cap in CAPS]
-GIVE_UP = [f"{name}-give-up" for name in IUB]
+GIVE_UP = [f"{name}-give-up" for name in IUB[1:]]
 ORANGE, GREEN, GREY, PINK, YELLOW = "#d55e00", "#009e73", "0.45", "#cc79a7", "#e69f00"
 LOOKS = {"base": dict(color="black", marker="o", ls=":"), "sv-sft": dict(color=ORANGE, marker="^", ls="--"),
          "asv-sft": dict(color=ORANGE, marker="v", ls=":"), "adaptive-sc": dict(color=GREEN, marker="P", ls=":"),
          **{name: dict(color=colour, marker=marker, lw=2) for name, (colour, marker) in zip(IUB, CAPS.values())}}
 LOOKS["ibpo"] = LOOKS["ibpo-50"]  # the committed checkpoint
-LOOKS |= {name: dict(color=PINK, marker=marker, ls="--") for name, (_, marker) in zip(GIVE_UP, CAPS.values())}
+LOOKS |= {name: dict(color=PINK, marker=marker, ls="--") for name, (_, marker) in zip(GIVE_UP, [*CAPS.values()][1:])}
 LOOKS |= {f"random-{cap}": dict(color=GREY, marker=marker, mfc="white") for cap, (_, marker) in CAPS.items()}
 OTHERS = [dict(color=colour, marker=marker, ls="-.") for colour, marker in (
     (GREEN, "X"), (PINK, "P"), (YELLOW, "<"), (GREY, ">"), ("#f0e442", "p"), (PINK, "h"), (GREEN, "8"))]

@@ -26,7 +26,7 @@ KINDS = {47: "easy", 43: "medium", 41: "hard", 37: "trap", 29: "misread", 61: "h
 RIGHT = {"easy": 0.95, "medium": 0.7, "hard": 0.6, "trap": 0.4, "misread": 0.1, "hopeless": 0.05}  # a trial's chance
 TRAINED = [name for name in reproduce.MODELS
            if not name.startswith(("base", "sv-sft", "asv-sft"))]  # by Algorithm 1
-VOTES = {"ibpo-25": 0.25, "ibpo-50": 0.5, "ibpo-75": 0.75, "ibpo-25-give-up": 0.25, "ibpo-50-give-up": 0.5}
+VOTES = {"ibpo-25": 0.25, "ibpo-50": 0.5, "ibpo-10": 0.1, "ibpo-25-give-up": 0.25, "ibpo-50-give-up": 0.5}
 
 
 def problems_of(seed: int, n: int) -> list[tuple[str, int, str]]:
@@ -392,8 +392,8 @@ def test_tables_say_what_the_numbers_are(made):
     folder, truth, result = made
     markdown = (folder / "results/results.md").read_text()
     table_3 = rows_of(markdown, "Table 3")
-    assert list(table_3) == ["base", "base, greedy", "SV-SFT", "ASV-SFT", "ASV-SFT-2", "IuB-25 %", "IuB-50 %",
-                             "IuB-75 %", "IuB-25 %, giving up", "IuB-50 %, giving up"]
+    assert list(table_3) == ["base", "base, greedy", "SV-SFT", "ASV-SFT", "ASV-SFT-2", "IuB-10 %", "IuB-25 %",
+                             "IuB-50 %", "IuB-25 %, giving up", "IuB-50 %, giving up"]
     assert table_3["IuB-25 %"][-3:] == ["54.2", "2.94", "2.24"] and "another model and other data" in markdown
     for name, row in table_3.items():
         right, trials, _ = counted(truth, {text: key for key, text in tables.NAMES.items()}[name]).mean(axis=0)
@@ -403,7 +403,7 @@ def test_tables_say_what_the_numbers_are(made):
         votes = 100 * counted(truth, f"ibpo-{cap}")[:, 2].mean()
         row = caps[f"IuB-{cap} %"]
         assert row[2] == f"{votes:.1f}" and cap - 2 <= float(row[1]) <= cap
-    assert caps["IuB-75 %"][-2:] == ["", ""] and caps["IuB-50 %"][-2].endswith("]")
+    assert caps["IuB-50 %"][-2:] == ["", ""] and caps["IuB-25 %"][-2].endswith("]")
     assert caps["IuB-50 %, giving up"][-2] == "" and caps["IuB-50 %, giving up"][-1].endswith("]")
     ladder = rows_of(markdown, "The ladder")
     assert list(ladder) == [tables.NAMES[name] for name, *_ in tables.LADDER]
@@ -486,25 +486,25 @@ def test_a_row_is_made_of_the_seeds_that_have_it(made, copy):
 
 def test_what_is_missing_is_said_and_left_out(made, copy):
     records = copy / "results/records"
-    for name in ("eval/ibpo-50.npz", "eval/random-25.npz", "oracle/ibpo-50.npz", "logs/ibpo-75.jsonl.gz"):
+    for name in ("eval/ibpo-50.npz", "eval/random-25.npz", "oracle/ibpo-50.npz", "logs/ibpo-10.jsonl.gz"):
         (records / "seed-0" / name).unlink()
     (records / "seed-1/eval/asv-sft.npz").unlink()
     reproduce.main(["--report", "--seeds", "2"])  # a seed without ASV-SFT does not count
     result, markdown = results_in(copy)
     assert result["seeds"] == [0] and result["problems"] == PROBLEMS
     assert result["missing"] == ["seed 0: ibpo-50, random-25", "seed 1: asv-sft"]
-    there = ["IuB-25 %", "IuB-75 %", "IuB-25 %, giving up", "IuB-50 %, giving up"]
+    there = ["IuB-10 %", "IuB-25 %", "IuB-25 %, giving up", "IuB-50 %, giving up"]
     assert list(rows_of(markdown, "Oracles")) == there
     caps = rows_of(markdown, "Each cap against its references")
     assert list(caps) == there and caps["IuB-25 %"][7:9] == ["", ""]
-    assert caps["IuB-75 %"][1] == ""  # no log
+    assert caps["IuB-10 %"][1] == ""  # no log
     ladder = rows_of(markdown, "The ladder")
     assert "IuB-50 %" not in ladder and ladder["GRPO"][-1] == "" and ladder["CGPO"][-1].endswith("(ASV-SFT)")
 
 
 def test_the_first_jobs_alone_make_a_report_and_a_chapter(copy):
     """What nobody has trained yet is left out: no empty table, no section without its table, no text about it."""
-    first = ["base", "base-greedy", *list(reproduce.JOBS)[:9]]
+    first = ["base", "base-greedy", *list(reproduce.JOBS)[:10]]
     assert {"asv-sft", "sv-sft", "ibpo-25", "ibpo-50-give-up", "random-50", "cgpo"} <= {*first}
     for path in (copy / "results/records").glob("seed-*/*/*"):
         if path.name.split(".npz")[0].split(".jsonl")[0] not in first:
@@ -520,7 +520,7 @@ def test_the_first_jobs_alone_make_a_report_and_a_chapter(copy):
         for section in text.split("\n## "):
             lines = [*section.splitlines(), ""]
             assert all(below.startswith("|") for line, below in zip(lines, lines[1:]) if line.startswith("| ---"))
-    assert "**CGPO**" in page and "**GRPO**" not in page and "At 75 %" not in page
+    assert "**CGPO**" in page and "**GRPO**" not in page
     assert (copy / "results/ladder_training.png").stat().st_size > 1000
     for target in re.findall(r"\]\(([\w.]+\.png)\)", markdown + page):
         assert (copy / "results" / target).exists(), target
