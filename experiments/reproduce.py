@@ -7,11 +7,12 @@
     python experiments/reproduce.py --model DIR --results results/textbook-1     # from another base, kept elsewhere
 
 For each seed: SV-SFT and ASV-SFT; from ASV-SFT all caps and methods, on the same prompts, with as many samples and
-steps; and ASV-SFT with other shares of one-trial examples. Each model answers the test problems of its seed (eval/)
-and, for the oracles and Fig. 5, the first 400 of them 16 times (oracle/, five models).
+steps; and ASV-SFT with another share of one-trial examples. Each model answers the test problems of its seed (eval/)
+and, for the oracles and Fig. 5, some answer the first 400 of them 16 times (oracle/).
 
-A job is one model: train it, let it answer, keep what the report needs. --jobs of them run side by side, each in a
-process of its own with its share of the cores, what it prints in runs/reproduce/seed-N/NAME.txt. By hand it is
+A job is one model: train it, let it answer, keep what the report needs. The most important ones come first, of all
+seeds; the report leaves out what is missing. --jobs of them run side by side, each in a process of its own with its
+share of the cores, what it prints in runs/reproduce/seed-N/NAME.txt. By hand it is
 
     python experiments/reproduce.py --only ibpo-50 --seed 1
 
@@ -37,22 +38,24 @@ import data
 import eval as evaluation
 import llama
 from experiments import report
-from experiments.tables import ALPHAS, CAPS, ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES, PRICES
+from experiments.tables import ALPHAS, ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES, PRICES
 from plumbing.files import atomic_write
 from plumbing.records import read_record
 from plumbing.settings import PRESETS, Settings, UserError
 from sft import train_sft
 from train import train_ibpo
 
-RUNS = [*(dict(method="ibpo", budget=f"vote={cap / 100}") for cap in CAPS),
-        *(dict(method="ibpo", budget=f"vote={cap / 100}", give_up=True, valid_every=0) for cap in CAPS[:2]),  # D8
-        *(dict(method="random", budget=f"vote={cap / 100}", valid_every=0) for cap in CAPS),
-        *(dict(method=method, valid_every=0) for method in ("cgpo", "rft", "margin", "listing")),
-        dict(method="grpo", rl_top_p=1.0, valid_every=0),
-        *(dict(method="length-penalty", length_price=price, rl_top_p=1.0, valid_every=0) for price in PRICES)]
-# name -> settings; the first one first
-JOBS = {"asv-sft": {}, "sv-sft": {}, "base": {}, **{replace(Settings(), **run).name("ibpo"): run for run in RUNS},
-        **{replace(Settings(), sft_alpha=alpha).name("asv-sft"): dict(sft_alpha=alpha) for alpha in ALPHAS}}
+RUNS = [*(dict(method="ibpo", budget=f"vote={cap / 100:g}") for cap in (25, 50, 10)),  # the most important first
+        dict(method="ibpo", budget="vote=0.25", give_up=True), dict(method="ibpo", budget="vote=0.5", give_up=True),
+        dict(method="random", budget="vote=0.5"), dict(method="cgpo"),
+        dict(method="rft"), dict(method="random", budget="vote=0.25"),
+        dict(method="margin"), *(dict(sft_alpha=alpha) for alpha in ALPHAS),
+        *(dict(method="length-penalty", length_price=price, rl_top_p=1.0) for price in PRICES),
+        dict(method="grpo", rl_top_p=1.0), dict(method="listing")]
+# name -> settings; all others start from the first one
+JOBS = {"asv-sft": {}, "sv-sft": {}, "base": {}, **{
+    replace(Settings(), **run).name("asv-sft" if "sft_alpha" in run else "ibpo"): {"valid_every": 0, **run}
+    for run in RUNS}}
 FIRST = ["base", "base-greedy", "sv-sft", "asv-sft"]
 MODELS = [*FIRST, *(name for name in JOBS if name not in FIRST)]
 
@@ -202,6 +205,7 @@ def main(argv: list[str] = None) -> None:
         if args.only:
             return run_job(args.only, *of(args.seed or 0))
         todo = [] if args.report else [(seed, name) for seed in range(args.seeds) for name in unfinished(*of(seed))]
+        todo.sort(key=lambda job: list(JOBS).index(job[1]))  # the first job of all seeds, then the next one
         failed = 0
         if args.jobs == 1:
             for seed, name in todo:

@@ -108,8 +108,8 @@ class Settings:
                                   "one 80 GB card: only with --lora-rank)", RL, ("ibpo",), least=0)
     length_price: float = setting(0.05, "method length-penalty: cost of a --length-unit of response; a right answer "
                                         "earns 1", RL, ("ibpo",), when=lambda s: s.method == "length-penalty", least=0)
-    length_unit: float = setting(27.0, "method length-penalty: tokens that cost one --length-price; about a one-trial "
-                                       "response (29 in the built-in world); measure it for other data", RL, ("ibpo",),
+    length_unit: float = setting(25.0, "method length-penalty: tokens that cost one --length-price; a one-trial "
+                                       "response of the built-in world; measure it for other data", RL, ("ibpo",),
                                  when=lambda s: s.method == "length-penalty", above=0)
     valid_every: int = setting(10, "steps between looks at the validation problems; 0: never", RL, least=0)
     valid_problems: int = setting(250, "validation problems per look", RL, least=1)

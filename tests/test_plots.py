@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """plumbing/plots.py and experiments/figures.py: the plots of training show the cap, and what the log says.
+=======
+"""plumbing/plots.py and experiments/figures.py: the plots of training show the cap, and lines are what the log says.
+>>>>>>> flip
 
     pytest tests/test_plots.py
 """
@@ -69,7 +73,7 @@ def test_an_evaluation_draws_the_cap_of_its_training(drawn, log, tmp_path, monke
 
 def test_training_of_several_seeds(drawn, tmp_path):
     """A panel for each cap that has been trained, with its own line."""
-    logs = {25: [ROWS, ROWS], 50: [ROWS], 75: None}
+    logs = {25: [ROWS, ROWS], 50: [ROWS], 10: None}
     result = {"models": {f"ibpo-{cap}": {"by_seed": {"vote_share": [0.3, None]}} for cap in logs}}
     figures.plot_training(logs, result, tmp_path / "training.png")
     (figure,) = drawn

@@ -41,7 +41,7 @@ def test_state_at_the_end_of_the_first_trial(monkeypatch):
     """What is read is the last [/TRIAL] of the first trial, whatever was written after it, padded or not."""
     tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces())
     model = build(len(tokenizer), max_position_embeddings=512)
-    problems, rng = data.load("builtin", "validation", 30), random.Random(0)
+    problems, rng = data.load(data.BUILTIN, "validation", 30), random.Random(0)
     texts = [voting.OPEN + (problem.solution if i % 2 else "5\n\\boxed{5}") + voting.CLOSE + voting.EASY
              for i, problem in enumerate(problems)]
     texts[4] = texts[4].replace(voting.CLOSE, "")  # never ends its trial

@@ -248,7 +248,8 @@ def test_what_decides_a_stage():
 
 
 @pytest.mark.parametrize("wrong, said", [
-    (["--samples", "1"], "--samples must be at least 2"), (["--data", "a.jsonl"], "unrecognized arguments: --data"),
+    (["--samples", "1"], "--samples must be at least 2"),
+    (["--data", "math.jsonl"], "unrecognized arguments: --data math.jsonl"),
     (["--alpha", "nan"], "--alpha must be a finite number"), (["--eval-samples", "7"], "--eval-samples must be"),
     (["--stage-2"], "unrecognized arguments: --stage-2"), (["--split", "train"], "--split is 'train'")])
 def test_wrong_options_are_refused_in_one_line(wrong, said, capsys):
