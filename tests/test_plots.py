@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """plumbing/plots.py and experiments/figures.py: the plots of training show the cap, and what the log says.
-=======
-"""plumbing/plots.py and experiments/figures.py: the plots of training show the cap, and lines are what the log says.
->>>>>>> flip
 
     pytest tests/test_plots.py
 """
