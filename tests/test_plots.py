@@ -69,11 +69,11 @@ def test_an_evaluation_draws_the_cap_of_its_training(drawn, log, tmp_path, monke
 
 def test_training_of_several_seeds(drawn, tmp_path):
     """A panel for each cap that has been trained, with its own line."""
-    logs = {25: [ROWS, ROWS], 50: [ROWS], 10: None}
-    result = {"models": {f"ibpo-{cap}": {"by_seed": {"vote_share": [0.3, None]}} for cap in logs}}
+    logs = {"ibpo-25": [ROWS, ROWS], "ibpo-50-give-up": [ROWS]}
+    result = {"models": {name: {"label": name, "by_seed": {"vote_share": [0.3, None]}} for name in logs}}
     figures.plot_training(logs, result, tmp_path / "training.png")
     (figure,) = drawn
-    for cap, axis in zip((25, 50), figure.axes, strict=True):
+    for name, cap, axis in zip(logs, (25, 50), figure.axes, strict=True):
         lines = lines_of(axis)
-        assert lines["q₊"][1] == [cap, cap] and axis.get_title() == f"q₊ = {cap} %"
+        assert lines["q₊"][1] == [cap, cap] and axis.get_title() == name
         assert lines["accepted rollouts"] == ([0, 1, 2, 3], pytest.approx([20, 21, 22, 23]))

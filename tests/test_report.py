@@ -18,7 +18,7 @@ import data
 import voting
 from experiments import oracles, reproduce, tables
 from experiments.chapter import chapter
-from plumbing import plots
+from plumbing import plots, statistics
 
 ROOT = Path(__file__).resolve().parent.parent
 PROBLEMS, ORACLE_PROBLEMS, SEEDS = 100, 40, 2
@@ -121,6 +121,7 @@ def made(runs, tmp_path_factory):
     keep_runs(runs, folder / "results/records")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # where no runs/ is, as for someone who clones results/
+        patch.setattr(statistics, "RESAMPLES", 300)
         reproduce.main(["--report", "--seeds", str(SEEDS)])
     return folder, truth, json.loads((folder / "results/results.json").read_text())
 
@@ -130,6 +131,7 @@ def copy(made, tmp_path, monkeypatch):
     """A copy of the kept records."""
     shutil.copytree(made[0] / "results/records", tmp_path / "results/records")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(statistics, "RESAMPLES", 300)
     monkeypatch.setitem(plots.STYLE, "savefig.dpi", 40)  # drawn as always, only smaller and less carefully laid out:
     monkeypatch.setitem(plots.STYLE, "figure.constrained_layout.use", False)  # it takes a third of the time
     return tmp_path

@@ -25,8 +25,8 @@ def test_the_most_important_jobs_come_first(monkeypatch, tmp_path):
     monkeypatch.setattr(report, "report", lambda *_: None)
     reproduce.main(["--seeds", "2", "--jobs", "1"])
     assert done == [(seed, name) for name in reproduce.JOBS for seed in (0, 1)]
-    assert list(reproduce.JOBS)[:9] == ["asv-sft", "sv-sft", "base", "ibpo-25", "ibpo-50", "ibpo-25-give-up",
-                                        "ibpo-50-give-up", "random-50", "cgpo"]
+    assert list(reproduce.JOBS)[:10] == ["asv-sft", "sv-sft", "base", "ibpo-25", "ibpo-50", "ibpo-10",
+                                         "ibpo-25-give-up", "ibpo-50-give-up", "random-50", "cgpo"]
     assert reproduce.JOBS["ibpo-50-give-up"]["give_up"] and reproduce.JOBS["asv-sft-2"]["sft_alpha"] == 2
 
 
