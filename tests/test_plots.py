@@ -1,4 +1,4 @@
-"""plumbing/plots.py and experiments/figures.py: the plots of training show the cap, and lines are what the log says.
+"""plumbing/plots.py and experiments/figures.py: the plots of training show the cap, and what the log says.
 
     pytest tests/test_plots.py
 """

@@ -293,7 +293,7 @@ def test_the_table_by_hand(tmp_path, capsys):
 
 
 def small(out: Path, *more) -> list[str]:
-    return ["--out", str(out), "--steps", "2", "--prompts", "2", "--samples", "4", "--sft-problems", "6",
+    return ["--out", str(out), "--steps", "2", "--prompts", "4", "--samples", "4", "--sft-problems", "32",
             "--sft-samples", "8", "--sft-steps", "12", "--sft-lr", "3e-3", "--eval-problems", "10",
             "--max-new-tokens", "90", *more]
 
@@ -304,6 +304,7 @@ def test_a_run_that_is_interrupted_ends_with_the_same_weights(tmp_path, monkeypa
     if not (ROOT / "checkpoints/base").exists():
         pytest.skip("checkpoints/base is not here: rebuild it with python train.py --stage base")
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(data, "draw_modulus", lambda level, rng: rng.choice([47, 43]))  # that are solved now and then
     torch.set_num_threads(1)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     score.main(small(whole))
