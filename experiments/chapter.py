@@ -65,7 +65,8 @@ def multiples(result: dict) -> str:
 
 def equal(result: dict) -> str:
     rows = [[called(result, name), boundary(result, name),
-             interval(against_single(result, name, "trials").get("minus")), *(interval(result[key].get(name)) for key in ("minus_start", "minus_random_at_equal_trials"))]
+             interval(against_single(result, name, "trials").get("minus")), interval(result["minus_start"].get(name)),
+             interval(result["minus_random_at_equal_trials"].get(name))]
             for name in present(result, BUDGETED)]
     return table(["model", "− boundary", "− self-consistency", "− ASV-SFT", "− random groups"], rows)
 
