@@ -21,6 +21,12 @@ def present(result: dict, names: tuple | list, key: str = "models") -> list[str]
     return [name for name in names if result[key].get(name)]
 
 
+def called(result: dict, name: str) -> str:
+    """The name of a model in a table, and of how many seeds it is, if not of all."""
+    seeds, all_seeds = result["models"][name]["seeds"], len(result["seeds"])
+    return NAMES[name] + f" ({seeds} of {all_seeds} seeds)" * (seeds < all_seeds)
+
+
 def world(result: dict) -> str:
     base, sv = (result["models"][name]["kinds"] for name in ("base", "sv-sft"))
     problems = sum(row["problems"] for row in base.values())
@@ -39,33 +45,34 @@ def main(result: dict) -> str:
     rows = []
     for name in present(result, MAIN):
         row = result["models"][name]
-        rows.append([NAMES[name], interval(row["accuracy"]), interval(row.get("gain")), number(row["trials"], 2),
-                     number(row["tokens"], 1), f"{100 * row['vote_share']:.1f}"])
+        rows.append([called(result, name), interval(row["accuracy"]), interval(row.get("gain")),
+                     number(row["trials"], 2), number(row["tokens"], 1), f"{100 * row['vote_share']:.1f}"])
     return table(["model", "accuracy, %", "gain", "trials", "tokens", "votes, %"], rows)
 
 
 def paper(result: dict) -> str:
-    rows = [[NAMES[name], interval(result["models"][name].get("gain")), tables.PAPER[name][1],
+    rows = [[called(result, name), interval(result["models"][name].get("gain")), tables.PAPER[name][1],
              number(result["models"][name]["trials"], 2), tables.PAPER[name][2]]
             for name in present(result, MAIN) if name in tables.PAPER]
     return table(["model", "gain", "paper: gain", "trials", "paper: trials"], rows)
 
 
 def multiples(result: dict) -> str:
-    rows = [[NAMES[name], *tables.multiples(result, name)] for name in present(result, LEARN_WHEN)]
+    rows = [[called(result, name), *tables.multiples(result, name)] for name in present(result, LEARN_WHEN)]
     return table(["model", "boundary, trials", "by voting", "self-consistency, trials", "boundary, tokens",
                   "self-consistency, tokens"], rows)
 
 
 def equal(result: dict) -> str:
-    rows = [[NAMES[name], boundary(result, name), interval(against_single(result, name, "trials").get("minus")),
-             *(interval(result[key].get(name)) for key in ("minus_start", "minus_random_at_equal_trials"))]
+    rows = [[called(result, name), boundary(result, name),
+             interval(against_single(result, name, "trials").get("minus")), interval(result["minus_start"].get(name)),
+             interval(result["minus_random_at_equal_trials"].get(name))]
             for name in present(result, BUDGETED)]
     return table(["model", "− boundary", "− self-consistency", "− ASV-SFT", "− random groups"], rows)
 
 
 def adaptive(result: dict) -> str:
-    rows = [[NAMES[name], *(interval(result["models"][name]["minus_adaptive"][unit]) for unit in ("trials", "tokens"))]
+    rows = [[called(result, name), *map(interval, result["models"][name]["minus_adaptive"].values())]
             for name in present(result, LEARN_WHEN)]
     return table(["model", "equal trials", "equal tokens"], rows)
 
@@ -77,8 +84,8 @@ def agreement(result: dict) -> str:
 
 def kinds(result: dict) -> str:
     names = present(result, (*LEARN_WHEN, "random-50"))
-    rows = [[NAMES[name], *(f"{100 * row['vote_share'][0]:.1f}" for row in result["models"][name]["kinds"].values())]
-            for name in names]
+    rows = [[called(result, name), *(f"{100 * row['vote_share'][0]:.1f}"
+                                     for row in result["models"][name]["kinds"].values())] for name in names]
     return table(["votes, %", *result["models"]["base"]["kinds"]], rows)
 
 
@@ -86,8 +93,7 @@ def heights(result: dict) -> str:
     rows = []
     for name in present(result, tables.HEIGHTS, "height_parts"):
         parts = result["height_parts"][name]
-        rows.append([NAMES[name], *(interval(parts["trials"][key]) for key in ("height", "levels", "kinds", "rest")),
-                     interval(parts["best"])])
+        rows.append([called(result, name), *map(interval, parts["trials"].values()), interval(parts["best"])])
     return table(["model", "− boundary", "levels", "kinds", "rest", "best possible"], rows)
 
 
@@ -95,7 +101,7 @@ def sees(result: dict) -> str:
     rows = []
     for name in present(result, LEARN_WHEN):
         row = result["models"][name]
-        rows.append([NAMES[name], *(of_kinds(row, key) for key in ("votes_after_right", "votes_after_wrong")),
+        rows.append([called(result, name), *(of_kinds(row, key) for key in ("votes_after_right", "votes_after_wrong")),
                      *(interval(row["sees"][key]) for key in ("kind", "level"))])
     return table(["model", "votes after a right first trial, %", "after a wrong one, %", "difference",
                   "within levels alone"], rows)
@@ -106,8 +112,8 @@ def giving_up(result: dict) -> str:
     for name in present(result, [name for up in tables.GIVE_UP for name in (up.removesuffix("-give-up"), up)]):
         row = result["models"][name]
         hopeless, right = (row["kinds"]["hopeless"][key] for key in ("vote_share", "accuracy"))
-        rows.append([NAMES[name], interval(hopeless), interval(right), number(row["trials"], 2), boundary(result, name),
-                     interval(result["minus_paper_rule"].get(name))])
+        rows.append([called(result, name), interval(hopeless), interval(right), number(row["trials"], 2),
+                     boundary(result, name), interval(result["minus_paper_rule"].get(name))])
     if not present(result, tables.GIVE_UP):
         return ""
     return table(["model", "votes on hopeless ones, %", "right on them, %", "trials", "− boundary", "− paper's rule"],
@@ -115,7 +121,7 @@ def giving_up(result: dict) -> str:
 
 
 def cost(result: dict) -> str:
-    rows = [[NAMES[name], of_kinds(row, "first_trial"), interval(row.get("first_minus_base")),
+    rows = [[called(result, name), of_kinds(row, "first_trial"), interval(row.get("first_minus_base")),
              f"{100 * row['malformed']:.1f}"]
             for name, row in ((name, result["models"][name]) for name in present(result, ["base", *LEARN_WHEN]))]
     return table(["model", "first trials right, %", "− base, points", "malformed, %"], rows)
@@ -127,7 +133,7 @@ def levels(result: dict) -> str:
         row = result["models"][name]
         of = row["levels"].values()
         per_vote = each([level["trials_per_vote"] for level in of], digits=2) if row["vote_share"] else ""
-        rows.append([NAMES[name], *(each([level[key][0] for level in of], 100)
+        rows.append([called(result, name), *(each([level[key][0] for level in of], 100)
                                     for key in ("vote_share", "first_trial", "accuracy")), per_vote])
     return table(["model", "votes, %", "first trial right, %", "accuracy, %", "trials per vote"], rows)
 
@@ -137,13 +143,13 @@ def ladder(result: dict) -> str:
     for name, what in [(name, what) for name, _, what in tables.LADDER if name in result["models"]]:
         row = result["models"][name]
         share = "" if name == "adaptive-sc" else f"{100 * row['vote_share']:.1f}"
-        rows.append([NAMES[name], what, interval(row["accuracy"]), f"{row['trials'][0]:.2f}", share,
+        rows.append([called(result, name), what, interval(row["accuracy"]), f"{row['trials'][0]:.2f}", share,
                      boundary(result, name)])
     return table(["rung", "what it does", "accuracy, %", "trials", "votes, %", "− boundary"], rows)
 
 
 def oracles(result: dict) -> str:
-    rows = [[NAMES[name], f"{row['trials']:.2f}", interval(row["height"]),
+    rows = [[called(result, name), f"{row['trials']:.2f}", interval(row["height"]),
              *(interval(row[kind]["height"]) for kind in ("group", "blind", "seeing"))]
             for name, row in result["oracles"].items()]
     return table(["model", "trials", "height", "knows level and kind", "and pass rates", "and the first trial"], rows)

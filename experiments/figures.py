@@ -46,7 +46,7 @@ def plot_training(logs: dict, result: dict, path: Path) -> None:
             axis.plot([steps[-1] + 0.04 * len(steps)] * len(test), test, ls="", marker="o", ms=7,
                       mfc="white", color="black", label="test split, each seed", clip_on=False)
             axis.set_title(result["models"][name]["label"])
-            axis.set_ylim(bottom=0)
+        axes[0, 0].set_ylim(bottom=0)  # of all: after they are drawn
         for axis in axes[:, 0]:
             axis.set_ylabel("voting share, %")
         for axis in axes[-1]:

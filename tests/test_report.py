@@ -481,8 +481,9 @@ def test_a_row_is_made_of_the_seeds_that_have_it(made, copy):
     assert result["comparisons"]["grpo"]["boundary"]["trials"][0] == pytest.approx(grpo[0] - line)
     ibpo, other = (counted(truth, name)[second, 0].mean() for name in ("ibpo-25", "random-25"))
     assert result["minus_random"]["ibpo-25"][0] == pytest.approx(ibpo - other)
-    ladder = rows_of(markdown, "The ladder")
+    ladder, page = rows_of(markdown, "The ladder"), (copy / "results/README.md").read_text()
     assert ladder["GRPO"][1] == "1" and ladder["CGPO"][1] == "2"
+    assert "| GRPO (1 of 2 seeds) |" in page and "| CGPO |" in page
     assert rows_of(markdown, "Seed by seed")["GRPO"][0].endswith("/ –")
 
 
