@@ -244,7 +244,8 @@ def time_step(directory, n: int) -> None:
     grading, _ = seconds(voting.judge_rows, [problem.answer for problem in problems], texts, "asv")
     feasible = ibpo.feasible_set(rollout.correct, rollout.valid)  # bool[n, SAMPLES]
     solving, selection = seconds(METHODS["ibpo"].select, rollout, feasible, settings, np.random.default_rng(1))
-    accepted = train.weighted_examples(rollout, ibpo.share_ties(selection.weights, feasible, rollout.group))
+    weights = ibpo.share_ties(selection.weights, feasible, rollout.group)  # float[n, SAMPLES]
+    accepted = train.weighted_examples(rollout, weights, tokenizer, settings)
 
     def learn() -> None:
         model.train()
