@@ -330,7 +330,7 @@ def arguments(argv: list[str] = None) -> argparse.Namespace:
     parser.add_argument("--model", nargs="+", metavar="NAME", help="with --server: models by the names it knows, each "
                         "with its prompt if that is not scot: ibpo=asv")
     parser.add_argument("--in-flight", type=int, default=64, help="with --server: requests at once (default 64)")
-    parser.add_argument("--data", default="builtin", help="test problems: builtin, kinds, or a .jsonl file (builtin)")
+    parser.add_argument("--data", default="builtin", help="test problems: builtin, or a .jsonl file (default builtin)")
     parser.add_argument("--split", choices=["validation", "test"], default="test",
                         help="of the built-in problems: validation to choose by, test to report (default test)")
     parser.add_argument("--problems", type=int, default=1000, help="how many of them (default 1000)")

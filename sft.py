@@ -108,7 +108,7 @@ def new_model(settings: Settings, tokenizer) -> llama.Llama:
 
 
 def textbook_batch(step: int, settings: Settings, tokenizer, book: data.Textbook) -> list[Example]:
-    """The pages of a step: the times table, then solutions and votes, then mostly exercises in counting."""
+    """The pages of a step: the times table, then solutions and votes, then exercises in counting, too."""
     rng = random.Random(f"base {settings.seed} {step}")
     if step < settings.base_chapter_2:  # short pages: twice as many
         return [encode(tokenizer, *times_table(step, settings.base_chapter_2, book, rng))

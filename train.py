@@ -6,7 +6,7 @@
     python train.py --budget expected-tokens=41  # a cap on tokens instead (with tokens=N it ends above N)
     python train.py --sft-short 2500 --sft-votes 2500 --sft-regular 2500 --budget short=0.3,vote=0.3 --out runs/modes
                                                  # three groups, a cap on each kind of vote
-    python train.py --stage ibpo --method random # a control: same cap, random prompts vote (or cgpo, rft, grpo, ...)
+    python train.py --stage ibpo --method random # a control: same cap, random prompts vote (or cgpo, rft, margin)
     python train.py --stage base                 # rebuild the built-in base model from nothing
     torchrun --nproc-per-node 4 -- train.py ...  # four processes, as --processes 4; with --device cuda on as many GPUs
     python train.py 80gb --model DIR --data math_train.jsonl --valid-data FILE --test-data math500.jsonl
