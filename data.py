@@ -3,18 +3,31 @@
 All other files see `Problem` records only, so the built-in world and MATH (Sec. 4-5 of the paper) run through the same
 code. What a file may hold is in plumbing/problem_files.py.
 
-The built-in world: products modulo 61
-    Compute 11 * 27 * 34 * 6 * 28 modulo 61.     solution:   6
-                                                             * 27 = 40
-                                                             * 11 = 13 ...
+The built-in world: products modulo a prime
+    Compute 11 * 27 * 34 * 6 modulo 43.          solution:   6
+                                                             * 27 = 33
+                                                             * 11 = 19 ...
 A solution has one multiplication per line, in any order. The base model learns from a textbook of such solutions. If
-the textbook were right, the model's most likely answer would be right, too, and voting could add nothing. A real LLaMA
-is not like that: it is wrong more often on harder problems, and different routes to the answer go wrong differently.
-The textbook therefore has *holes*. A fixed fifth of the products of two large numbers (31 to 60) is misprinted, each
-time as one of three wrong numbers that belong to this product. A route that meets a hole ends at a wrong answer of its
-own; another order of the same factors meets other products, and may be right. Level 1 has no large factors and so no
-holes; higher levels have more of both. Voting pays where routes go wrong differently. Solutions that serve as golden
-ones come from an answer key without misprints.
+the textbook were right, the model's most likely answer would be right, too, and voting could add nothing. MATH is not
+like that. A model of 8B parameters answers most of its problems nearly always or hardly ever, some get worse by voting
+because the popular answer is wrong, and a hopeless problem costs a whole vote of eight trials. Here the modulus is one
+of six, and the textbook has *misprints*, more for some moduli than for others:
+    modulo  kind       steps misprinted   printed instead                  so that a single trial, and a vote
+    47      easy       none                                                is right            is right
+    43      medium     12 %               twice, three or five times it    is right in 6 of 10 is right in 8 of 10
+    41      hard       22 %               often twice, else three or five  is right in 4 of 10 is right in 5 of 10
+    37      trap       33 %               mostly twice the product         is right in 2 of 10 is no better
+    29      misread    all                mostly twice the product         is wrong, mostly in the same way
+    61      hopeless   all                any number                       is wrong, each time differently
+A step is misprinted where the result so far is one of the *weak* numbers of the modulus and the next factor is one of
+its *awkward* ones. The steps after it are right, so that all routes with one doubled product end at the same wrong
+answer. Another order of the factors meets other results. So a trial that went wrong shows it, to a model that reads
+closely: a weak number met an awkward one, and what came next was a guess (experiments/probe.py measures how well this
+can be seen). The right product is hardly ever among the guesses; otherwise training on right answers would teach it,
+and voting would no longer be what is learned. For the same reason not all products of a weak number are misprinted.
+Levels differ in length, three to seven factors, and in how common each kind is. The modulus stands at the end of the
+question, and whoever computes has to read it; so a model can tell the kinds apart. Solutions that serve as golden ones
+come from an answer key without misprints.
 
     python data.py                               # a few problems of each level and how many there are
     python data.py path/to/math500.jsonl         # what a file holds: problems per level
@@ -28,164 +41,194 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from reprlib import repr as short
 from typing import TYPE_CHECKING
 
-from experiments import kinds
 from plumbing.problem_files import LEVELS, DataError, Problem, line_of, read_jsonl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-WORLDS = ("builtin", "kinds")  # problems of our own; the second is experiments/kinds.py
+BUILTIN = "builtin"  # the name of the built-in world, where others have the path of a file
 SPLITS = ("train", "validation", "test")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The built-in world
 
-MODULUS = 61  # a prime: no product of factors is ever 0, so no mistake is forgiven by a later step
-LARGE = 31  # factors 2..30 are small, 31..60 are large
-HOLES = 0.19  # the share of products of two large numbers that the textbook misprints
-MISPRINTS = 3  # how many wrong products each hole has: fixed, so that they are learned as firmly as right ones
-MIX = {1: (4, 0), 2: (4, 1), 3: (3, 3), 4: (2, 5), 5: (0, 8)}  # level -> how many (small, large) factors, all distinct
+
+@dataclass(frozen=True)
+class Kind:
+    """One modulus: how many steps are misprinted, how, and how common it is."""
+
+    modulus: int  # a prime
+    misprinted: float  # the share of steps that the textbook never prints right
+    doubled: float | None  # how often it prints twice the product; otherwise three or five times it. None: any number
+    shares: tuple[int, ...]  # of the problems of levels 1 to 5, in percent
 
 
-def _make_holes(rng: random.Random) -> dict[tuple[int, int], list[int]]:
-    """The misprinted products: (smaller factor, larger factor) -> their wrong values."""
-    pairs = [(a, b) for a in range(LARGE, MODULUS) for b in range(a, MODULUS)]
-    holes = {}
-    for a, b in rng.sample(pairs, round(HOLES * len(pairs))):
-        wrong = [value for value in range(1, MODULUS) if value != a * b % MODULUS]
-        holes[a, b] = rng.sample(wrong, MISPRINTS)
-    return holes
+KINDS = {
+    "easy": Kind(47, 0.0, None, (70, 50, 35, 20, 10)),
+    "medium": Kind(43, 0.12, 0.3, (20, 15, 14, 12, 10)),
+    "hard": Kind(41, 0.22, 0.5, (10, 10, 10, 11, 11)),
+    "trap": Kind(37, 0.33, 0.9, (0, 8, 12, 15, 15)),
+    "misread": Kind(29, 1.0, 0.88, (0, 7, 13, 18, 20)),
+    "hopeless": Kind(61, 1.0, None, (0, 10, 16, 24, 34)),
+}
+KIND_OF = {kind.modulus: name for name, kind in KINDS.items()}  # modulus -> name
+AWKWARD = 0.6  # the share of awkward numbers of a modulus
+FACTORS = {1: 3, 2: 4, 3: 5, 4: 6, 5: 7}  # level -> how many factors, all distinct
+
+Product = tuple[list[int], int]  # factors and modulus
 
 
-_holes = _make_holes(random.Random(61))
+class Textbook:
+    """What the base model learns from. Its seed draws the weak and the awkward numbers."""
+
+    repeats, single = 0.3, 0.6  # of the pages of chapter two: products again; of the others: one route alone
+    counting = 0.5  # of the pages of chapter three: exercises in counting
+
+    def __init__(self, seed: int = 0):
+        self.weak, self.awkward = {}, {}  # modulus -> numbers
+        for name, kind in KINDS.items():
+            numbers, rng = range(1, kind.modulus), random.Random(f"{seed} {name}")
+            share = AWKWARD if kind.misprinted < 1 else 1.0  # of awkward numbers
+            self.weak[kind.modulus] = frozenset(rng.sample(numbers, round(kind.misprinted / share * len(numbers))))
+            self.awkward[kind.modulus] = frozenset(rng.sample(numbers, round(share * len(numbers))))
+
+    def prints(self, a: int, b: int, modulus: int, rng: random.Random) -> int:
+        """The product of a and b modulo `modulus` as it is printed this time."""
+        product = a * b % modulus
+        if a not in self.weak[modulus] or b not in self.awkward[modulus]:
+            return product
+        doubled = KINDS[KIND_OF[modulus]].doubled
+        if doubled is None:
+            return rng.randrange(1, modulus)
+        return (2 if rng.random() < doubled else rng.choice((3, 5))) * product % modulus
+
+    def table_entry(self, progress: float, rng: random.Random) -> Product:
+        """Two factors for the times table, which is read from small numbers (progress 0) to large ones (1)."""
+        modulus = rng.choice([kind.modulus for name, kind in KINDS.items() if name != "hopeless"])  # nothing to learn
+        limit = min(modulus - 1, 4 + round(1.2 * modulus * progress))
+        return [rng.randint(1, limit), rng.randint(1, limit)], modulus
+
+    def route(self, product: Product, rng: random.Random) -> tuple[str, int]:
+        """A solution as this textbook prints it, and the answer it arrives at."""
+        return route(product, rng, self)
 
 
-def is_hole(a: int, b: int) -> bool:
-    """Whether the textbook misprints the product a * b."""
-    return (min(a, b), max(a, b)) in _holes
+def route(product: Product, rng: random.Random, textbook: Textbook = None) -> tuple[str, int]:
+    """One solution, and the answer it arrives at: a random order, one step per line.
 
-
-def split_of(factors: list[int]) -> str:
-    """train (80 %), validation or test (10 % each). It depends on the set of factors, not on their order."""
-    first_byte = hashlib.sha256(repr(sorted(factors)).encode()).digest()[0]
-    if first_byte < 205:
-        return "train"
-    return "validation" if first_byte < 230 else "test"
-
-
-def textbook_route(factors: list[int], rng: random.Random, misprints: bool = True) -> tuple[str, int]:
-    """One solution as the textbook prints it, and the answer it arrives at: a random order, one step per line.
-
-    misprints=False: as in the answer key.
+    With the misprints of a textbook, or, without one, right, as in the answer key.
     """
-    first, *others = rng.sample(factors, len(factors))
-    result = first
+    factors, modulus = product
+    result, *others = rng.sample(factors, len(factors))
     lines = [str(result)]
     for factor in others:
-        product = result * factor % MODULUS
-        if misprints and is_hole(result, factor):
-            product = rng.choice(_holes[min(result, factor), max(result, factor)])  # and maybe another next time
-        result = product
+        result = textbook.prints(result, factor, modulus, rng) if textbook else result * factor % modulus
         lines.append(f"* {factor} = {result}")
     lines.append(f"\\boxed{{{result}}}")
     return "\n".join(lines), result
 
 
-def draw_factors(split: str, level: int, rng: random.Random) -> list[int]:
-    """The factors of a random problem of this level and split, in random order."""
-    small, large = MIX[level]
+def split_of(product: Product) -> str:
+    """train (80 %), validation or test (10 % each). It depends on the set of factors, not on their order."""
+    factors, modulus = product
+    first_byte = hashlib.sha256(f"{sorted(factors)} {modulus}".encode()).digest()[0]
+    if first_byte < 205:
+        return "train"
+    return "validation" if first_byte < 230 else "test"
+
+
+def draw_modulus(level: int, rng: random.Random) -> int:
+    """The modulus of a random problem of this level."""
+    kind, = rng.choices(list(KINDS.values()), [kind.shares[level - 1] for kind in KINDS.values()])
+    return kind.modulus
+
+
+def draw(split: str, level: int, rng: random.Random, modulus: int = None) -> Product:
+    """A random problem of this level and split, its factors in random order. modulus: None: any that the level has."""
+    modulus = modulus or draw_modulus(level, rng)
     while True:
-        factors = rng.sample(range(2, LARGE), small) + rng.sample(range(LARGE, MODULUS), large)
-        if split_of(factors) == split:
-            return rng.sample(factors, len(factors))
+        product = rng.sample(range(2, modulus), FACTORS[level]), modulus
+        if split_of(product) == split:
+            return product
 
 
-def question_of(factors: list[int]) -> str:
+def question_of(product: Product) -> str:
     """The problem in words."""
-    return f"Compute {' * '.join(map(str, factors))} modulo {MODULUS}."
+    factors, modulus = product
+    return f"Compute {' * '.join(map(str, factors))} modulo {modulus}."
 
 
-WHAT_TO_ASK = f'Compute a * b * ... modulo {MODULUS}. with four to eight different factors from 2 to {MODULUS - 1}'
+WHAT_TO_ASK = ('"Compute a * b * ... modulo p." with different factors from 2 to p - 1: three to seven of them if p is '
+               "47, 43 or 41, four to seven if it is 37, 29 or 61")
 
 
-def factors_of(question: str) -> list[int] | None:
-    """The factors of a question of the built-in world; None if it is none."""
-    found = re.fullmatch(rf"Compute (\d+(?: \* \d+)*) modulo {MODULUS}\.", question)
-    return [int(factor) for factor in found[1].split(" * ")] if found else None
+def read_question(question: str) -> Product | None:
+    """The factors and the modulus of a question like those of the built-in world; None if it is none."""
+    found = re.fullmatch(r"Compute (\d{1,9}(?: \* \d{1,9})*) modulo (\d{1,9})\.", question)
+    if not found or int(found[2]) not in KIND_OF:
+        return None
+    return [int(factor) for factor in found[1].split(" * ")], int(found[2])
 
 
-def level_of(factors: list[int]) -> int | None:
-    """The level of a problem with these factors; None if no level has so many small and large ones."""
-    large = sum(factor >= LARGE for factor in factors)
-    mix = len(factors) - large, large
-    return next((level for level, of in MIX.items() if of == mix), None)
+def kind_of(question: str) -> str:
+    """The name of a question's kind. ValueError: it is none of this world."""
+    product = read_question(question)
+    if product is None:
+        raise ValueError(f"{question!r} is not a problem of this world")
+    return KIND_OF[product[1]]
 
 
-def generate(split: str, seed: int = 0, levels: tuple[int, ...] = LEVELS) -> Iterator[Problem]:
+def level_of(product: Product) -> int | None:
+    """The level of a problem; None if the world has none like it: with these factors, or with so many for its kind."""
+    factors, modulus = product
+    if len(set(factors)) < len(factors) or not all(2 <= factor < modulus for factor in factors):
+        return None
+    level = next((level for level, count in FACTORS.items() if count == len(factors)), None)
+    return level if level and KINDS[KIND_OF[modulus]].shares[level - 1] else None
+
+
+def places(questions: list[str]) -> list[int]:
+    """The kind of each question as its place in KINDS. ValueError as in kind_of."""
+    return [list(KINDS).index(kind_of(question)) for question in questions]
+
+
+def generate(split: str, seed: int = 0) -> Iterator[Problem]:
     """An endless stream of different problems, the levels in turn, each with a right solution from the answer key.
 
     DataError: a level of this split is used up.
     """
-    rng = random.Random(f"{split} {seed}")
-    seen = set()
+    rng, seen = random.Random(f"{split} {seed}"), set()
     while True:
-        for level in levels:
+        for level in LEVELS:
+            modulus = draw_modulus(level, rng)  # before what is used up: no kind becomes rarer for that
             for _ in range(1000):
-                factors = draw_factors(split, level, rng)
-                if frozenset(factors) not in seen:
+                factors, _ = product = draw(split, level, rng, modulus)
+                if (frozenset(factors), modulus) not in seen:
                     break
             else:
                 raise DataError(f"the {split} split has no more different problems of level {level}; ask for fewer")
-            seen.add(frozenset(factors))
-            text, answer = textbook_route(factors, rng, misprints=False)
-            yield Problem(question_of(factors), str(answer), level, text)
+            seen.add((frozenset(factors), modulus))
+            solution, answer = route(product, rng)
+            yield Problem(question_of(product), str(answer), level, solution)
 
 
 def count_problems(level: int) -> int:
     """How many different problems a level has, up to the order of the factors."""
-    small, large = MIX[level]
-    return math.comb(LARGE - 2, small) * math.comb(MODULUS - LARGE, large)
-
-
-class Textbook:
-    """What the base model of the built-in world learns from (kinds.Textbook: that of the other world)."""
-
-    repeats, single = 0.0, 0.3  # of the pages of chapter two: products again; of the others: one route alone
-    counting = 0.7  # of the pages of chapter three: exercises in counting
-
-    def table_entry(self, progress: float, rng: random.Random) -> list[int]:
-        """Two factors for the times table, which is read from small numbers (progress 0) to large ones (1)."""
-        limit = min(MODULUS - 1, 4 + round(1.2 * MODULUS * progress))
-        return [rng.randint(1, limit), rng.randint(1, limit)]
-
-    def problem(self, level: int, rng: random.Random) -> list[int]:
-        """The factors of a random training problem of a level."""
-        return draw_factors("train", level, rng)
-
-    def route(self, factors: list[int], rng: random.Random) -> tuple[str, int]:
-        """A solution as the textbook prints it, and the answer it arrives at."""
-        return textbook_route(factors, rng)
-
-    def modulus_of(self, factors: list[int]) -> int:
-        return MODULUS
-
-    def question_of(self, factors: list[int]) -> str:
-        return question_of(factors)
-
-    def pieces(self) -> list[str]:
-        return world_pieces()
+    return sum(math.comb(kind.modulus - 2, FACTORS[level]) for kind in KINDS.values() if kind.shares[level - 1])
 
 
 def world_pieces() -> list[str]:
     """The pieces of text that problems and solutions consist of. Each becomes one token; so does each number."""
-    numbers = [str(i) for i in range(MODULUS)]
-    return numbers + ["Compute ", " * ", f" modulo {MODULUS}.", "\n* ", " = ", "\n\\boxed{", "}"]
+    numbers = [str(i) for i in range(max(KIND_OF))]
+    return [*numbers, "Compute ", " * ", *[f" modulo {modulus}." for modulus in KIND_OF], "\n* ", " = ", "\n\\boxed{",
+            "}"]
 
 
 def build_tokenizer(pieces: list[str]) -> "PreTrainedTokenizerFast":
@@ -218,7 +261,7 @@ def build_tokenizer(pieces: list[str]) -> "PreTrainedTokenizerFast":
 
 def place_of(problem: Problem, source: str | Path) -> str:
     """Where a problem that load(source, ...) returned comes from, for messages: "FILE, line N"."""
-    line = None if source in WORLDS else line_of(problem, source)
+    line = None if source == BUILTIN else line_of(problem, source)
     return f"{source}, {short(problem.question)}" if line is None else f"{source}, line {line}"
 
 
@@ -230,15 +273,10 @@ def load(source: str | Path, split: str, count: int | None = None, seed: int = 0
     """
     if split not in SPLITS:
         raise DataError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
-    if source in WORLDS:
+    if source == BUILTIN:
         if count is None:
-            raise DataError("a built-in world is endless: say how many problems")
-        if source == "builtin":
-            return list(islice(generate(split, seed), count))
-        try:
-            return [Problem(*row) for row in islice(kinds.generate(split, seed), count)]
-        except ValueError as error:
-            raise DataError(str(error)) from None
+            raise DataError("the built-in world is endless: say how many problems")
+        return list(islice(generate(split, seed), count))
     problems = read_jsonl(source)
     random.Random(seed).shuffle(problems)
     return problems[:count]
@@ -246,21 +284,19 @@ def load(source: str | Path, split: str, count: int | None = None, seed: int = 0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Show problems of the built-in world, or what a .jsonl file holds.")
-    parser.add_argument("file", nargs="?", default="builtin", help="builtin (the default), kinds, or a .jsonl file")
+    parser.add_argument("file", nargs="?", default=BUILTIN, help="a .jsonl file (default: the built-in world)")
     parser.add_argument("--show", type=int, default=2, metavar="N", help="problems to show per level (default 2)")
     args = parser.parse_args()
     if args.show < 0:
         sys.exit("error: --show must be 0 or more")
-    builtin = args.file in WORLDS
+    builtin = args.file == BUILTIN
     try:
         problems = load(args.file, "train", count=len(LEVELS) * args.show if builtin else None)
     except DataError as error:
         sys.exit(f"error: {error}")
     count = Counter(problem.level for problem in problems)
-    counts = {"builtin": count_problems, "kinds": kinds.count_problems}
     for level in LEVELS:
-        total = counts.get(args.file, count.__getitem__)(level)
-        print(f"level {level}: {total:,} problems")
+        print(f"level {level}: {count_problems(level) if builtin else count[level]:,} problems")
         shown = [problem for problem in problems if problem.level == level][: args.show]
         for problem in shown:
             print(f"    {problem.question}\n    answer {problem.answer}")

@@ -330,7 +330,7 @@ def arguments(argv: list[str] = None) -> argparse.Namespace:
     parser.add_argument("--model", nargs="+", metavar="NAME", help="with --server: models by the names it knows, each "
                         "with its prompt if that is not scot: ibpo=asv")
     parser.add_argument("--in-flight", type=int, default=64, help="with --server: requests at once (default 64)")
-    parser.add_argument("--data", default="builtin", help="test problems: builtin, kinds, or a .jsonl file (builtin)")
+    parser.add_argument("--data", default="builtin", help="test problems: builtin, or a .jsonl file (default builtin)")
     parser.add_argument("--split", choices=["validation", "test"], default="test",
                         help="of the built-in problems: validation to choose by, test to report (default test)")
     parser.add_argument("--problems", type=int, default=1000, help="how many of them (default 1000)")
@@ -377,7 +377,7 @@ def main(argv: list[str] = None) -> None:
             raise data.DataError("--problems, --samples, --slots and --processes must be at least 1")
         if args.show < 0 or not args.cache_gib > 0:
             raise data.DataError("--show must be 0 or more, and --cache-gib above 0")
-        if args.split != "test" and args.data not in data.WORLDS:
+        if args.split != "test" and args.data != data.BUILTIN:
             raise data.DataError("--split is of the built-in problems; a file is one split: name another with --data")
         if args.temperature <= 0:
             raise data.DataError("--temperature must be above 0: separate samples are compared; greedy has its own row")

@@ -8,8 +8,8 @@ hold, not from the longest response there can be.
 Every response has its own stream of random numbers, made from (seed, its index) alone: in fp32 the same seed gives the
 same responses however many sequences run at once.
 
-    python sample.py checkpoints/ibpo "Compute 11 * 27 * 34 * 6 * 28 modulo 61."
-    python sample.py checkpoints/base "Compute 11 * 27 * 34 * 6 * 28 modulo 61." --condition scot --samples 4
+    python sample.py checkpoints/ibpo "Compute 11 * 27 * 34 * 6 * 28 modulo 43."
+    python sample.py checkpoints/base "Compute 11 * 27 * 34 * 6 * 28 modulo 43." --condition scot --samples 4
 """
 
 import argparse
@@ -354,7 +354,7 @@ def main() -> None:
                     "is: regular (one trial), extended (a vote), short, or malformed and why; its trials, its tokens, "
                     "and the answer it states.",
         allow_abbrev=False,
-        epilog='example: python sample.py checkpoints/ibpo "Compute 11 * 27 * 34 * 6 * 28 modulo 61." --samples 3')
+        epilog='example: python sample.py checkpoints/ibpo "Compute 11 * 27 * 34 * 6 * 28 modulo 43." --samples 3')
     parser.add_argument("directory", help="a checkpoint directory, e.g. checkpoints/ibpo")
     parser.add_argument("problem", help="the problem, in quotes")
     parser.add_argument("--condition", choices=list(voting.PROMPTS),
@@ -398,8 +398,8 @@ def main() -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("\nstopped")
-    factors = data.factors_of(args.problem)  # None: no problem of the built-in world, the right answer is not known
-    gold = "" if factors is None else str(math.prod(factors) % data.MODULUS)
+    product = data.read_question(args.problem)  # None: not of the built-in world, the right answer is not known
+    gold = "" if product is None else str(math.prod(product[0]) % product[1])
     for j, response in enumerate(responses):
         parsed, right = voting.judge(gold, response.text, response.finished, condition)
         print(response.text[len(shown):] if j == 0 else response.text)
@@ -407,9 +407,9 @@ def main() -> None:
         verdict = f", {'right' if right else f'wrong: it is {gold}'}" if gold else ""
         print(f"-> {parsed.group}{why}, trials {parsed.trials}, tokens {len(response.ids)}, answer {parsed.final}"
               f"{verdict}\n")
-    if factors is not None:
-        level = data.level_of(factors)
-        print(f"a problem of level {level} of 5" if level else
+    if product is not None:
+        level = data.level_of(product)
+        print(f"a problem of level {level} of 5, {data.kind_of(args.problem)}" if level else
               f"note: the model has not learned such problems; it knows {data.WHAT_TO_ASK}")
 
 

@@ -4,11 +4,10 @@
     python train.py --stage asv-sft              # its own solutions in the voting templates
 
 Departures from the paper: a single trial is one of the model's own solutions, not a golden one, which would teach it
-more than it can do (see `sft_examples`). And without --sft-distinct ASV-SFT learns both formats, not when to use them:
-D_ASV1 and D_ASV2 are both drawn evenly from all levels. It then votes as often at each level, and as often after a
-wrong first trial as after a right one (results/results.md). The paper takes its votes from problems with 4 to 8
-different answers (--sft-distinct 4), which tells the model about difficulty before IBPO does. With --sft-short there is
-a third kind of example, short votes, made in the same way.
+more than it can do (see `sft_examples`). D_ASV1 and D_ASV2 are both drawn evenly from all levels. D_ASV1 holds votes
+on problems with at least --sft-distinct different answers (the paper: 4 to 8, of 32 samples). That tells the model
+about difficulty before IBPO does; with --sft-distinct 1 it learns both formats, not when to use them. With --sft-short
+there is a third kind of example, short votes, made in the same way.
 """
 
 import json
@@ -27,7 +26,6 @@ import grade
 import llama
 import sample
 import voting
-from experiments import kinds
 from learn import Example, add_supervised_gradient, encode
 from plumbing import distributed
 from plumbing.files import atomic_write, derive_seed, digest, fingerprint, shuffled
@@ -38,43 +36,35 @@ from plumbing.stage import Stage, for_sampling, is_finished, only_process, open_
 # base: the built-in language model reads its textbook
 
 
-Textbook = data.Textbook | kinds.Textbook  # one world's, or the other's
-
-
-def textbook_of(settings: Settings) -> Textbook:
-    """What the base reads."""
-    return kinds.Textbook(settings.base_textbook) if settings.data == "kinds" else data.Textbook()
-
-
-def times_table(step: int, steps: int, book: Textbook, rng: random.Random) -> tuple[str, str, str]:
+def times_table(step: int, steps: int, book: data.Textbook, rng: random.Random) -> tuple[str, str, str]:
     """A page of chapter one: a product of two numbers, small ones first.
 
     Read in this order the table is learned within minutes. Met all at once, in longer solutions, it takes hours: the
     product of a known number with an unknown one is uniform on the clock, so that single numbers tell nothing.
     """
     entry = book.table_entry(step / steps, rng)
-    return book.question_of(entry), "scot", book.route(entry, rng)[0]
+    return data.question_of(entry), "scot", book.route(entry, rng)[0]
 
 
-def textbook_page(book: Textbook, rng: random.Random) -> tuple[str, str, str]:
+def textbook_page(book: data.Textbook, rng: random.Random) -> tuple[str, str, str]:
     """A page of chapter two: one solution, or several routes to one problem and a closing remark.
 
-    Some pages repeat the times table, if the book has several of them.
+    Some pages repeat the times tables: there are five of them.
     """
-    if book.repeats and rng.random() < book.repeats:
+    if rng.random() < book.repeats:
         return times_table(1, 1, book, rng)
-    problem = book.problem(rng.choice(data.LEVELS), rng)
+    problem = data.draw("train", rng.choice(data.LEVELS), rng)
     if rng.random() < book.single:
-        return book.question_of(problem), "scot", book.route(problem, rng)[0]
+        return data.question_of(problem), "scot", book.route(problem, rng)[0]
     solutions, answers = [], []
     while voting.trials_needed(answers) is None:
         solution, answer = book.route(problem, rng)
         solutions.append(solution)
         answers.append(str(answer))
-    return book.question_of(problem), "sv", voting.render_extended(solutions, answers)
+    return data.question_of(problem), "sv", voting.render_extended(solutions, answers)
 
 
-def counting_page(book: Textbook, rng: random.Random) -> tuple[str, str, str]:
+def counting_page(book: data.Textbook, rng: random.Random) -> tuple[str, str, str]:
     """A page of chapter three: trials that disagree, at every level; the reader learns when to stop and what to state.
 
     The textbook's own routes never disagree about an easy problem, and a reader of chapter two learns to stop after
@@ -82,19 +72,19 @@ def counting_page(book: Textbook, rng: random.Random) -> tuple[str, str, str]:
     an answer that was there before. Its wrong steps are not learned, only the counting (see `count_only`), so most of
     the working is left out: more pages in the same time, and answers at all distances.
     """
-    problem = book.problem(rng.choice(data.LEVELS), rng)
-    chance, popular = rng.uniform(0.5, 1), rng.sample(range(1, book.modulus_of(problem)), 2)
+    problem = data.draw("train", rng.choice(data.LEVELS), rng)
+    chance, popular = rng.uniform(0.5, 1), rng.sample(range(1, problem[1]), 2)
     solutions, answers = [], []
     while voting.trials_needed(answers) is None:
         solution, answer = book.route(problem, rng)
         first, *steps, _ = solution.split("\n")
         steps = steps[rng.randrange(len(steps)) :]
         if rng.random() < chance:  # another result of the last step
-            answer = rng.choice(popular) if rng.random() < 0.3 else rng.randrange(1, book.modulus_of(problem))
+            answer = rng.choice(popular) if rng.random() < 0.3 else rng.randrange(1, problem[1])
             steps[-1] = f"{steps[-1].partition(' = ')[0]} = {answer}"
         solutions.append("\n".join([first, *steps, f"\\boxed{{{answer}}}"]))
         answers.append(str(answer))
-    return book.question_of(problem), "sv", voting.render_extended(solutions, answers)
+    return data.question_of(problem), "sv", voting.render_extended(solutions, answers)
 
 
 def count_only(example: Example, close: int, tallies: set[int]) -> Example:
@@ -108,7 +98,7 @@ def count_only(example: Example, close: int, tallies: set[int]) -> Example:
 
 
 def new_model(settings: Settings, tokenizer) -> llama.Llama:
-    """The built-in language model before training: LLaMA with 0.45 M parameters."""
+    """The built-in language model before training: LLaMA with 0.42 M parameters."""
     config = llama.Config(
         vocab_size=len(tokenizer), hidden_size=96, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=True,
@@ -117,8 +107,8 @@ def new_model(settings: Settings, tokenizer) -> llama.Llama:
     return model.to(settings.device, sample.DTYPES[settings.dtype])
 
 
-def textbook_batch(step: int, settings: Settings, tokenizer, book: Textbook) -> list[Example]:
-    """The pages of a step: the times table, then solutions and votes, then mostly exercises in counting."""
+def textbook_batch(step: int, settings: Settings, tokenizer, book: data.Textbook) -> list[Example]:
+    """The pages of a step: the times table, then solutions and votes, then exercises in counting, too."""
     rng = random.Random(f"base {settings.seed} {step}")
     if step < settings.base_chapter_2:  # short pages: twice as many
         return [encode(tokenizer, *times_table(step, settings.base_chapter_2, book, rng))
@@ -135,19 +125,14 @@ def textbook_batch(step: int, settings: Settings, tokenizer, book: Textbook) -> 
 
 
 def train_base(settings: Settings) -> Path:
-    """The base model of a world, from nothing or from --base-start; returns its checkpoint directory."""
-    directory, book = settings.directory("base"), textbook_of(settings)
-    sources = {"start": fingerprint(settings.base_start)} if settings.base_start is not None else {}
-    if is_finished(settings, "base", sources):
+    """The base model of the built-in world, from nothing; returns its checkpoint directory."""
+    directory, book = settings.directory("base"), data.Textbook(settings.base_textbook)
+    if is_finished(settings, "base"):
         return directory
-    if settings.base_start is not None:
-        model, tokenizer = open_start(settings, settings.base_start)
-        add_missing_tokens(model, tokenizer, book.pieces())
-    else:
-        tokenizer = data.build_tokenizer(book.pieces() + voting.pieces())
-        model = new_model(settings, tokenizer)
+    tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces())
+    model = new_model(settings, tokenizer)
     milestones = [0, 10 * settings.warmup, settings.base_chapter_3, settings.base_steps + 1]
-    with Stage(settings, "base", model, tokenizer, settings.base_steps, sources) as stage:
+    with Stage(settings, "base", model, tokenizer, settings.base_steps) as stage:
         for step in stage:
             record = add_supervised_gradient(model, textbook_batch(step, settings, tokenizer, book), settings)
             learning_rate = settings.base_lr * float(np.interp(step + 1, milestones, [0, 0.97, 0.4, 0]))
@@ -269,8 +254,7 @@ def sft_examples(settings: Settings, stage: str, tokenizer, rows: list[dict]) ->
     votes, shorts, regular = defaultdict(list), defaultdict(list), defaultdict(list)
     for row in rows:
         vote = voting.build_vote(row["samples"], row["answer"], rng)  # Algorithm 3
-        if vote is not None and (stage == "sv-sft" or settings.sft_distinct == 1
-                                 or different_answers(row["samples"]) >= settings.sft_distinct):
+        if vote is not None and (stage == "sv-sft" or different_answers(row["samples"]) >= settings.sft_distinct):
             votes[row["level"]].append((row["question"], vote))
         if condition == "modes":
             vote = voting.build_vote(row["samples"], row["answer"], rng, voting.SHORT)

@@ -3,10 +3,10 @@
     python train.py                              # built-in world, 2 CPU cores: SV-SFT, ASV-SFT, IBPO at q+ = 0.5, eval
     python train.py smoke                        # the same path in under a minute, to see that everything works
     python train.py --budget vote=0.25           # another cap (the stages before it are reused)
-    python train.py --budget expected-tokens=93  # a cap on tokens instead (with tokens=N it ends above N)
+    python train.py --budget expected-tokens=41  # a cap on tokens instead (with tokens=N it ends above N)
     python train.py --sft-short 2500 --sft-votes 2500 --sft-regular 2500 --budget short=0.3,vote=0.3 --out runs/modes
                                                  # three groups, a cap on each kind of vote
-    python train.py --stage ibpo --method random # a control: same cap, random prompts vote (or cgpo, rft, grpo, ...)
+    python train.py --stage ibpo --method random # a control: same cap, random prompts vote (or cgpo, rft, margin)
     python train.py --stage base                 # rebuild the built-in base model from nothing
     torchrun --nproc-per-node 4 -- train.py ...  # four processes, as --processes 4; with --device cuda on as many GPUs
     python train.py 80gb --model DIR --data math_train.jsonl --valid-data FILE --test-data math500.jsonl
@@ -171,7 +171,7 @@ def weighted_examples(rollout: Rollout, weights: np.ndarray, tokenizer, settings
 
 def training_problems(settings: Settings, n: int) -> tuple[list[data.Problem], list[data.Problem]]:
     """Problems to learn from, n per step, and those of the validation curves."""
-    count = settings.steps * n if settings.data in data.WORLDS else None  # a file is used whole
+    count = settings.steps * n if settings.data == data.BUILTIN else None  # a file is used whole
     problems = data.load(settings.data, "train", count, derive_seed(settings.seed, "rl"))
     validation = []
     if settings.valid_every:

@@ -397,13 +397,13 @@ def judge_rows(golds: list[str], rows: list[list[tuple[str, bool, int]]],
 
 
 def main() -> None:
-    *right, wrong = (f"{route}\n\\boxed{{{route.split()[-1]}}}" for route in (  # of 3 * 8 * 20 modulo 61 = 53
-        "3\n* 8 = 24\n* 20 = 53", "20\n* 3 = 60\n* 8 = 53", "8\n* 20 = 38\n* 3 = 53", "8\n* 3 = 24\n* 20 = 5"))
+    *right, wrong = (f"{route}\n\\boxed{{{route.split()[-1]}}}" for route in (  # of 3 * 8 * 20 modulo 43 = 7
+        "3\n* 8 = 24\n* 20 = 7", "20\n* 3 = 17\n* 8 = 7", "8\n* 20 = 31\n* 3 = 7", "8\n* 3 = 24\n* 20 = 14"))
     examples = {
-        "a vote": render_extended([right[0], wrong, *right[1:]], ["53", "5", "53", "53"]),
+        "a vote": render_extended([right[0], wrong, *right[1:]], ["7", "14", "7", "7"]),
         "one trial": render_regular(right[0]),
-        "a short vote": render_extended(right[:2], ["53", "53"], SHORT),
-        "a vote that stopped too early": render_extended(right[:2], ["53", "53"]),
+        "a short vote": render_extended(right[:2], ["7", "7"], SHORT),
+        "a vote that stopped too early": render_extended(right[:2], ["7", "7"]),
     }
     for name, text in examples.items():
         parsed = parse(text)

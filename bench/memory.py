@@ -9,7 +9,8 @@ nothing, and with given lengths of responses. Memory is counted in tokens; 24 Gi
     in use     share of the memory that holds a token of a response that goes on
 
 MATH: lognormal lengths with a mean of 800 tokens, cut off at 4,096. Built-in world: the lengths of the SV-SFT model's
-votes in results/records; its memory is made as small as that of the 8B model is beside its responses.
+votes in results/records, each after a prompt of 11 to 19 tokens; its memory is made as small as that of the 8B model is
+beside its responses.
 """
 
 import sys
@@ -21,6 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import llama
 import sample
+from experiments.report import load
 
 TINY = llama.Config(vocab_size=2, hidden_size=2, intermediate_size=2, num_hidden_layers=1, num_attention_heads=1,
                     max_position_embeddings=8192)
@@ -71,16 +73,15 @@ class Simulation(sample.Engine):
 def main() -> None:
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
-    records = Path(__file__).resolve().parent.parent / "results/records/seed-0/eval/sv-sft.npz"
-    with np.load(records, allow_pickle=False) as record:
-        votes = record["tokens"][record["extended"]][:1500].tolist()
+    record = load(Path(__file__).resolve().parent.parent / "results/records/seed-0/eval/sv-sft.npz")
+    votes = record.tokens[record.extended][:1500].tolist()
     math = np.clip(rng.lognormal(np.log(800) - 0.8**2 / 2, 0.8, 800).round(), 2, 4096).astype(int).tolist()
     eight_b = sample.tokens_for(EIGHT_B, 4096, torch.bfloat16, 24.0)
     print(f"{'':16}{'responses':>10}{'mean':>7}{'limit':>7}{'memory':>9}{'fixed':>7}{'at once':>9}{'times':>7}"
           f"{'twice':>8}{'in use':>8}")
     for name, lengths, prompt, limit, memory in (
             ("MATH, 8B, 24 GiB", math, rng.integers(200, 400, len(math)), 4096, eight_b),
-            ("built-in votes", votes, rng.integers(12, 22, len(votes)), 300, 44 * 322)):
+            ("built-in votes", votes, rng.integers(11, 20, len(votes)), 300, 44 * 319)):
         fixed = memory // (int(prompt.max()) + limit)
         engine = Simulation([[0] * length for length in prompt], lengths, memory)
         engine.run()

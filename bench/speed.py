@@ -244,7 +244,8 @@ def time_step(directory, n: int) -> None:
     grading, _ = seconds(voting.judge_rows, [problem.answer for problem in problems], texts, "asv")
     feasible = ibpo.feasible_set(rollout.correct, rollout.valid)  # bool[n, SAMPLES]
     solving, selection = seconds(METHODS["ibpo"].select, rollout, feasible, settings, np.random.default_rng(1))
-    accepted = train.weighted_examples(rollout, ibpo.share_ties(selection.weights, feasible, rollout.group))
+    weights = ibpo.share_ties(selection.weights, feasible, rollout.group)  # float[n, SAMPLES]
+    accepted = train.weighted_examples(rollout, weights, tokenizer, settings)
 
     def learn() -> None:
         model.train()
@@ -296,7 +297,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer prompts; batches of 16 and 256")
     parser.add_argument("--model", default="checkpoints/ibpo", help="a checkpoint of the built-in world that votes "
-                        "(default checkpoints/ibpo); its ASV responses differ eight-fold in length")
+                        "(default checkpoints/ibpo); its ASV responses differ more than tenfold in length")
     parser.add_argument("--smollm2", metavar="DIR", help="a real model, e.g. SmolLM2-135M-Instruct; needs --gsm8k")
     parser.add_argument("--gsm8k", metavar="FILE", help=".jsonl file whose questions the real model gets")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")

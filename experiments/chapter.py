@@ -1,4 +1,7 @@
-"""results/README.md: the results as a chapter. Its prose is chapter.md; [[names]] there are tables made here.
+"""results/README.md: the results as a chapter. Its prose is chapter.md, where [[NAME]] stands for a table made here.
+
+A section none of whose tables has a row is left out. So is a paragraph, or a list item, that begins with
+[[if MODEL ...]], unless there are results of all these models.
 
     python experiments/reproduce.py --report
 """
@@ -6,55 +9,72 @@
 import re
 from pathlib import Path
 
-from experiments.tables import HEIGHTS, IUB, LADDER, LEARN_WHEN, NAMES, PAPER, against_single, boundary, each, table
+from experiments import tables
+from experiments.tables import BUDGETED, LEARN_WHEN, NAMES, against_single, boundary, each, of_kinds, table
 from experiments.tables import points as interval
 from plumbing.statistics import number
 
-MAIN = ("base", "asv-sft", *IUB, "sv-sft")
-PRICED_AGAINST = "length-penalty-0.1"  # answers everything with one trial in the format of votes
+MAIN = ("base", "asv-sft", "ibpo-10", "ibpo-25", "ibpo-25-give-up", "ibpo-50", "ibpo-50-give-up", "sv-sft")
 
 
 def present(result: dict, names: tuple | list, key: str = "models") -> list[str]:
     return [name for name in names if result[key].get(name)]
 
 
+def called(result: dict, name: str) -> str:
+    """The name of a model in a table, and of how many seeds it is, if not of all."""
+    seeds, all_seeds = result["models"][name]["seeds"], len(result["seeds"])
+    return NAMES[name] + f" ({seeds} of {all_seeds} seeds)" * (seeds < all_seeds)
+
+
+def world(result: dict) -> str:
+    base, sv = (result["models"][name]["kinds"] for name in ("base", "sv-sft"))
+    problems = sum(row["problems"] for row in base.values())
+    rows = [[kind, f"{100 * row['problems'] / problems:.0f}", *(f"{100 * row[key][0]:.1f}" for key in (
+                "accuracy", "plurality")), f"{100 * sv[kind]['accuracy'][0]:.1f} at {sv[kind]['trials'][0]:.1f}",
+             tables.worth(row, sv[kind])] for kind, row in base.items()]
+    return table(["kind", "problems, %", "base, %", "plurality of 8, %", "vote, % at trials", "points per trial"], rows)
+
+
+def consistency(result: dict) -> str:
+    values = [f"{100 * value:.1f}" for value, *_ in result["self_consistency"]]
+    return table(["samples", " / ".join(str(k) for k in range(1, len(values) + 1))], [["right, %", " / ".join(values)]])
+
+
 def main(result: dict) -> str:
     rows = []
     for name in present(result, MAIN):
         row = result["models"][name]
-        rows.append([NAMES[name], interval(row["accuracy"]), interval(row.get("gain")), number(row["trials"], 2),
-                     number(row["tokens"], 1), f"{100 * row['vote_share']:.1f}"])
+        rows.append([called(result, name), interval(row["accuracy"]), interval(row.get("gain")),
+                     number(row["trials"], 2), number(row["tokens"], 1), f"{100 * row['vote_share']:.1f}"])
     return table(["model", "accuracy, %", "gain", "trials", "tokens", "votes, %"], rows)
 
 
 def paper(result: dict) -> str:
-    rows = [[NAMES[name], interval(result["models"][name].get("gain")), PAPER[name][1],
-             number(result["models"][name]["trials"], 2), PAPER[name][2]] for name in present(result, MAIN)]
+    rows = [[called(result, name), interval(result["models"][name].get("gain")), tables.PAPER[name][1],
+             number(result["models"][name]["trials"], 2), tables.PAPER[name][2]]
+            for name in present(result, MAIN) if name in tables.PAPER]
     return table(["model", "gain", "paper: gain", "trials", "paper: trials"], rows)
 
 
+def multiples(result: dict) -> str:
+    rows = [[called(result, name), *tables.multiples(result, name)] for name in present(result, LEARN_WHEN)]
+    return table(["model", "boundary, trials", "by voting", "self-consistency, trials", "boundary, tokens",
+                  "self-consistency, tokens"], rows)
+
+
 def equal(result: dict) -> str:
-    rows = [[NAMES[name], boundary(result, name), boundary(result, name, "tokens"),
-             interval(against_single(result, name, "trials").get("minus")),
-             interval(result["minus_random_at_equal_trials"][name])] for name in present(result, IUB)]
-    return table(["model", "− boundary in trials", "− boundary in tokens", "− self-consistency", "− random groups"],
-                 rows)
-
-
-def ratio(result: dict) -> str:
-    rows = [[NAMES[name], *(number(against_single(result, name, unit).get("gain_ratio"), 2)
-                            for unit in ("trials", "tokens"))] for name in present(result, IUB)]
-    return table(["model", "at equal trials", "at equal tokens"], rows)
+    rows = [[called(result, name), boundary(result, name),
+             interval(against_single(result, name, "trials").get("minus")), interval(result["minus_start"].get(name)),
+             interval(result["minus_random_at_equal_trials"].get(name))]
+            for name in present(result, BUDGETED)]
+    return table(["model", "− boundary", "− self-consistency", "− ASV-SFT", "− random groups"], rows)
 
 
 def adaptive(result: dict) -> str:
-    rows = []
-    for name in present(result, IUB, "minus_adaptive"):
-        row = result["minus_adaptive"][name]
-        rows.append([NAMES[name], *(interval(row[unit][key]) for key in ("one_rule", "best_rules")
-                                    for unit in ("trials", "tokens"))])
-    return table(["model", "− three of eight, trials", "− three of eight, tokens", "− best rules, trials",
-                  "− best rules, tokens"], rows)
+    rows = [[called(result, name), *map(interval, result["models"][name]["minus_adaptive"].values())]
+            for name in present(result, LEARN_WHEN)]
+    return table(["model", "equal trials", "equal tokens"], rows)
 
 
 def agreement(result: dict) -> str:
@@ -62,23 +82,49 @@ def agreement(result: dict) -> str:
     return table(["samples", "all agree, %", "and are wrong, %"], rows)
 
 
+def kinds(result: dict) -> str:
+    names = present(result, (*LEARN_WHEN, "random-50"))
+    rows = [[called(result, name), *(f"{100 * row['vote_share'][0]:.1f}"
+                                     for row in result["models"][name]["kinds"].values())] for name in names]
+    return table(["votes, %", *result["models"]["base"]["kinds"]], rows)
+
+
 def heights(result: dict) -> str:
     rows = []
-    for name in present(result, HEIGHTS, "height_parts"):
+    for name in present(result, tables.HEIGHTS, "height_parts"):
         parts = result["height_parts"][name]
-        rows.append([NAMES[name], *(interval(parts["trials"][key]) for key in ("height", "levels", "rest")),
-                     interval(parts["best"])])
-    return table(["model", "− boundary in trials", "levels", "rest", "best by level"], rows)
+        rows.append([called(result, name), *map(interval, parts["trials"].values()), interval(parts["best"])])
+    return table(["model", "− boundary", "levels", "kinds", "rest", "best possible"], rows)
 
 
 def sees(result: dict) -> str:
     rows = []
     for name in present(result, LEARN_WHEN):
-        levels = result["models"][name]["levels"].values()
-        rows.append([NAMES[name], *(each([level[key] for level in levels], 100)
-                                    for key in ("votes_after_right", "votes_after_wrong")),
-                     interval(result["within_levels"][name])])
-    return table(["model", "votes after a right first trial, %", "after a wrong one, %", "harder problems"], rows)
+        row = result["models"][name]
+        rows.append([called(result, name), *(of_kinds(row, key) for key in ("votes_after_right", "votes_after_wrong")),
+                     *(interval(row["sees"][key]) for key in ("kind", "level"))])
+    return table(["model", "votes after a right first trial, %", "after a wrong one, %", "difference",
+                  "within levels alone"], rows)
+
+
+def giving_up(result: dict) -> str:
+    rows = []
+    for name in present(result, [name for up in tables.GIVE_UP for name in (up.removesuffix("-give-up"), up)]):
+        row = result["models"][name]
+        hopeless, right = (row["kinds"]["hopeless"][key] for key in ("vote_share", "accuracy"))
+        rows.append([called(result, name), interval(hopeless), interval(right), number(row["trials"], 2),
+                     boundary(result, name), interval(result["minus_paper_rule"].get(name))])
+    if not present(result, tables.GIVE_UP):
+        return ""
+    return table(["model", "votes on hopeless ones, %", "right on them, %", "trials", "− boundary", "− paper's rule"],
+                 rows)
+
+
+def cost(result: dict) -> str:
+    rows = [[called(result, name), of_kinds(row, "first_trial"), interval(row.get("first_minus_base")),
+             f"{100 * row['malformed']:.1f}"]
+            for name, row in ((name, result["models"][name]) for name in present(result, ["base", *LEARN_WHEN]))]
+    return table(["model", "first trials right, %", "− base, points", "malformed, %"], rows)
 
 
 def levels(result: dict) -> str:
@@ -87,45 +133,41 @@ def levels(result: dict) -> str:
         row = result["models"][name]
         of = row["levels"].values()
         per_vote = each([level["trials_per_vote"] for level in of], digits=2) if row["vote_share"] else ""
-        rows.append([NAMES[name], *(each([level[key][0] for level in of], 100)
+        rows.append([called(result, name), *(each([level[key][0] for level in of], 100)
                                     for key in ("vote_share", "first_trial", "accuracy")), per_vote])
     return table(["model", "votes, %", "first trial right, %", "accuracy, %", "trials per vote"], rows)
 
 
 def ladder(result: dict) -> str:
     rows = []
-    for name, what in [(name, what) for name, _, what in LADDER if name in result["models"]]:
+    for name, what in [(name, what) for name, _, what in tables.LADDER if name in result["models"]]:
         row = result["models"][name]
         share = "" if name == "adaptive-sc" else f"{100 * row['vote_share']:.1f}"
-        rows.append([NAMES[name], what, interval(row["accuracy"]), f"{row['trials'][0]:.2f}", share,
+        rows.append([called(result, name), what, interval(row["accuracy"]), f"{row['trials'][0]:.2f}", share,
                      boundary(result, name)])
     return table(["rung", "what it does", "accuracy, %", "trials", "votes, %", "− boundary"], rows)
 
 
-def prices(result: dict) -> str:
-    """What 27 tokens may cost at each level before a vote no longer pays."""
-    if not present(result, [PRICED_AGAINST]):
-        return ""
-    single, vote = (result["models"][name]["levels"] for name in (PRICED_AGAINST, "sv-sft"))
-    cells = []
-    for level in single:
-        gain = vote[level]["accuracy"][0] - single[level]["accuracy"][0]
-        cells.append(f"{27 * gain / (vote[level]['tokens'] - single[level]['tokens']):.3f}")
-    return table([f"level {level}" for level in single], [cells])
-
-
 def oracles(result: dict) -> str:
-    rows = [[NAMES[name], f"{row['trials']:.2f}", interval(row["height"]),
-             *(interval(row[kind]["height"]) for kind in ("level", "blind", "seeing"))]
+    rows = [[called(result, name), f"{row['trials']:.2f}", interval(row["height"]),
+             *(interval(row[kind]["height"]) for kind in ("group", "blind", "seeing"))]
             for name, row in result["oracles"].items()]
-    return table(["model", "trials", "height", "knows the level", "and pass rates", "and the first trial"], rows)
+    return table(["model", "trials", "height", "knows level and kind", "and pass rates", "and the first trial"], rows)
 
 
-TABLES = {f.__name__: f for f in (main, paper, equal, ratio, adaptive, agreement, heights, sees, levels, ladder, prices,
-                                  oracles)}
+TABLES = {f.__name__: f for f in (world, consistency, main, paper, multiples, equal, adaptive, agreement, kinds,
+                                  heights, sees, giving_up, cost, levels, ladder, oracles)}
+TABLE = re.compile(r"\[\[(\w+)\]\]")
+IF = re.compile(r"^(\* )?\[\[if ([^\]]+)\]\] (.*\n(?:(?!\* |\n).*\n)*)", re.MULTILINE)  # up to a blank line or an item
 
 
-def chapter(result: dict) -> str:
-    """chapter.md with its tables."""
-    prose = Path(__file__).with_suffix(".md").read_text()
-    return re.sub(r"\[\[(\w+)\]\]", lambda found: TABLES[found[1]](result).strip(), prose)
+def chapter(result: dict, prose: str = None) -> str:
+    """chapter.md with its tables. prose: another text than that."""
+    prose = Path(__file__).with_suffix(".md").read_text() if prose is None else prose
+    kept, there = [], {*result["models"]}
+    prose = IF.sub(lambda found: (found[1] or "") + found[3] if {*found[2].split()} <= there else "", prose)
+    for section in re.split(r"^(?=## )", prose, flags=re.MULTILINE):
+        made = {name: TABLES[name](result).strip() for name in TABLE.findall(section)}
+        if any(made.values()) or not made:
+            kept.append(TABLE.sub(lambda found, made=made: made[found[1]], section))
+    return re.sub(r"\n{3,}", "\n\n", "".join(kept))

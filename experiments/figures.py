@@ -1,4 +1,4 @@
-"""The figures of several seeds' logs and of the oracles' samples: Fig. 2c/d, 5 and 10 of the paper, and the ladder.
+"""The figures of several seeds' logs and samples: Fig. 2c/d, 5 and 10 of the paper, the ladder, and pass rates.
 
 Fig. 2a/b and 2e/f are those of plumbing/plots.py.
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.tables import cap_of
 from plumbing.plots import CAPS, GREEN, GREY, ORANGE, PINK, STYLE, YELLOW, plt, save
 
 
@@ -20,39 +21,68 @@ def mean_and_range(axis: plt.Axes, steps: list[int], runs: list[list[float]], **
 
 
 def plot_training(logs: dict, result: dict, path: Path) -> None:
-    """Voting share over training against q+, and where it ends on the test split (Fig. 2c/d). logs: by q+, per seed."""
-    logs = {cap: runs for cap, runs in logs.items() if runs and f"ibpo-{cap}" in result["models"]}
+    """Voting share over training against q+, and where it ends on the test split (Fig. 2c/d).
+
+    logs: of models that are trained under a cap, by name: the steps of each seed.
+    """
     if not logs:
         return
+    columns = min(len(logs), 2 + (len(logs) > 4))
+    rows = -(-len(logs) // columns)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(logs), figsize=(3.7 * len(logs), 3.8), sharey=True, squeeze=False)
-        for axis, (cap, runs) in zip(axes[0], logs.items()):
-            colour, marker = CAPS[cap]
+        figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 0.6 + 3 * rows), sharex=True, sharey=True,
+                                    squeeze=False)
+        for axis in axes.flat[len(logs) :]:
+            axis.set_visible(False)
+        for axis, (name, runs) in zip(axes.flat, logs.items()):
             steps = [row["step"] for row in runs[0]]
-            axis.axhline(cap, color="0.8", lw=5, label="q₊")  # wide: the accepted may lie on it
-            mean_and_range(axis, steps, [[row["vote_share"] for row in run] for run in runs], color=colour, lw=2,
-                           label="all rollouts (top-p 1)")
+            axis.axhline(cap_of(name), color="0.8", lw=5, label="q₊")  # wide: the accepted may lie on it
+            mean_and_range(axis, steps, [[row["vote_share"] for row in run] for run in runs], color="black", lw=2,
+                           label="all rollouts")
             mean_and_range(axis, steps, [[row["accepted_vote_share"] for row in run] for run in runs], color=ORANGE,
                            lw=1.4, ls=(0, (4, 1)), label="accepted rollouts")
-            shares = result["models"][f"ibpo-{cap}"]["by_seed"]["vote_share"]  # [seeds]
+            shares = result["models"][name]["by_seed"]["vote_share"]  # [seeds]
             test = [100 * share for share in shares if share is not None]
-            axis.plot([steps[-1] + 0.04 * len(steps)] * len(test), test, ls="", marker=marker, ms=7, mfc="white",
-                      color=colour, label="test split (top-p 0.9), each seed", clip_on=False)
-            axis.set_title(f"q₊ = {cap} %")
+            axis.plot([steps[-1] + 0.04 * len(steps)] * len(test), test, ls="", marker="o", ms=7,
+                      mfc="white", color="black", label="test split, each seed", clip_on=False)
+            axis.set_title(result["models"][name]["label"])
+        axes[0, 0].set_ylim(bottom=0)  # of all: after they are drawn
+        for axis in axes[:, 0]:
+            axis.set_ylabel("voting share, %")
+        for axis in axes[-1]:
             axis.set_xlabel("IBPO step")
-            axis.set_ylim(-3, 103)
-        axes[0, 0].set_ylabel("voting share, %")
-        save(figure, path, axes[0, len(logs) // 2], columns=4)
+        save(figure, path, axes[0, 0], columns=4)
+
+
+KINDS = {"easy": "#cfd8dc", "medium": "#6fb7e9", "hard": "#1f78b4", "trap": YELLOW, "misread": ORANGE,
+         "hopeless": "0.25"}
+
+
+def plot_pass_rates(pass_rates: dict[str, list[float]], path: Path) -> None:
+    """How many problems the base solves with 0, 1, ..., m of its m samples; a colour for each kind."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(6.5, 3.8))
+        below = np.zeros(len(next(iter(pass_rates.values()))))  # float[m + 1]
+        for kind, shares in pass_rates.items():
+            height = 100 * np.array(shares)  # float[m + 1]
+            axis.bar(np.arange(len(height)), height, bottom=below, width=0.86, color=KINDS[kind], label=kind)
+            below += height
+        axis.set_xticks(range(len(below)))
+        axis.set_xlabel(f"right ones among {len(below) - 1} base samples")
+        axis.set_ylabel("of all problems, %")
+        axis.grid(axis="x", visible=False)
+        save(figure, path, axis, columns=6)
 
 
 RUNGS = {"rft": "#f0e442", "cgpo": GREEN, "margin": ORANGE, "ibpo-50": CAPS[50][0], "random-50": GREY,
-         "listing-50": "black", "grpo": PINK, "length-penalty-0.1": YELLOW}
+         "ibpo-50-give-up": PINK, "listing-50": "black", "grpo": "#56e0c0", "length-penalty-0.02": YELLOW}
 
 
 def plot_ladder(logs: dict, result: dict, path: Path) -> None:
     """The rungs of the ladder: accuracy and trials of the rollouts they learn from; where they end on the test split.
 
-    All on the seeds that every rung has: from other models and problems they would start elsewhere.
+    All on the seeds that every rung has: from other models and problems they would start elsewhere. Rollouts are
+    sampled with top-p 0.9, those of policy gradients with 1.
     CGPO, the paper's Fig. 7, starts from ASV-SFT here like the others, and may vote; in the paper it has one trial.
     """
     logs = {name: logs[name] for name in RUNGS if logs.get(name) and "trials" in logs[name][0][0]}
@@ -71,20 +101,20 @@ def plot_ladder(logs: dict, result: dict, path: Path) -> None:
         axes[2].annotate("efficiency boundary", ((3 * x + test[0][0]) / 4, (3 * y + test[0][1]) / 4), (6, -6), va="top",
                          textcoords="offset points", fontsize=9)
         for i, (name, runs) in enumerate(logs.items()):
-            look = dict(color=RUNGS[name], marker="o^sDvX*P"[i], label=result["models"][name]["label"])
+            look = dict(color=RUNGS[name], marker="o^sDvX*Ph"[i], label=result["models"][name]["label"])
             axes[2].plot(*test[1 + i], ls="", ms=8, **look)
             for axis, key, scale in zip(axes, ("accuracy", "trials"), (100, 1)):
                 values = scale * np.mean([[row[key] for row in run] for run in runs], axis=0)  # [steps]
                 smooth = [values[max(0, t - 4) : t + 1].mean() for t in range(len(values))]
                 axis.plot([row["step"] for row in runs[0]], smooth, lw=1.8, markevery=(i, 10), ms=5, **look)
                 axis.set_xlabel("step")
-        axes[0].set_title("accuracy of rollouts (top-p 1), %")
+        axes[0].set_title("accuracy of rollouts, %")
         axes[1].set_title("trials per rollout")
-        axes[2].set_title("test split (top-p 0.9): accuracy, %")
+        axes[2].set_title("test split: accuracy, %")
         axes[2].set_xlabel("trials per response")
         seeds = ", ".join(str(result["seeds"][i]) for i in shared)
         axes[0].set_xlabel(f"step (all panels: seed{'s' * (len(shared) > 1)} {seeds})")
-        save(figure, path, axes[0], columns=8)
+        save(figure, path, axes[0], columns=5)
 
 
 def plot_voting(voting: dict | None, path: Path) -> None:

@@ -2,18 +2,18 @@
 
 IBPO (Yu et al., ICML 2025, arXiv 2501.17974) learns from a prompt who should vote. Its cap is on the share of votes;
 what a model spends is measured in trials per response (Table 3), and a clairvoyant gets as many. It knows
-    level     the level of a problem, and what one trial and a vote are worth and cost at this level
+    group     the level and the kind of a problem, and what one trial and a vote are worth and cost in this group
     blind     each problem's pass rate and trials, with one trial and with a vote. Nothing of the response at hand.
     seeing    that, and whether the first trial of the response at hand is right, before it decides to go on. (An ASV
               model can try to judge that, too: its vote begins with the trial that it may stop after.)
 
 Nobody knows the pass rates. They are estimated on some samples, the choice is made by them, and *other* samples say
 what it is worth: on its own samples a choice looks better than it is. The rate of eight samples is so noisy that
-choosing by it may be worse than choosing by the level alone. So rates are predicted from the samples and the level
+choosing by it may be worse than choosing by the group alone. So rates are predicted from the samples and the group
 together (`predict`). With true rates the choice would be better still: what can be computed is, on average, less than
 what could be attained.
 
-    known, unseen = blind(*some_samples, levels=levels), blind(*other_samples)
+    known, unseen = blind(*some_samples, groups=groups), blind(*other_samples)
     accuracy, trials = score(allocate(known, budget=2.16), unseen)
 
     pytest tests/test_oracles.py
@@ -38,12 +38,12 @@ class Choices(NamedTuple):
     go_on_trials: np.ndarray  # float[n], trials of the vote, at least stop_trials
 
 
-def blind(first_right: ArrayLike, vote_right: ArrayLike, vote_trials: ArrayLike, levels: np.ndarray = None) -> Choices:
+def blind(first_right: ArrayLike, vote_right: ArrayLike, vote_trials: ArrayLike, groups: np.ndarray = None) -> Choices:
     """Oracle (i): one trial, or a vote whatever its first trial was.
 
     first_right: bool[n, k], single trials; vote_right: bool[n, l]; vote_trials: int[n, l], at least 1 each. The votes
-    may be other samples than the single trials, or begin with them. levels: int[n], to predict the rates from samples
-    and level; None: the means over the samples.
+    may be other samples than the single trials, or begin with them. groups: int[n], to predict the rates from samples
+    and group; None: the means over the samples.
     ValueError: shapes that differ, no samples, entries other than 0/1, NaN, fewer than 1 trial.
     """
     first_right, vote_right = as_mask("first_right", first_right), as_mask("vote_right", vote_right)
@@ -51,10 +51,10 @@ def blind(first_right: ArrayLike, vote_right: ArrayLike, vote_trials: ArrayLike,
     if len(first_right) != len(vote_right) or 0 in first_right.shape + vote_right.shape:
         raise ValueError(f"single trials {first_right.shape} and votes {vote_right.shape} must be of the same "
                          "problems, at least one sample each")
-    return _choices([first_right[:, :, None], np.stack([vote_right, vote_trials], axis=2)], levels)
+    return _choices([first_right[:, :, None], np.stack([vote_right, vote_trials], axis=2)], groups)
 
 
-def seeing(first_right: ArrayLike, vote_right: ArrayLike, vote_trials: ArrayLike, levels: np.ndarray = None) -> Choices:
+def seeing(first_right: ArrayLike, vote_right: ArrayLike, vote_trials: ArrayLike, groups: np.ndarray = None) -> Choices:
     """Oracle (ii): one trial, or on to the vote if and only if the first trial is wrong.
 
     Column j is one and the same response: a vote, and whether its own first trial is right. So with the means over j
@@ -63,7 +63,7 @@ def seeing(first_right: ArrayLike, vote_right: ArrayLike, vote_trials: ArrayLike
 
     Why not go on after a right trial? It is already right: a vote can only lose there, and costs trials. So the best
     of all rules that depend on the problem and on this one bit goes on after wrong trials or not at all.
-    first_right, vote_right: bool[n, k]; vote_trials: int[n, k], at least 1. levels, ValueError: as in blind.
+    first_right, vote_right: bool[n, k]; vote_trials: int[n, k], at least 1. groups, ValueError: as in blind.
     """
     right = as_mask("first_right", first_right)  # bool[n, k]
     vote_right = as_mask("vote_right", vote_right)  # bool[n, k]
@@ -72,36 +72,42 @@ def seeing(first_right: ArrayLike, vote_right: ArrayLike, vote_trials: ArrayLike
     trials = _trials(vote_trials, right)  # float[n, k]
     if 0 in right.shape:
         raise ValueError(f"single trials {right.shape} must be at least one sample of a problem")
-    return _choices([np.stack([right, right | vote_right, np.where(right, 1, trials)], axis=2)], levels)
+    return _choices([np.stack([right, right | vote_right, np.where(right, 1, trials)], axis=2)], groups)
 
 
-def by_level(known: Choices, levels: np.ndarray, of: np.ndarray) -> Choices:
-    """What is known by the level alone: the means of levels int[n], for problems of the levels `of`, int[any]."""
-    return Choices(*(np.array([means[level] for level in of.tolist()]) for means in (
-        {level: float(column[levels == level].mean()) for level in np.unique(levels).tolist()} for column in known)))
+def by_group(known: Choices, groups: np.ndarray, of: np.ndarray) -> Choices:
+    """What is known by the group alone: the means of groups int[n], for problems of the groups `of`, int[any].
+
+    Of a group without a known problem it is the mean of all.
+    """
+    columns = []
+    for column in known:
+        mean, means = column.mean(), {group: column[groups == group].mean() for group in np.unique(groups).tolist()}
+        columns.append(np.array([means.get(group, mean) for group in of.tolist()]))  # float[any]
+    return Choices(*columns)
 
 
-def predict(samples: list[np.ndarray], levels: np.ndarray) -> np.ndarray:
-    """Predict each problem's means from its samples and its level: float[n, d], d quantities in all.
+def predict(samples: list[np.ndarray], groups: np.ndarray) -> np.ndarray:
+    """Predict each problem's means from its samples and its group: float[n, d], d quantities in all.
 
-    The best linear prediction within a level (empirical Bayes; James and Stein's in several dimensions). With the level
-    mean μ, the covariance T of the samples' means over the problems of the level, and the part N of it that is noise
-    of sampling, a problem with the means x is predicted to have  μ + (T - N) T⁻¹ (x - μ). N is estimated from how the
+    The best linear prediction within a group (empirical Bayes; James and Stein's in several dimensions). With the
+    group's mean μ, the covariance T of the samples' means over its problems, and the part N of it that is noise of
+    sampling, a problem with the means x is predicted to have  μ + (T - N) T⁻¹ (x - μ). N is estimated from how the
     samples of a problem differ from each other.
     samples: float[n, k, ...] each, quantities that are sampled together; k may differ, at least 2.
     """
     means = np.concatenate([x.mean(axis=1) for x in samples], axis=1)  # float[n, d]
     predicted = np.empty_like(means)
-    for level in np.unique(levels):
-        at = levels == level  # bool[n]
+    for group in np.unique(groups):
+        at = groups == group  # bool[n]
         noise, place = np.zeros((means.shape[1],) * 2), 0  # float[d, d]
         for x in samples:
-            apart, (_, k, d) = x[at] - x[at].mean(axis=1, keepdims=True), x.shape  # float[n_level, k, d]
+            apart, (_, k, d) = x[at] - x[at].mean(axis=1, keepdims=True), x.shape  # float[n_group, k, d]
             covariance = np.einsum("ikd,ike->de", apart, apart) / (len(apart) * (k - 1))  # float[d, d]: of one sample
             noise[place : place + d, place : place + d] = covariance / k
             place += d
         centre = means[at].mean(axis=0)  # float[d]
-        apart = means[at] - centre  # float[n_level, d]
+        apart = means[at] - centre  # float[n_group, d]
         values, vectors = np.linalg.eigh(apart.T @ apart / max(len(apart) - 1, 1) - noise)
         signal = (vectors * np.maximum(values, 0)) @ vectors.T  # float[d, d]: no negative variance
         predicted[at] = centre + apart @ np.linalg.pinv(signal + noise, rcond=1e-9, hermitian=True) @ signal
@@ -156,13 +162,13 @@ def score(share: ArrayLike, unseen: Choices) -> tuple[float, float]:
     return float(accuracy), float(trials)
 
 
-def _choices(samples: list[np.ndarray], levels: np.ndarray | None) -> Choices:
-    """From samples of (stop, go_on, go_on_trials): their means, or what is predicted from them and the levels."""
+def _choices(samples: list[np.ndarray], groups: np.ndarray | None) -> Choices:
+    """From samples of (stop, go_on, go_on_trials): their means, or what is predicted from them and the groups."""
     samples = [x.astype(float) for x in samples]  # float[n, k, ...] each
-    if levels is None:
+    if groups is None:
         means = np.concatenate([x.mean(axis=1) for x in samples], axis=1)  # float[n, 3]
     else:
-        means = predict(samples, levels)
+        means = predict(samples, groups)
     stop, go_on, trials = means.T
     return Choices(stop.clip(0, 1), np.ones(len(stop)), go_on.clip(0, 1), np.maximum(trials, 1))
 

@@ -1,4 +1,4 @@
-"""What a model could see at the moment of choice, and what it uses, in the world of kinds.py.
+"""What a model could see at the moment of choice, and what it uses, in the built-in world.
 
 After the first [/TRIAL] an ASV model stops or goes on. A linear probe, fitted to the hidden state there on half of the
 problems, says on the other half how well two things can be told from it: the kind of the problem, and whether the
@@ -6,7 +6,7 @@ trial just written is right. AUC is the chance that of two problems, one of each
 score: 0.5 is a guess, 1 is perfect. The policy's own probability of going on is measured in the same way. All pairs are
 of one level: longer problems are harder, and whoever knows the length alone would seem to know more.
 
-    python experiments/probe.py runs/kinds/asv-sft --problems 6000
+    python experiments/probe.py runs/builtin/asv-sft --problems 6000
 """
 
 import argparse
@@ -23,12 +23,11 @@ import data  # noqa: E402
 import llama  # noqa: E402
 import sample  # noqa: E402
 import voting  # noqa: E402
-from experiments import kinds  # noqa: E402
 from learn import Example, micro_batches  # noqa: E402
 from plumbing.checkpoints import open_checkpoint  # noqa: E402
 
 RIDGE = 1.0  # keeps the weights of the probe small
-NAMES = list(kinds.KINDS)
+NAMES = list(data.KINDS)
 
 
 @dataclass
@@ -42,28 +41,47 @@ class Choices:
     right: np.ndarray  # bool[n], the first trial
 
 
-@torch.no_grad()
-def choices(model: llama.Llama, tokenizer, problems: list[data.Problem], seed: int) -> Choices:
-    """One response to each problem, up to the end of its first trial; those that end no trial are left out."""
+def first_trials(model: llama.Llama, tokenizer, problems: list[data.Problem],
+                 seed: int) -> tuple[list[data.Problem], list[Example]]:
+    """One response to each problem, up to the end of its first trial; problems where none ends are left out."""
     rows = sample.ask(model, tokenizer, [problem.question for problem in problems], "asv", 1, top_p=0.9, seed=seed,
                       max_new_tokens=300)
-    close, again = (tokenizer.convert_tokens_to_ids(piece) for piece in (voting.CLOSE, voting.OPEN))
-    read, asked, right = [], [], []
-    for problem, (response,) in zip(problems, rows):
-        if close in response.ids:
-            read.append(Example(response.prompt, response.ids[: response.ids.index(close) + 1]))
-            asked.append(problem)
-            right.append(voting.parse(response.text).answers[0] == problem.answer)
+    close = tokenizer.convert_tokens_to_ids(voting.CLOSE)
+    ended = [(problem, Example(response.prompt, response.ids[: response.ids.index(close) + 1]))
+             for problem, (response,) in zip(problems, rows) if close in response.ids]
+    return [problem for problem, _ in ended], [trial for _, trial in ended]
+
+
+@torch.no_grad()
+def states_after(model: llama.Llama, trials: list[Example]) -> torch.Tensor:
+    """The hidden state from which the next token is predicted, float[n, C]."""
     hidden = {}
-    for batch in micro_batches(read, 4096):
+    for batch in micro_batches(trials, 4096):
         ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(e.prompt + e.response) for e in batch], True)  # [B, T]
         last = torch.tensor([len(example) - 1 for example in batch])  # [B]
         where = torch.arange(ids.shape[1]) == last[:, None]  # bool[B, T]
         hidden |= zip(map(id, batch), model.hidden_states(ids, where=where).float())  # [B, C]
-    states = torch.stack([hidden[id(example)] for example in read])  # [n, C]
-    goes_on = model.lm_head(states).softmax(-1)[:, again]  # [n]
-    kind = np.array(kinds.places([problem.question for problem in asked]))  # int[n]
-    return Choices(states.numpy(), goes_on.numpy(), kind, np.array([p.level for p in asked]), np.array(right))
+    return torch.stack([hidden[id(trial)] for trial in trials])
+
+
+@torch.no_grad()
+def vote_probability(model: llama.Llama, tokenizer, states: torch.Tensor) -> np.ndarray:
+    """The policy's probability of another trial, float[n]."""
+    return model.lm_head(states).softmax(-1)[:, tokenizer.convert_tokens_to_ids(voting.OPEN)].numpy()
+
+
+def is_right(problem: data.Problem, trial: Example, tokenizer) -> bool:
+    return voting.parse(tokenizer.decode(trial.response)).answers[:1] == (problem.answer,)
+
+
+def choices(model: llama.Llama, tokenizer, problems: list[data.Problem], seed: int) -> Choices:
+    """What there is to see at the end of a first trial of each problem."""
+    problems, trials = first_trials(model, tokenizer, problems, seed)
+    states = states_after(model, trials)
+    right = [is_right(problem, trial, tokenizer) for problem, trial in zip(problems, trials)]
+    kind = np.array(data.places([problem.question for problem in problems]))  # int[n]
+    return Choices(states.numpy(), vote_probability(model, tokenizer, states), kind,
+                   np.array([p.level for p in problems]), np.array(right))
 
 
 def auc(score: np.ndarray, positive: np.ndarray, level: np.ndarray) -> float:
@@ -117,7 +135,7 @@ def main() -> None:
         model, tokenizer, notes = open_checkpoint(args.checkpoint)
         if notes.get("condition") != "asv":
             raise data.DataError(f"{args.checkpoint} does not decide for itself; give an ASV-SFT or IBPO checkpoint")
-        problems = data.load("kinds", "validation", args.problems, args.seed)
+        problems = data.load(data.BUILTIN, "validation", args.problems, args.seed)
         print_report(choices(model.float(), tokenizer, problems, args.seed))
     except (OSError, data.DataError, llama.CheckpointError, voting.PromptError) as error:
         sys.exit(f"error: {error}")

@@ -82,6 +82,10 @@ class AdaptiveHull:
                  "accuracy": float(accuracy[i]), "trials": float(self.trials[i, 0]),
                  "tokens": float(self.tokens[i, 0])} for i in sorted(on, key=cost.__getitem__)]
 
+    def describe(self) -> dict:
+        """What results.json says of it."""
+        return {"corners": {unit: self.corners(unit) for unit in ("trials", "tokens")}, "agreement": self.agreement()}
+
     def agreement(self) -> list[dict]:
         """How often 1 to 4 samples agree, and how often such an answer is wrong, over all and by level."""
         found, columns = [], [agreement(self.base, count) for count in (1, 2, 3, 4)]  # float[n, 2] each
@@ -94,52 +98,66 @@ class AdaptiveHull:
         return found
 
 
-def level_oracle(base: Record, sv: Record, budget: float) -> np.ndarray:
-    """What the best allocation by level alone attains with base samples and SV-SFT's votes: right, trials float[n, 2].
+def group_oracle(base: Record, sv: Record, groups: np.ndarray, budget: float) -> np.ndarray:
+    """What the best allocation by group alone attains with base samples and SV-SFT's votes: right, trials float[n, 2].
 
-    What they are worth at a level is learned from half of the problems, and the choice scored on the others.
+    groups: int[n], what is known of each problem. What base samples and votes are worth in a group is learned from half
+    of the problems, and the choice scored on the others.
     """
-    every, half = oracles.blind(base.correct, sv.correct, sv.trials), np.arange(len(base.levels)) % 2  # int[n]
+    every, half = oracles.blind(base.correct, sv.correct, sv.trials), np.arange(len(groups)) % 2  # int[n]
     found = np.empty((len(half), 2))
     for i in (0, 1):
         known, unseen = (oracles.Choices(*(column[at] for column in every)) for at in (half != i, half == i))
-        known = oracles.by_level(known, base.levels[half != i], of=base.levels[half == i])
+        known = oracles.by_group(known, groups[half != i], of=groups[half == i])
         found[half == i] = oracles.outcome(oracles.allocate(known, budget, rng=0), unseen)
     return found
 
 
-def height_parts(evaluation: Evaluation, names: list[str], base: str = "base", end: str = "sv-sft") -> dict[str, dict]:
-    """Models' heights over the efficiency boundary in trials and in tokens, split into where they vote and the rest.
-
-    levels: what a model would gain if at each level it were on the line from the base to SV-SFT *of that level*, at the
-        cost that it has there: the gain of spending more on some levels than on others.
-    rest: its height over these lines: it chooses within a level, or answers better than the base and SV-SFT do.
-    first: how much more often its first trials are right than base samples; a part of the rest.
-    best: the height of level_oracle with as many trials; share: the model's height as a share of it.
+def on_own_lines(evaluation: Evaluation, names: list[str], groups: np.ndarray, base: str, end: str) -> dict:
+    """What models would gain if in each group they were on the line from the base to SV-SFT *of that group*, at the
+    cost that they have there: (name, unit) -> accuracy, float[draws]. groups: int[n].
     """
-    bootstrap, means, records = evaluation.bootstrap, evaluation.means, evaluation.records
-    at = [records[base].levels == level for level in np.unique(records[base].levels)]  # bool[n] each
+    bootstrap, records = evaluation.bootstrap, evaluation.records
+    at = [groups == group for group in np.unique(groups)]  # bool[n] each
     keys = [(each, unit) for each in (base, end, *names) for unit in ("correct", "trials", "tokens")]
     columns = [getattr(records[each], unit).mean(axis=1) * here for each, unit in keys for here in at]  # float[n] each
-    best = [level_oracle(records[base], records[end], float(means[name].trials[0])) for name in names]
-    found = bootstrap.means(np.column_stack([*columns, *at, *best]))  # float[c, draws]
-    within, best = np.split(found, [len(columns) + len(at)])
-    *sums, weights = within.reshape(len(keys) + 1, len(at), -1)  # float[levels, draws] each
-    with np.errstate(invalid="ignore"):  # of a level that no problem is drawn of nothing is known
-        of_level = {key: values / weights for key, values in zip(keys, sums)}  # float[levels, draws] each
-    parts = {}
-    for i, name in enumerate(names):
-        parts[name] = {"first": bootstrap.difference(means[name].first - means[base].correct)}
+    *sums, weights = bootstrap.means(np.column_stack([*columns, *at])).reshape(len(keys) + 1, len(at), -1)
+    with np.errstate(invalid="ignore"):
+        of_group = {key: values / weights for key, values in zip(keys, sums)}  # float[groups, draws] each
+    found = {}
+    for name in names:
         for unit in ("trials", "tokens"):
-            cost, end_cost = (of_level[each, unit] / of_level[base, unit] for each in (name, end))
-            lines = on_boundary(cost, of_level[base, "correct"], of_level[end, "correct"], end_cost)
-            by_level = (weights * lines).sum(axis=0)  # float[draws]
-            height = over_line(means[name], means[base], means[end], unit)  # float[draws]
-            parts[name][unit] = {"height": bootstrap.difference(height),
-                                 "levels": bootstrap.difference(height - means[name].correct + by_level),
-                                 "rest": bootstrap.difference(means[name].correct - by_level)}
-        oracle = means[name]._replace(correct=best[2 * i], trials=np.maximum(best[2 * i + 1], means[name].trials))
-        possible = over_line(oracle, means[base], means[end], "trials")
-        height = over_line(means[name], means[base], means[end], "trials")
-        parts[name] |= {"best": bootstrap.difference(possible), "share": bootstrap.ratio(height, possible)}
+            cost, end_cost = (of_group[each, unit] / of_group[base, unit] for each in (name, end))
+            lines = on_boundary(cost, of_group[base, "correct"], of_group[end, "correct"], end_cost)
+            found[name, unit] = np.where(weights > 0, weights * lines, 0).sum(axis=0)  # not drawn: nothing of it
+    return found
+
+
+def height_parts(evaluation: Evaluation, names: list[str], groups: np.ndarray, base: str = "base",
+                 end: str = "sv-sft") -> dict[str, dict]:
+    """Models' heights over the efficiency boundary in trials and in tokens, split into where they vote and the rest.
+
+    groups: int[n], the level and the kind of each problem (by_kind.groups_of).
+    levels: what a model would gain if at each level it were on the line from the base to SV-SFT *of that level*, at the
+        cost that it has there: the gain of spending more on some levels than on others.
+    kinds: what it would gain beyond that on the lines of each level and kind: spending more on some kinds of a level.
+    rest: its height over these lines: it chooses within a kind, or answers better than the base and SV-SFT do.
+    best: the height of group_oracle with as many trials; share: the model's height as a share of it.
+    """
+    bootstrap, means, records = evaluation.bootstrap, evaluation.means, evaluation.records
+    by_level, by_group = (on_own_lines(evaluation, names, of, base, end) for of in (records[base].levels, groups))
+    parts = {}
+    for name in names:
+        mean, parts[name] = means[name], {}
+        height = {unit: over_line(mean, means[base], means[end], unit) for unit in ("trials", "tokens")}
+        for unit in height:  # float[draws] each
+            parts[name][unit] = {
+                "height": bootstrap.difference(height[unit]),
+                "levels": bootstrap.difference(height[unit] - mean.correct + by_level[name, unit]),
+                "kinds": bootstrap.difference(by_group[name, unit] - by_level[name, unit]),
+                "rest": bootstrap.difference(mean.correct - by_group[name, unit])}
+        right, trials = bootstrap.means(group_oracle(records[base], records[end], groups, float(mean.trials[0])))
+        oracle = mean._replace(correct=right, trials=np.maximum(trials, mean.trials))
+        possible = over_line(oracle, means[base], means[end], "trials")  # float[draws]
+        parts[name] |= {"best": bootstrap.difference(possible), "share": bootstrap.ratio(height["trials"], possible)}
     return parts

@@ -26,11 +26,11 @@ import numpy as np
 
 import data
 from eval import Evaluation, over_line, over_model, summarise
+from experiments import by_kind, oracles, tables
 from experiments import figures as seed_figures
-from experiments import oracles
 from experiments.chapter import chapter
 from experiments.references import AdaptiveHull, height_parts
-from experiments.tables import CAPS, FIGURES, HEIGHTS, LADDER, LEARN_WHEN, NAMES, ORACLE_MODELS, text
+from experiments.tables import BUDGETED, FIGURES, HEIGHTS, LADDER, NAMES, ORACLE_MODELS, RANDOM, text
 from plumbing import plots
 from plumbing.records import Record, adaptive_self_consistency, joined
 from plumbing.statistics import Estimate
@@ -92,9 +92,9 @@ class Kept:
     def analysis(self, seeds: tuple[int, ...]) -> "Analysis":
         """All that is computed from these models' answers to the test problems."""
         evaluation = self.evaluation("eval", seeds)
-        learned, split = ([name for name in names if name in evaluation.records] for names in (LEARN_WHEN, HEIGHTS))
-        return Analysis(evaluation, summarise(evaluation), AdaptiveHull(evaluation),
-                        within_levels(evaluation, learned), height_parts(evaluation, split))
+        hull, split = AdaptiveHull(evaluation), [name for name in HEIGHTS if name in evaluation.records]
+        return Analysis(evaluation, summarise(evaluation), hull, by_kind.describe(evaluation, hull),
+                        height_parts(evaluation, split, by_kind.groups_of(hull.base)))
 
     def logs(self, seeds: tuple[int, ...], name: str) -> list[list[dict]]:
         """The steps of its training, for each seed; empty if one of them is missing."""
@@ -108,7 +108,7 @@ class Analysis(NamedTuple):
     evaluation: Evaluation
     summary: dict
     hull: AdaptiveHull
-    within_levels: dict[str, Estimate | None]
+    described: dict[str, dict]
     height_parts: dict[str, dict]
 
 
@@ -144,7 +144,7 @@ def read_log(path: Path) -> list[dict]:
 
 
 def attained(test: Evaluation, samples: Evaluation, name: str) -> dict:
-    """The height of an IuB model over the efficiency boundary, beside the oracles' with as many trials.
+    """The height of a model trained under a cap over the efficiency boundary, beside the oracles' with as many trials.
 
     test: everybody's answers to the test problems, for the model's height; samples: 16 responses of base and SV-SFT to
     each of fewer problems, for the oracles'. An oracle chooses by the even samples and is scored on the odd ones, then
@@ -153,47 +153,25 @@ def attained(test: Evaluation, samples: Evaluation, name: str) -> dict:
     """
     bootstrap, mean, sv_mean = samples.bootstrap, samples.means["base"], samples.means["sv-sft"]
     base, sv = samples.records["base"], samples.records["sv-sft"]
+    groups = by_kind.groups_of(base)  # int[n]
     halves = slice(0, None, 2), slice(1, None, 2)
     trials = test.means[name].trials  # float[draws]
     height = over_line(test.means[name], test.means["base"], test.means["sv-sft"], "trials")  # float[draws]
     row = {"trials": float(trials[0]), "height": bootstrap.difference(height)}
-    for kind, oracle, first in (("level", oracles.blind, base.correct), ("blind", oracles.blind, base.correct),
+    for kind, oracle, first in (("group", oracles.blind, base.correct), ("blind", oracles.blind, base.correct),
                                 ("seeing", oracles.seeing, sv.first)):
-        outcome = np.zeros((len(base.levels), 2))  # float[n, 2]: right, trials
+        outcome = np.zeros((len(groups), 2))  # float[n, 2]: right, trials
         for known, unseen in (halves, halves[::-1]):
             known, unseen = ((first[:, half], sv.correct[:, half], sv.trials[:, half]) for half in (known, unseen))
-            rates = oracle(*known, levels=base.levels)
-            if kind == "level":
-                rates = oracles.by_level(oracle(*known), base.levels, of=base.levels)
+            rates = oracle(*known, groups=groups)
+            if kind == "group":
+                rates = oracles.by_group(oracle(*known), groups, of=groups)
             outcome += oracles.outcome(oracles.allocate(rates, row["trials"], rng=0), oracle(*unseen)) / 2
         right, spent = bootstrap.means(outcome)  # float[draws] each
         best = over_line(mean._replace(correct=right, trials=np.maximum(spent, trials)), mean, sv_mean, "trials")
         row[kind] = {"trials": float(spent[0]), "height": bootstrap.difference(best),
                      "share": bootstrap.ratio(height, best)}
     return row
-
-
-def within_levels(evaluation: Evaluation, names: list[str]) -> dict[str, Estimate | None]:
-    """How much more often models vote on problems that the base fails on more often than on the others of their level.
-
-    A problem is one of the former if its share of right base samples is below its level's mean. From each vote the
-    share of its level is subtracted; malformed responses are left out.
-    """
-    base, columns = evaluation.records["base"], []
-    rate = base.correct.mean(axis=1)  # float[n]
-    for name in names:
-        formed, vote = evaluation.records[name].valid[:, 0], evaluation.records[name].extended[:, 0].astype(float)
-        harder = np.zeros_like(formed)  # bool[n]
-        for level in np.unique(base.levels):
-            at = base.levels == level  # bool[n]
-            harder[at] = rate[at] < rate[at].mean()
-            vote[at] -= vote[at & formed].sum() / max((at & formed).sum(), 1)
-        for problems in (formed & harder, formed & ~harder):  # bool[n]
-            columns += [vote * problems, problems]
-    means = evaluation.bootstrap.means(np.stack(columns, axis=1)).reshape(len(names), 2, 2, -1)
-    return {name: evaluation.bootstrap.difference(
-                hard[0] / np.maximum(hard[1], 1e-9) - easy[0] / np.maximum(easy[1], 1e-9))
-            for name, (hard, easy) in zip(names, means)}
 
 
 def voting_curves(evaluation: Evaluation) -> dict:
@@ -204,14 +182,15 @@ def voting_curves(evaluation: Evaluation) -> dict:
 
 
 def what_is_missing(kept: Kept, models: list[str], seeds: int) -> list[str]:
-    """A line per seed: of those that there are or should be, the models without a record."""
-    lines = []
+    """Of the seeds that there are or should be, the models without a record: a line for seeds that lack the same."""
+    lacking = {}  # what is missing -> seeds
     for seed in sorted({*kept.seeds, *range(seeds)}):
         names = [name for name in models if seed not in kept.having("eval", [name])]
         samples = [name for name in ORACLE_MODELS if name not in names and seed not in kept.having("oracle", [name])]
         lacks = names + [f"the oracles' samples of {name}" for name in samples]
-        lines += [f"seed {seed}: {'everything' if names == models else ', '.join(lacks)}"] * bool(lacks)
-    return lines
+        if lacks:
+            lacking.setdefault("everything" if names == models else ", ".join(lacks), []).append(str(seed))
+    return [f"seed{'s' * (len(of) > 1)} {', '.join(of)}: {lacks}" for lacks, of in lacking.items()]
 
 
 def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
@@ -223,7 +202,7 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
         raise data.DataError(f"results/records holds no seed with {', '.join(references)}")
     seeds_of["adaptive-sc"] = used
     result = {"seeds": used, "missing": what_is_missing(kept, models, seeds), "models": {}, "comparisons": {},
-              "minus_adaptive": {}, "within_levels": {}, "height_parts": {}, "oracles": {}}
+              "height_parts": {}, "oracles": {}}
     logs = {name: kept.logs(of, name) for name, of in seeds_of.items() if of}
     result["training_hours"] = sum(
         value for runs in logs.values() for log in runs for step in log
@@ -233,35 +212,27 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
         if not of:
             continue
         found = kept.analysis(of)
-        bootstrap, means = found.evaluation.bootstrap, found.evaluation.means
-        result["models"][name] = {"label": NAMES[name], **found.summary["models"][name],
+        result["models"][name] = {"label": NAMES[name], **found.summary["models"][name], **found.described[name],
                                   **seed_by_seed(found.evaluation.records[name], logs[name], of, used)}
         result["comparisons"][name] = found.summary["comparisons"].get(name)
-        for key in ("within_levels", "height_parts"):
-            if name in (values := getattr(found, key)):
-                result[key][name] = values[name]
-        if name in ORACLE_MODELS[2:]:
-            result["minus_adaptive"][name] = {unit: {
-                "one_rule": bootstrap.difference(over_line(means[name], means["base"], means["adaptive-sc"], unit)),
-                "best_rules": found.hull.minus(means[name], unit)} for unit in ("trials", "tokens")}
+        if name in found.height_parts:
+            result["height_parts"][name] = found.height_parts[name]
     found = kept.analysis(used)
     result |= {key: found.summary[key] for key in (
         "problems", "base", "sv", "self_consistency", "mixed_self_consistency")}
-    result["adaptive"] = {"corners": {unit: found.hull.corners(unit) for unit in ("trials", "tokens")},
-                          "agreement": found.hull.agreement()}
+    result |= {"adaptive": found.hull.describe(), "pass_rates": by_kind.pass_rates(found.hull.base)}
 
-    others = {f"ibpo-{cap}": (f"random-{cap}", f"ibpo-{larger}") for cap, larger in zip(CAPS, (*CAPS[1:], None))}
-    result["minus_random"] = {name: difference(kept, seeds_of, name, random) for name, (random, _) in others.items()}
-    result["minus_random_at_equal_trials"], result["minus_next_cap"] = (
-        {name: difference(kept, seeds_of, name, pair[i], equal_trials=True) for name, pair in others.items()}
-        for i in (0, 1))
+    for key, others in tables.AT_EQUAL_TRIALS.items():
+        result[key] = {name: difference(kept, seeds_of, name, other, equal_trials=True)
+                       for name, other in others.items()}
+    result["minus_random"] = {name: difference(kept, seeds_of, name, other) for name, other in tables.RANDOM_OF.items()}
     result["ladder"] = {name: difference(kept, seeds_of, name, other) for name, other, _ in LADDER if other}
 
-    for name in ORACLE_MODELS[1:]:
-        of = tuple(seed for seed in kept.having("oracle", ["base", "sv-sft", name]) if seed in seeds_of[name])
-        if of and name == "sv-sft":
-            result["voting"] = voting_curves(kept.evaluation("oracle", of))
-        elif of:
+    sampled = kept.having("oracle", ["base", "sv-sft"])
+    if of := tuple(seed for seed in sampled if seed in used):
+        result["voting"] = voting_curves(kept.evaluation("oracle", of))
+    for name in BUDGETED:
+        if of := tuple(seed for seed in sampled if seed in seeds_of.get(name, ())):
             result["oracles"][name] = {
                 "seeds": len(of), **attained(kept.evaluation("eval", of), kept.evaluation("oracle", of), name)}
     return result, logs
@@ -291,14 +262,21 @@ def seed_by_seed(record: Record, logs: list[list[dict]], of: tuple[int, ...], us
 def report(results: Path, models: list[str], seeds: int) -> None:
     """results.json, results.md and the figures. models, seeds: what there should be, to say what is missing."""
     result, logs = numbers(Kept(results / "records", models), models, seeds)
+    for name in FIGURES:  # one that is no longer drawn would be of other records
+        (results / f"{name}.png").unlink(missing_ok=True)
     (results / "results.json").write_text(json.dumps(result, indent=1) + "\n")
-    shown = ["base", "sv-sft", "asv-sft", "adaptive-sc",
-             *(f"{kind}-{cap}" for kind in ("random", "ibpo") for cap in CAPS)]
-    summary = {**result, "models": {name: result["models"][name] for name in shown if name in result["models"]}}
-    plots.plot_budget(summary, results / "accuracy_vs_budget.png")
-    summary["models"] = {name: row for name, row in summary["models"].items() if name in ORACLE_MODELS}
-    plots.plot_levels(summary, results / "by_level.png")
-    seed_figures.plot_training({cap: logs.get(f"ibpo-{cap}") for cap in CAPS}, result, results / "training.png")
+
+    def only(names: list[str]) -> dict:
+        return {**result, "models": {name: result["models"][name] for name in names if name in result["models"]}}
+
+    plots.plot_budget(only(["base", "sv-sft", "asv-sft", "adaptive-sc", *RANDOM, *BUDGETED]),
+                      results / "accuracy_vs_budget.png")
+    shown = only(["base", "sv-sft", "asv-sft", *BUDGETED])
+    plots.plot_levels(shown, results / "by_level.png")
+    plots.plot_levels(shown, results / "by_kind.png", "kinds", "kind of problem")
+    seed_figures.plot_pass_rates(result["pass_rates"], results / "pass_rates.png")
+    seed_figures.plot_training({name: logs[name] for name in BUDGETED if logs.get(name)}, result,
+                               results / "training.png")
     seed_figures.plot_ladder({name: logs[name] for name, *_ in LADDER if logs.get(name)}, result,
                              results / "ladder_training.png")
     seed_figures.plot_voting(result.get("voting"), results / "voting.png")

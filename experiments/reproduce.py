@@ -4,15 +4,15 @@
     python experiments/reproduce.py --seeds 5        # two more of them; what is finished stays
     python experiments/reproduce.py --report         # tables and figures again, from the records in results/
     python experiments/reproduce.py --smoke          # the same path in minutes, in runs/reproduce-smoke; no results
-    python experiments/reproduce.py --world kinds    # the world of kinds.py instead, into results/kinds
-    python experiments/reproduce.py --world kinds --model DIR --results results/kinds-1      # from another base
+    python experiments/reproduce.py --model DIR --results results/textbook-1     # from another base, kept elsewhere
 
 For each seed: SV-SFT and ASV-SFT; from ASV-SFT all caps and methods, on the same prompts, with as many samples and
-steps; and ASV-SFT with other shares of one-trial examples. Each model answers the test problems of its seed (eval/)
-and, for the oracles and Fig. 5, the first 400 of them 16 times (oracle/, five models).
+steps; and ASV-SFT with another share of one-trial examples. Each model answers the test problems of its seed (eval/)
+and, for the oracles and Fig. 5, some answer the first 400 of them 16 times (oracle/).
 
-A job is one model: train it, let it answer, keep what the report needs. --jobs of them run side by side, each in a
-process of its own with its share of the cores, what it prints in runs/reproduce/seed-N/NAME.txt. By hand it is
+A job is one model: train it, let it answer, keep what the report needs. The most important ones come first, of all
+seeds; the report leaves out what is missing. --jobs of them run side by side, each in a process of its own with its
+share of the cores, what it prints in runs/reproduce/seed-N/NAME.txt. By hand it is
 
     python experiments/reproduce.py --only ibpo-50 --seed 1
 
@@ -37,54 +37,42 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
 import eval as evaluation
 import llama
-from experiments import kinds_report, report
-from experiments.tables import ALPHAS, CAPS, ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES, PRICES
+from experiments import report
+from experiments.tables import ALPHAS, ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES, PRICES
 from plumbing.files import atomic_write
 from plumbing.records import read_record
 from plumbing.settings import PRESETS, Settings, UserError
 from sft import train_sft
 from train import train_ibpo
 
-RUNS = [*(dict(method="ibpo", budget=f"vote={cap / 100}") for cap in CAPS),
-        *(dict(method="random", budget=f"vote={cap / 100}", valid_every=0) for cap in CAPS),
-        *(dict(method=method, valid_every=0) for method in ("rft", "cgpo", "margin", "listing", "grpo")),
-        *(dict(method="length-penalty", length_price=price, valid_every=0) for price in PRICES)]
-# name -> settings; the first one first
-JOBS = {"asv-sft": {}, "sv-sft": {}, "base": {}, **{replace(Settings(), **run).name("ibpo"): run for run in RUNS},
-        **{replace(Settings(), sft_alpha=alpha).name("asv-sft"): dict(sft_alpha=alpha) for alpha in ALPHAS}}
+RUNS = [*(dict(method="ibpo", budget=f"vote={cap / 100:g}") for cap in (25, 50, 10)),  # the most important first
+        dict(method="ibpo", budget="vote=0.25", give_up=True), dict(method="ibpo", budget="vote=0.5", give_up=True),
+        dict(method="random", budget="vote=0.5"), dict(method="cgpo"),
+        dict(method="rft"), dict(method="random", budget="vote=0.25"),
+        dict(method="margin"), *(dict(sft_alpha=alpha) for alpha in ALPHAS),
+        *(dict(method="length-penalty", length_price=price, rl_top_p=1.0) for price in PRICES),
+        dict(method="grpo", rl_top_p=1.0), dict(method="listing")]
+# name -> settings; all others start from the first one
+JOBS = {"asv-sft": {}, "sv-sft": {}, "base": {}, **{
+    replace(Settings(), **run).name("asv-sft" if "sft_alpha" in run else "ibpo"): {"valid_every": 0, **run}
+    for run in RUNS}}
 FIRST = ["base", "base-greedy", "sv-sft", "asv-sft"]
 MODELS = [*FIRST, *(name for name in JOBS if name not in FIRST)]
-# In the world of kinds.py: the paper's rule and giving up (D8), a control, and CGPO.
-KINDS_RUNS = [*(dict(method="ibpo", budget=f"vote={cap}", give_up=up) for up in (False, True) for cap in (0.25, 0.5)),
-              dict(method="random", budget="vote=0.5"), dict(method="cgpo")]
-KINDS_JOBS = {"asv-sft": {}, "sv-sft": {}, "base": {},
-              **{replace(Settings(), **run).name("ibpo"): {"valid_every": 0, **run} for run in KINDS_RUNS}}
 
 
-def jobs_of(settings: Settings) -> dict[str, dict]:
-    """What to train in a world: name -> settings."""
-    return KINDS_JOBS if settings.data == "kinds" else JOBS
-
-
-def answers_often(name: str, settings: Settings) -> bool:
-    """Whether a model answers some problems many times, for the oracles."""
-    return name in ORACLE_MODELS and settings.data != "kinds"
-
-
-def is_kept(name: str, settings: Settings, kept: Path) -> bool:
+def is_kept(name: str, kept: Path) -> bool:
     """Whether all that a finished job leaves is in results/records/seed-N."""
     names = [name] + ["base-greedy"] * (name == "base")
     files = ([kept / "eval" / f"{each}.npz" for each in names]
-             + [kept / "oracle" / f"{name}.npz"] * answers_often(name, settings)
+             + [kept / "oracle" / f"{name}.npz"] * (name in ORACLE_MODELS)
              + [kept / "logs" / f"{name}.jsonl.gz"] * (name != "base"))
     return all(path.exists() for path in files)
 
 
 def unfinished(settings: Settings, kept: Path) -> list[str]:
     """The jobs of a seed that are left to do; ASV-SFT first, if one of them starts from it and it is not there."""
-    jobs = jobs_of(settings)
-    names = [name for name in jobs if not is_kept(name, settings, kept)]
-    starts_there = any("method" in jobs[name] for name in names)
+    names = [name for name in JOBS if not is_kept(name, kept)]
+    starts_there = any("method" in JOBS[name] for name in names)
     missing = "asv-sft" not in names and not (Path(settings.out) / "asv-sft" / "ibpo.json").exists()
     return ["asv-sft"] * (starts_there and missing) + names
 
@@ -93,7 +81,7 @@ def train_model(name: str, settings: Settings) -> Path:
     """Its checkpoint directory, trained if it is not there."""
     if name == "base":
         return Path(settings.model)
-    changes = jobs_of(settings)[name]
+    changes = JOBS[name]
     if name.endswith("-sft") or "sft_alpha" in changes:
         return train_sft(replace(settings, **changes), "sv-sft" if name == "sv-sft" else "asv-sft")
     return train_ibpo(replace(settings, **changes), train_sft(settings, "asv-sft"))
@@ -101,16 +89,16 @@ def train_model(name: str, settings: Settings) -> Path:
 
 def run_job(name: str, settings: Settings, kept: Path) -> None:
     """Train a model, let it answer, and keep what the report needs."""
-    if is_kept(name, settings, kept) and name != "asv-sft":
+    if is_kept(name, kept) and name != "asv-sft":
         return
     directory = train_model(name, settings)
-    if is_kept(name, settings, kept):  # only the checkpoint of ASV-SFT was missing, from which others start
+    if is_kept(name, kept):  # only the checkpoint of ASV-SFT was missing, from which others start
         return
     options = {option: getattr(settings, option) for option in
                ("seed", "device", "dtype", "slots", "max_new_tokens", "temperature", "top_p")}
     samples = {"scot": settings.eval_samples, "sv": 1, "asv": 1}
     keep(name, directory, settings, settings.eval_problems, samples, Path(settings.out) / "eval", kept, options)
-    if answers_often(name, settings):
+    if name in ORACLE_MODELS:
         samples = dict.fromkeys(("scot", "sv", "asv"), ORACLE_SAMPLES)
         keep(name, directory, settings, min(ORACLE_PROBLEMS, settings.eval_problems), samples,
              Path(settings.out) / "oracle", kept, options)
@@ -188,24 +176,19 @@ def main(argv: list[str] = None) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="how many (default 3: seeds 0, 1 and 2)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1,
                         help="models at a time (default: one per core, fastest); 1: in this process, on all cores")
-    parser.add_argument("--world", choices=["builtin", "kinds"], default="builtin",
-                        help="a preset of train.py (default builtin)")
-    parser.add_argument("--model", help="the base model (default: the preset's)")
-    parser.add_argument("--results", type=Path, help="where to keep the records (default: results, or results/kinds)")
-    parser.add_argument("--only", choices=list(dict.fromkeys([*JOBS, *KINDS_JOBS])), metavar="NAME",
-                        help=f"this model and no report: {', '.join(JOBS)}; in the world kinds "
-                             f"{', '.join(KINDS_JOBS)}; see --seed")
+    parser.add_argument("--model", help=f"the base model (default {Settings.model})")
+    parser.add_argument("--results", type=Path, help="where to keep the records (default: results)")
+    parser.add_argument("--only", choices=list(JOBS), metavar="NAME",
+                        help=f"this model and no report: {', '.join(JOBS)}; see --seed")
     parser.add_argument("--seed", type=int, help="with --only: of this seed (default 0)")
     parser.add_argument("--report", action="store_true", help="do not train: only the tables and figures")
     parser.add_argument("--smoke", action="store_true", help="see that everything works")
     args = parser.parse_args(argv)
-    settings = Settings(**{**PRESETS[args.world], **(PRESETS["smoke"] if args.smoke else {})})
+    settings = Settings(**PRESETS["smoke"] if args.smoke else {})
     if args.model:
         settings = replace(settings, model=args.model)
-    of_world = "" if args.world == "builtin" else f"-{args.world}"
-    runs = Path("runs/reproduce" + of_world + "-smoke" * args.smoke)
-    usual = runs / "results" if args.smoke else Path("results/kinds" if of_world else "results")
-    results = args.results or usual
+    runs = Path("runs/reproduce" + "-smoke" * args.smoke)
+    results = args.results or (runs / "results" if args.smoke else Path("results"))
     if args.results and not args.smoke:
         runs = Path("runs") / f"reproduce-{args.results.name}"
 
@@ -219,23 +202,19 @@ def main(argv: list[str] = None) -> None:
             raise UserError("--seed goes with --only NAME; how many seeds is --seeds")
         if args.report and args.only:
             raise UserError("--only trains a model and makes no report: not with --report")
-        if args.only and args.only not in jobs_of(settings):
-            raise UserError(f"--only {args.only}: in this world there are {', '.join(jobs_of(settings))}")
         if args.only:
             return run_job(args.only, *of(args.seed or 0))
         todo = [] if args.report else [(seed, name) for seed in range(args.seeds) for name in unfinished(*of(seed))]
+        todo.sort(key=lambda job: list(JOBS).index(job[1]))  # the first job of all seeds, then the next one
         failed = 0
         if args.jobs == 1:
             for seed, name in todo:
                 run_job(name, *of(seed))
         elif todo:
-            options = (["--smoke"] * args.smoke + ["--world", args.world] + ["--model", args.model] * bool(args.model)
+            options = (["--smoke"] * args.smoke + ["--model", args.model] * bool(args.model)
                        + ["--results", str(args.results)] * bool(args.results))
             failed = run_all(todo, args.jobs, runs, options)
-        if args.world == "kinds":
-            kinds_report.write(results, args.seeds)
-        else:
-            report.report(results, MODELS, args.seeds)
+        report.report(results, MODELS, args.seeds)
         if failed:
             raise UserError(f"{failed} of {len(todo)} jobs failed (see above); the same command tries again")
     except (UserError, data.DataError, llama.CheckpointError) as error:

@@ -1,4 +1,4 @@
-"""Where Eq. (8) comes to rest: how often each kind of problem is voted on, in the world of kinds.py, without a model.
+"""Where Eq. (8) comes to rest: how often each kind of problem is voted on, in the built-in world, without a model.
 
 IBPO raises the likelihood of what it accepts. A model that tells the kinds apart, and nothing else, therefore rests
 where it votes on a kind as often as what is accepted for that kind are votes. Margins are estimates from m responses,
@@ -10,7 +10,7 @@ so this is not "always" where voting helps and "never" where it does not: some o
   of which votes are about as common as among all responses. So nothing takes these votes of eight trials away, and
   chance may spread them. Giving up (D8) removes them.
 
-    python train.py kinds && python experiments/rest.py runs/kinds/eval     # from the base's and SV-SFT's answers
+    python train.py && python experiments/rest.py runs/builtin/eval     # from the base's and SV-SFT's answers
 """
 
 import argparse
@@ -22,9 +22,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import data  # noqa: E402
 import ibpo  # noqa: E402
-from data import DataError  # noqa: E402
-from experiments import kinds  # noqa: E402
 from experiments.kinds_report import read  # noqa: E402
 
 CAPS, SAMPLES = (0.15, 0.25, 0.5), (8, 16, 32)
@@ -61,7 +60,7 @@ class Kinds:
 def measure(base, sv, of: np.ndarray) -> Kinds:
     """Kinds from the base's record (several samples), SV-SFT's, and the kind of each problem, int[n]."""
     columns = []
-    for kind in range(len(kinds.KINDS)):
+    for kind in range(len(data.KINDS)):
         here, vote = base.at(of == kind), sv.at(of == kind)
         m, rate = here.correct.shape[1], here.correct.mean(axis=1)  # float[n']
         noise = (rate * (1 - rate)).mean() / max(m - 1, 1)  # the part of the variance that m samples add
@@ -106,17 +105,17 @@ def main() -> None:
         records = read(args.folders)
         of_prompt = {record.condition: record for record in records.values() if not record.greedy}
         if not {"scot", "sv"} <= of_prompt.keys():
-            raise DataError(f"{args.folders[0]}: needs answers of the base and of SV-SFT")
+            raise data.DataError(f"{args.folders[0]}: needs answers of the base and of SV-SFT")
         base, sv = of_prompt["scot"], of_prompt["sv"]
-    except (DataError, ValueError) as error:
+    except (data.DataError, ValueError) as error:
         sys.exit(f"error: {error}")
-    of = np.array(kinds.places(base.questions))  # int[n]
+    of = np.array(data.places(base.questions))  # int[n]
     world = measure(base, sv, of)
-    starts = {"half of all": np.full(len(kinds.KINDS), 0.5)}
+    starts = {"half of all": np.full(len(data.KINDS), 0.5)}
     if "asv-sft" in records:
         votes = records["asv-sft"].extended
-        starts["as ASV-SFT"] = np.array([votes[of == kind].mean() for kind in range(len(kinds.KINDS))])
-    print(f"votes, %{'':34}" + "".join(f"{name:>9}" for name in kinds.KINDS)
+        starts["as ASV-SFT"] = np.array([votes[of == kind].mean() for kind in range(len(data.KINDS))])
+    print(f"votes, %{'':34}" + "".join(f"{name:>9}" for name in data.KINDS)
           + f"{'accuracy':>11} {'trials':>7} times the boundary's gain")
     for name, start in starts.items():
         rows = [(f"start: {name}", start)]

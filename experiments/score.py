@@ -1,7 +1,6 @@
 """SCoRe: self-correction by reinforcement learning (Kumar et al. 2024, arXiv 2409.12917), measured beside IBPO.
 
     python experiments/score.py                                    # the built-in world, from checkpoints/base
-    python experiments/score.py --data kinds --model runs/kinds/base --out runs/score-0 --beside runs/kinds/ibpo-25
     python experiments/score.py --no-stage-1                       # an ablation; stages that are there are reused
     python experiments/score_report.py runs/score-0/eval runs/score-1/eval        # the table; a directory per seed
 
@@ -35,12 +34,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import eval as evaluation
 import voting
-from data import WORLDS, load
+from data import load
 from experiments.score_report import describe, report
 from learn import Example, add_gradient, encode
 from plumbing import distributed
 from plumbing.files import derive_seed, digest, fingerprint, shuffled
-from plumbing.settings import OPTIMISER, RL, SAMPLED, Settings, UserError, flag, out_of_range, setting
+from plumbing.settings import OPTIMISER, RL, Settings, UserError, flag, out_of_range, setting
 from plumbing.signals import exit_code, stop_on_signals
 from plumbing.stage import Stage, is_finished, open_start, scheduled
 from sft import train_sft
@@ -54,7 +53,6 @@ BOTH = (STAGE_1, STAGE_2)
 class ScoreSettings(Settings):
     """Those of train.py, some with other defaults, and those of SCoRe. The coefficients are the paper's for MATH."""
 
-    data: str = setting("builtin", "the world of its problems", RL, SAMPLED, choices=WORLDS)
     out: str = setting("runs/score", "directory of this run; with that of train.py, its base samples are reused", RL)
     steps: int = setting(100, "gradient steps of each stage; both sample as much as IBPO does", RL, BOTH, least=1)
     prompts: int = setting(32, "n, prompts per step", RL, BOTH, least=1)
@@ -83,7 +81,7 @@ class ScoreSettings(Settings):
                 or f.metadata["section"] == OPTIMISER and stage != "samples"}
 
 
-OPTIONS = ("data model out seed steps prompts samples lr kl kl_first alpha stage_1 bonus sft_problems sft_samples "
+OPTIONS = ("model out seed steps prompts samples lr kl kl_first alpha stage_1 bonus sft_problems sft_samples "
            "sft_steps sft_lr split eval_problems eval_samples max_new_tokens processes device").split()
 
 

@@ -5,51 +5,79 @@ models are called in tables and figures, and the rungs of the ladder.
 """
 
 from plumbing import plots
+from plumbing.settings import Settings
 from plumbing.statistics import Estimate, number, percent
 
 CAPS = tuple(plots.CAPS)  # q+, %
 IUB = plots.IUB  # the models of these caps
-ALPHAS = (0.25, 0.5, 2)  # ASV-SFT-alpha, beside 1
-PRICES = (0.02, 0.05, 0.07, 0.1)  # of length, in reward per 27 tokens (a one-trial response takes 29)
-ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES = ["base", "sv-sft", *IUB], 400, 16
-HEIGHTS = [*IUB, "random-50"]  # whose height over the efficiency boundary is split
-LEARN_WHEN = ["asv-sft", *IUB]  # the start, and what has learned when to vote
+GIVE_UP = plots.GIVE_UP  # the same, giving up where nothing is right (D8)
+RANDOM = ["random-25", "random-50"]
+BUDGETED = [*IUB, *GIVE_UP]
+ALPHAS = (2,)  # ASV-SFT-alpha, beside 1
+PRICES = (0.02, 0.05)  # of length, in reward per one-trial response
+ORACLE_PROBLEMS, ORACLE_SAMPLES = 400, 16
+ORACLE_MODELS = ["base", "sv-sft", "ibpo-50"]  # all the oracles need, and who votes how often (notebooks)
+HEIGHTS = ["asv-sft", *BUDGETED, "random-50"]  # whose height over the efficiency boundary is split
+LEARN_WHEN = ["asv-sft", *BUDGETED]  # the start, and what has learned when to vote
+
+
+def cap_of(name: str) -> int:
+    """q+ of a model that is trained under a cap, %."""
+    return int(name.split("-")[1])
+
+
+RANDOM_OF = {name: f"random-{cap_of(name)}" for name in BUDGETED if f"random-{cap_of(name)}" in RANDOM}
+AT_EQUAL_TRIALS = {  # with what a model is compared so: name -> the other
+    "minus_start": dict.fromkeys(BUDGETED, "asv-sft"), "minus_random_at_equal_trials": RANDOM_OF,
+    "minus_next_cap": dict(zip(IUB, IUB[1:])),
+    "minus_paper_rule": {name: name.removesuffix("-give-up") for name in GIVE_UP}}
 
 TABLE_3 = {"base": "base", "base-greedy": "base, greedy", "sv-sft": "SV-SFT", "asv-sft": "ASV-SFT",
            **{f"asv-sft-{alpha:g}": f"ASV-SFT-{alpha:g}" for alpha in ALPHAS},
-           **{f"ibpo-{cap}": f"IuB-{cap} %" for cap in CAPS}}
+           **{name: f"IuB-{cap_of(name)} %" for name in IUB},
+           **{name: f"IuB-{cap_of(name)} %, giving up" for name in GIVE_UP}}
 NAMES = {**TABLE_3, "rft": "RFT", "cgpo": "CGPO", "margin": "margin, no cap", "listing-50": "SciPy listing",
-         **{f"random-{cap}": f"random groups, {cap} %" for cap in CAPS}, "grpo": "GRPO",
+         **{name: f"random groups, {cap_of(name)} %" for name in RANDOM}, "grpo": "GRPO",
          **{f"length-penalty-{price}": f"length penalty {price}" for price in PRICES}, "adaptive-sc": "adaptive SC"}
-PAPER = {  # Table 3: pass@1, gain, trials per response; the first one is derived from the others
+PAPER = {  # Table 3 but for its 75 %: pass@1, gain, trials per response; the first one is derived from the others
     "base": ("51.26", "", "1"), "sv-sft": ("56.8", "5.54", "5.67"), "asv-sft": ("55.6", "4.34", "5.74"),
-    "ibpo-25": ("54.2", "2.94", "2.24"), "ibpo-50": ("55.4", "4.14", "2.16"), "ibpo-75": ("57.0", "5.74", "4.32")}
+    "ibpo-25": ("54.2", "2.94", "2.24"), "ibpo-50": ("55.4", "4.14", "2.16")}
 LADDER = [  # name, the rung it is compared with, what is different from that
     ("asv-sft", None, "where all of them start"),
     ("rft", "asv-sft", "learns from all correct responses"),
-    ("cgpo", "rft", "from one correct response per prompt"),
+    ("cgpo", "asv-sft", "learns from one correct response per prompt"),
     ("margin", "cgpo", "from the group with the larger pass rate; no cap"),
-    ("ibpo-50", "margin", "at most half of the accepted responses vote"),
+    ("ibpo-50", "cgpo", "at most half of the accepted responses vote, where that gains most"),
     ("random-50", "ibpo-50", "the same cap, but random prompts vote"),
+    ("ibpo-50-give-up", "ibpo-50", "learns to stop where nothing is right (D8)"),
     ("listing-50", "ibpo-50", "the paper's SciPy listing as it behaves (D1-D5)"),
-    *((f"length-penalty-{price}", "ibpo-50", f"policy gradient; 27 tokens cost {price}") for price in PRICES),
+    *((f"length-penalty-{price}", "ibpo-50", f"policy gradient; {Settings.length_unit:g} tokens cost {price}")
+      for price in PRICES),
     ("grpo", "ibpo-50", "policy gradient, group-normalised; length is free"),
     ("adaptive-sc", "ibpo-50", "no training: separate base samples until three agree, at most eight")]
 
 FIGURES = {
     "accuracy_vs_budget": "Accuracy against budget (Fig. 2a/b)", "training": "Voting share over training (Fig. 2c/d)",
-    "by_level": "Where the budget goes (Fig. 2e/f)",
+    "by_level": "Where the budget goes (Fig. 2e/f)", "by_kind": "Where the budget goes, by kind of problem",
+    "pass_rates": "How many problems the base solves so often",
     "ladder_training": "The rungs of the ladder over training, means of five steps, on the seeds that all of them have",
     "voting": "Sequential and majority voting, per response and per token (Fig. 5)",
     "time": "Where the time of a step goes, on one core while the next one trains another model (Fig. 10)"}
 
 
 def table(head: list[str], rows: list[list]) -> str:
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [head, ["---"] * len(head), *rows]) + "\n"
+    """"" without rows."""
+    lines = [f"| {' | '.join(map(str, row))} |" for row in [head, ["---"] * len(head), *rows]]
+    return "\n".join(lines) + "\n" if rows else ""
 
 
 def points(estimate: Estimate | None) -> str:
     return percent(estimate, digits=1)
+
+
+def label(name: str) -> str:
+    """What a model is called; evaluations of one's own may hold others."""
+    return NAMES.get(name, name)
 
 
 def has(name: str, key: str) -> bool:
@@ -90,11 +118,12 @@ def head(result: dict) -> str:
     return f"""# Results
 
 Made by `python experiments/reproduce.py --report` from `records/`, on {result['problems'] // seeds:,} test problems
-per seed, with the last checkpoints. A row is the mean over those of the {seeds} seeds that have its model (column
-"seeds"), a difference over those that have both. In brackets are 95 % intervals, the wider of two: a bootstrap that
-draws seeds, and for every draw problems of that seed (of one seed: problems alone); and a t interval over the seeds,
-which with three seeds is 2.5 standard deviations of a seed either way. Differences are paired. How, and what they leave
-out: `report.py`. By the logs, the steps of training alone took {result['training_hours']:.1f} hours of one process.
+per seed, with the last checkpoints. A row is the mean over those of the seeds ({seeds} here) that have its model
+(column "seeds"), a difference over those that have both. In brackets are 95 % intervals, the wider of two: a bootstrap
+that draws seeds, and for every draw problems of that seed (of one seed: problems alone); and a t interval over the
+seeds, which with three seeds is 2.5 standard deviations of a seed either way. Differences are paired. How, and what
+they leave out: `report.py`. By the logs, the steps of training alone took {result['training_hours']:.1f} hours of one
+process.
 {lines}"""
 
 
@@ -111,31 +140,23 @@ for LLaMA-3.1-8B-Instruct on MATH500: **another model and other data**. Compare 
         "paper: trials"], rows)}"""
 
 
-def against_random(result: dict, name: str) -> str:
-    models, other, estimate = result["models"], name.replace("ibpo", "random"), result["minus_random"][name]
-    if not estimate:
-        return ""
-    pairs = zip(models[other]["by_seed"]["accuracy"], models[name]["by_seed"]["accuracy"])
-    return f"{points(estimate)} ({models[other]['trials'][0]:.2f}, {sum(None not in pair for pair in pairs)})"
-
-
 def caps(result: dict) -> str:
     models = result["models"]
     rows = [[NAMES[name], models[name]["seeds"], *votes(name, models[name]),
              boundary(result, name), boundary(result, name, "tokens"),
-             points(against_single(result, name, "trials").get("minus")), against_random(result, name),
-             points(result["minus_random_at_equal_trials"][name]), points(result["minus_next_cap"][name])]
-            for name in IUB if name in models]
+             points(against_single(result, name, "trials").get("minus")),
+             *(points(result[key].get(name)) for key in AT_EQUAL_TRIALS)]
+            for name in BUDGETED if name in models]
     return f"""## Each cap against its references
 
 Differences are in accuracy, points. Votes accepted: the share among the accepted responses of the last ten steps.
-Self-consistency: the best mixture of k = 1 to 8. Random groups: the same training under the same cap, but random
-prompts vote. Next cap: the IuB model with the next larger cap. Equal trials: after votes of the one that spends more
-are cut back at random to their first trial.
+Self-consistency: the best mixture of k = 1 to 8. The others are models, at equal trials: votes of the one that spends
+more are cut back at random to their first trial. ASV-SFT: where training starts. Random groups: the same training under
+the same cap, but random prompts vote. Next cap: the IuB model with the next larger cap. Paper's rule: giving up minus
+not giving up, under the same cap.
 
 {table(["model", "seeds", "votes accepted, %", "votes on test, %", "− boundary in trials", "− boundary in tokens",
-        "− self-consistency, equal trials", "− random groups (their trials, seeds)", "− random groups, equal trials",
-        "− next cap, equal trials"], rows)}"""
+        "− self-consistency", "− ASV-SFT", "− random groups", "− next cap", "− paper's rule"], rows)}"""
 
 
 def against_single(result: dict, name: str, unit: str) -> dict:
@@ -143,45 +164,51 @@ def against_single(result: dict, name: str, unit: str) -> dict:
     return result["comparisons"][name]["self_consistency"].get(unit, {})
 
 
+def multiples(result: dict, name: str) -> list[str]:
+    """A gain as a multiple of the references': boundary, by voting and self-consistency in trials, both in tokens."""
+    times = result["models"][name]["times_boundary"]
+    single = {unit: against_single(result, name, unit).get("gain_ratio") for unit in ("trials", "tokens")}
+    return [number(cell, 2) for cell in (times.get("trials"), times.get("voting"), single["trials"],
+                                         times.get("tokens"), single["tokens"])]
+
+
 def gains(result: dict) -> str:
-    rows = []
-    for name in IUB:
-        if name in result["models"]:
-            found = [against_single(result, name, unit) for unit in ("trials", "tokens")]
-            rows.append([NAMES[name], points(result["models"][name]["gain"]), *(cell for row in found for cell in (
-                points(row.get("gain")), number(row.get("gain_ratio"), 2)))])
-    return f"""## Twice the gain of self-consistency?
+    rows = [[label(name), points(row["gain"]), *multiples(result, name)]
+            for name, row in result["models"].items() if "times_boundary" in row]
+    return f"""## How many times the gain of the references?
 
 The paper's abstract says that IBPO gains about twice as much over the base as self-consistency does with the same
-budget. Here, with the best mixture of k = 1 to 8 samples, a majority for each k; gains in points:
+budget; by its Table 3, IuB-50 gains three times what the efficiency boundary does at 2.16 trials. Here: the gain in
+points, and as a multiple of what the boundary gains, and of what the best mixture of k = 1 to 8 samples gains, a
+majority for each k. By voting: what a model's votes add to its own first trials, as a multiple of what the boundary
+gains; the rest of its gain is that first trials are right more often. No number: the reference may gain nothing.
 
-{table(["model", "gain", "self-consistency, equal trials", "ratio", "self-consistency, equal tokens", "ratio"],
-       rows)}"""
+{table(["model", "gain", "× boundary, equal trials", "of that by voting", "× self-consistency, equal trials",
+        "× boundary, equal tokens", "× self-consistency, equal tokens"], rows)}"""
 
 
 def heights(result: dict) -> str:
     rows = []
     for name in HEIGHTS:
         if parts := result["height_parts"].get(name):
-            trials, tokens = ([points(parts[unit][key]) for key in ("height", "levels", "rest")]
+            trials, tokens = ([points(parts[unit][key]) for key in ("height", "levels", "kinds", "rest")]
                               for unit in ("trials", "tokens"))
-            rows.append([NAMES[name], *trials, *(points(parts[key]) for key in ("first", "best", "share")), *tokens])
+            rows.append([NAMES[name], *trials, *(points(parts[key]) for key in ("best", "share")), *tokens])
     return f"""## What the height over the boundary is made of
 
 Levels: what a model would gain if at each level it were on the line from the base to SV-SFT of that level, at what it
-spends there. That is the gain of spending more on some levels than on others. Rest: how far it is above these lines, by
-choosing within a level or by answering better. First trials: how much more often they are right than base samples,
-which is part of the rest. Best by level: the height of the best allocation that knows only the level, with as many
-trials (learned from half of the problems, scored on the others), and the model's height as a share of that. In points:
+spends there. That is the gain of spending more on some levels than on others. Kinds: what it would gain beyond that on
+the lines of each level and kind. Rest: how far it is above these lines, by choosing within a kind or by answering
+better. Best: the height of the best allocation that knows level and kind and nothing else, with as many trials (learned
+from half of the problems, scored on the others), and the model's height as a share of that. In points:
 
-{table(["model", "− boundary in trials", "levels", "rest", "first trials", "best by level", "share of it, %",
-        "− boundary in tokens", "levels", "rest"], rows)}"""
+{table(["model", "− boundary in trials", "levels", "kinds", "rest", "best by level and kind", "share of it, %",
+        "− boundary in tokens", "levels", "kinds", "rest"], rows)}"""
 
 
 def adaptive(result: dict) -> str:
-    rows = [[NAMES[name], result["models"][name]["seeds"], *(
-                points(row[unit][key]) for key in ("one_rule", "best_rules") for unit in ("trials", "tokens"))]
-            for name, row in sorted(result["minus_adaptive"].items())]
+    rows = [[label(name), row["seeds"], *(points(row["minus_adaptive"][unit]) for unit in ("trials", "tokens"))]
+            for name, row in result["models"].items() if "minus_adaptive" in row and name != "adaptive-sc"]
     rules = [[corner["consensus"], corner["max_trials"], f"{100 * corner['accuracy']:.1f}", f"{corner['trials']:.2f}",
               f"{corner['tokens']:.1f}"] for corner in result["adaptive"]["corners"]["trials"]]
     agreement = [[row["samples"], points(row["agree"]), percent(row["wrong"]), each(row["wrong_by_level"], 100, 2)]
@@ -189,17 +216,16 @@ def adaptive(result: dict) -> str:
     return f"""## Adaptive self-consistency
 
 It needs no training: separate samples of the base until some of them agree, up to a limit. Done on some problems, at
-random, with a single sample on the others, it spends any budget. One rule: until three agree, at most eight, as a vote
-does. Best rules: the best mixture of all rules that wait for two to four and take at most two to eight. Tokens are
-those that are generated: separate samples also read the prompt again. Differences in accuracy, points:
+random, with a single sample on the others, it spends any budget. The reference is the best mixture of all rules that
+wait for two to four equal answers and take at most two to eight samples. Tokens are those that are generated: separate
+samples also read the prompt again. Differences in accuracy, points:
 
-{table(["model", "seeds", "− one rule, equal trials", "− one rule, equal tokens", "− best rules, equal trials",
-        "− best rules, equal tokens"], rows)}
+{table(["model", "seeds", "− best rules, equal trials", "− best rules, equal tokens"], rows)}
 The best rules, mixed for a budget in between (over trials; over tokens they are
 {"the same" if same_rules(result) else "others: see results.json"}):
 
 {table(["until so many agree", "at most", "accuracy, %", "trials", "tokens"], rules)}
-Why two are enough: how often so many base samples agree, and how often such an answer is wrong, from level 1 to 5.
+How often so many base samples agree, and how often such an answer is wrong, from level 1 to 5:
 
 {table(["samples", "all agree, %", "and are wrong, %", "by level, %"], agreement)}"""
 
@@ -225,7 +251,7 @@ trials, too, or at the height above the efficiency boundary.
 
 
 def clairvoyants(result: dict) -> str:
-    kinds = "level", "blind", "seeing"
+    kinds = "group", "blind", "seeing"
     rows = [[NAMES[name], row["seeds"], f"{row['trials']:.2f}", points(row["height"]),
              *(cell for kind in kinds for cell in (
                  f"{row[kind]['trials']:.2f}", points(row[kind]["height"]), points(row[kind]["share"])))]
@@ -233,12 +259,12 @@ def clairvoyants(result: dict) -> str:
     return f"""## Oracles
 
 How much of what an allocation of votes could gain over the efficiency boundary is gained. An oracle is given as many
-trials as the IuB model, and takes single trials of the base and votes of SV-SFT. It knows (0) the level of a problem,
-as the best by level above, on fewer problems; (i) the pass rates and trials of each problem; (ii) also whether the
+trials as the IuB model, and takes single trials of the base and votes of SV-SFT. It knows (0) the level and the kind of
+a problem, as the best above, on fewer problems; (i) the pass rates and trials of each problem; (ii) also whether the
 first trial is right. It learns that from half of the samples and is scored on the others, and the other way round
 ({ORACLE_PROBLEMS} problems per seed at most, {ORACLE_SAMPLES} responses of each model to each). For (i) and (ii), rates
-are predicted from eight samples and the level together; who knew them exactly would choose better still. Heights are in
-points over the boundary at the model's trials (at the oracle's own, where it turns out to spend more).
+are predicted from eight samples and from level and kind together; who knew them exactly would choose better still.
+Heights are in points over the boundary at the model's trials (at the oracle's own, where it turns out to spend more).
 
 {table(["model", "seeds", "trials", "height", "(0) trials", "(0) height", "share of (0), %", "(i) trials", "(i) height",
         "share of (i), %", "(ii) trials", "(ii) height", "share of (ii), %"], rows)}"""
@@ -259,19 +285,82 @@ From level 1 to level 5.
 {table(["model", "votes, %", "first trial right, %", "accuracy, %", "trials per vote"], rows)}"""
 
 
-def after_first(result: dict) -> str:
-    models = result["models"]
-    rows = [[NAMES[name], *(each([level[key] for level in models[name]["levels"].values()], 100)
-                            for key in ("votes_after_right", "votes_after_wrong")),
-             points(result["within_levels"][name])] for name in LEARN_WHEN if name in models]
+def of_kinds(row: dict, key: str, scale: float = 100, digits: int = 1) -> str:
+    """A quantity of a model, of each kind, side by side."""
+    values = [kind[key] for kind in row["kinds"].values()]
+    return each([value[0] if isinstance(value, (list, tuple)) else value for value in values], scale, digits)
+
+
+def world(result: dict) -> str:
+    base, sv = result["models"][result["base"]]["kinds"], result["models"].get(result["sv"], {}).get("kinds")
+    problems = sum(row["problems"] for row in base.values())
+    rows = [[kind, f"{100 * row['problems'] / problems:.1f}", points(row["accuracy"]), points(row["plurality"]),
+             *([points(sv[kind]["accuracy"]), number(sv[kind]["trials"], 2), worth(row, sv[kind])] if sv else [""] * 3)]
+            for kind, row in base.items()]
+    curve = each([value for value, *_ in result["self_consistency"]], 100)
+    rates = [[kind, *(f"{100 * share:.1f}" for share in shares)] for kind, shares in result["pass_rates"].items()]
+    total = [f"{100 * sum(shares):.1f}" for shares in zip(*result["pass_rates"].values())]
+    return f"""## What voting is worth, kind by kind
+
+Kinds are those of `data.py`. A single base sample; the plurality of eight; the vote of SV-SFT, its trials, and what
+each trial beyond the first one adds, in points:
+
+{table(["kind", "of the problems, %", "base, %", "plurality of 8, %", "SV-SFT, %", "trials", "points per trial"], rows)}
+Self-consistency with 1 to {len(result["self_consistency"])} samples, %: {curve}
+
+How often the base is right among its {len(total) - 1} samples, % of all problems:
+
+{table(["right ones", *range(len(total))], [["all", *total], *rates])}"""
+
+
+def worth(base: dict, sv: dict) -> str:
+    """What a trial beyond the first adds to the problems of a kind, in points."""
+    trials = sv["trials"][0] - 1
+    return f"{100 * (sv['accuracy'][0] - base['accuracy'][0]) / trials:.1f}" if trials else ""
+
+
+def by_kind(result: dict) -> str:
+    rows = [[label(name), of_kinds(row, "vote_share"), of_kinds(row, "accuracy"), of_kinds(row, "first_trial"),
+             of_kinds(row, "trials", 1, 2)] for name, row in result["models"].items() if name != "adaptive-sc"]
+    kinds = list(result["models"][result["base"]]["kinds"])
+    by_level = [[label(name), *(each(list(row["kinds"][kind]["votes_by_level"].values()), 100, 0) for kind in kinds)]
+                for name, row in result["models"].items() if "sees" in row and row["vote_share"]]
+    return f"""## Kind by kind
+
+{", ".join(kinds)}:
+
+{table(["model", "votes, %", "accuracy, %", "first trial right, %", "trials"], rows)}
+Votes by level within a kind, %, from the lowest level that has the kind to level 5:
+
+{table(["model", *kinds], by_level)}"""
+
+
+def sees(result: dict) -> str:
+    rows = [[label(name), *(of_kinds(row, key) for key in ("votes_after_right", "votes_after_wrong")),
+             *(points(row["sees"][key]) for key in ("kind", "level", "harder"))]
+            for name, row in result["models"].items() if "sees" in row and row["vote_share"]]
     return f"""## What does it see?
 
-The choice to vote is written after the first trial. The share of votes among well-formed responses, from level 1 to 5,
-where the first trial is right and where it is wrong. And what is left within a level: votes on problems that the base
-fails on more often than on the mean of their level, less those on the others, in points:
+The choice to vote is written after the first trial. The share of votes among well-formed responses, kind by kind, where
+the first trial is right and where it is wrong; and the second minus the first in points, within a level and kind, and
+within a level alone. (The last one misleads: hopeless problems nearly always begin with a wrong trial, so a model that
+does not vote on them votes less after wrong ones.) Harder: votes on problems that the base fails on more often than on
+the mean of their level and kind, less those on the others, in points.
 
-{table(["model", "votes after a right first trial, %", "votes after a wrong one, %", "harder problems of a level"],
-       rows)}"""
+{table(["model", "votes after a right first trial, %", "votes after a wrong one, %",
+        "wrong − right, within level and kind", "within level", "harder problems of a level and kind"], rows)}"""
+
+
+def cost(result: dict) -> str:
+    rows = [[label(name), points(row["first_minus_base"]), f"{100 * row['malformed']:.2f}",
+             "" if row["rule_kept"] is None else f"{100 * row['rule_kept']:.1f}"]
+            for name, row in result["models"].items() if "sees" in row and name != "adaptive-sc"]
+    return f"""## What it costs
+
+How much more often first trials are right than base samples, in points; malformed responses, which count as wrong; and
+how many of the responses of several trials stop where the rule says.
+
+{table(["model", "first trials − base", "malformed, %", "rule kept, %"], rows)}"""
 
 
 def by_seed(result: dict) -> str:
@@ -283,7 +372,8 @@ def by_seed(result: dict) -> str:
 {table(["model", "accuracy, %", "trials", "votes on test, %"], rows)}"""
 
 
-SECTIONS = (head, table_3, caps, gains, heights, adaptive, ladder, clairvoyants, by_level, after_first, by_seed)
+SECTIONS = (head, table_3, world, gains, caps, adaptive, by_kind, sees, heights, cost, ladder, clairvoyants, by_level,
+            by_seed)
 
 
 def text(result: dict) -> str:

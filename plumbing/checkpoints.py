@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # importing it takes seconds
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-PROBE = "Compute 7 * 12 modulo 61."  # a question that every tokenizer can spell, that of the built-in models, too
+PROBE = "Compute 7 * 12 modulo 47."  # a question that every tokenizer can spell, that of the built-in models, too
 
 
 def open_checkpoint(directory: str | Path, dtype: torch.dtype | None = None,

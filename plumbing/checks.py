@@ -26,7 +26,7 @@ def check(settings: Settings, stage: str) -> None:
         files[settings.test_data] = "test"
         start = settings.start or settings.name("asv-sft")
         evaluation.different_names([settings.model, "sv-sft", start, settings.name("ibpo")])
-    paths = {path: data.load(path, split) for path, split in files.items() if path not in data.WORLDS}
+    paths = {path: data.load(path, split) for path, split in files.items() if path != data.BUILTIN}
     if paths:
         tokenizer = open_tokenizer(settings.model)
         for path, problems in paths.items():

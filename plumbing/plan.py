@@ -253,7 +253,7 @@ class Plan:
 def longest_prompt(settings: Settings) -> int:
     """Tokens of the longest prompt among the problems to train on (of a file: of the longest question)."""
     tokenizer = open_tokenizer(settings.model)
-    problems = data.load(settings.data, "train", 100 if settings.data in data.WORLDS else None)
+    problems = data.load(settings.data, "train", 100 if settings.data == data.BUILTIN else None)
     question = max((problem.question for problem in problems), key=len)
     conditions = {settings.condition(stage) for stage in ("base", "sv-sft", "asv-sft")} - {"modes"}
     return max(len(voting.encode_prompt(tokenizer, question, condition)) for condition in conditions)

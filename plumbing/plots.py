@@ -17,13 +17,15 @@ from numpy.typing import ArrayLike  # noqa: E402
 
 # Okabe and Ito's colours, and one blue from light to dark for the caps: they can be told apart with colour-blind eyes
 # and in grey. Nothing is told by colour alone: markers, dashes and labels say the same.
-CAPS = {25: ("#6fb7e9", "o"), 50: ("#1f78b4", "s"), 75: ("#0b3c6f", "D")}  # q+, %: colour, marker
+CAPS = {10: ("#6fb7e9", "o"), 25: ("#1f78b4", "s"), 50: ("#0b3c6f", "D")}  # q+, %: colour, marker
 IUB = [f"ibpo-{cap}" for cap in CAPS]
+GIVE_UP = [f"{name}-give-up" for name in IUB[1:]]
 ORANGE, GREEN, GREY, PINK, YELLOW = "#d55e00", "#009e73", "0.45", "#cc79a7", "#e69f00"
 LOOKS = {"base": dict(color="black", marker="o", ls=":"), "sv-sft": dict(color=ORANGE, marker="^", ls="--"),
          "asv-sft": dict(color=ORANGE, marker="v", ls=":"), "adaptive-sc": dict(color=GREEN, marker="P", ls=":"),
          **{name: dict(color=colour, marker=marker, lw=2) for name, (colour, marker) in zip(IUB, CAPS.values())}}
 LOOKS["ibpo"] = LOOKS["ibpo-50"]  # the committed checkpoint
+LOOKS |= {name: dict(color=PINK, marker=marker, ls="--") for name, (_, marker) in zip(GIVE_UP, [*CAPS.values()][1:])}
 LOOKS |= {f"random-{cap}": dict(color=GREY, marker=marker, mfc="white") for cap, (_, marker) in CAPS.items()}
 OTHERS = [dict(color=colour, marker=marker, ls="-.") for colour, marker in (
     (GREEN, "X"), (PINK, "P"), (YELLOW, "<"), (GREY, ">"), ("#f0e442", "p"), (PINK, "h"), (GREEN, "8"))]
@@ -68,10 +70,12 @@ def plot_budget(summary: dict, path: Path) -> None:
             if corners := summary.get("adaptive", {}).get("corners", {}).get(unit):
                 x, y = [row[unit] for row in corners], [100 * row["accuracy"] for row in corners]
                 axis.plot(x, y, color=GREEN, ls=":", marker=".", label="adaptive SC, its best rules mixed")
-                for row, *at in list(zip(corners, x, y))[1:]:
-                    axis.annotate(f"{row['consensus']} agree", at, (0, 10), textcoords="offset points", ha="center",
+                last = {row["consensus"]: at for row, *at in list(zip(corners, x, y))[1:]}  # of rules that are alike
+                for consensus, at in last.items():
+                    axis.annotate(f"{consensus} agree", at, (0, 10), textcoords="offset points", ha="center",
                                   fontsize=8, color=GREEN)
-            lines += [([name for name in IUB if name in models], dict(color=CAPS[50][0]))]
+            lines += [([name for name in names if name in models], dict(color=colour))
+                      for names, colour in ((IUB, CAPS[50][0]), (GIVE_UP, PINK))]
             for names, style in lines:
                 rows = [models[name] for name in names]
                 axis.plot([row[unit][0] for row in rows], [100 * row["accuracy"][0] for row in rows], lw=1, **style)
@@ -84,26 +88,30 @@ def plot_budget(summary: dict, path: Path) -> None:
         save(figure, path, axes[1], columns=4)
 
 
-def plot_levels(summary: dict, path: Path) -> None:
-    """Voting share, trials and accuracy by level (Fig. 2e/f): where the budget goes. Only accuracy if nobody votes."""
+def plot_levels(summary: dict, path: Path, by: str = "levels", title: str = "level of difficulty") -> None:
+    """Voting share, trials and accuracy by level (Fig. 2e/f): where the budget goes. Only accuracy if nobody votes.
+
+    by: what the rows of the models are divided by; title: what that is called.
+    """
     models = summary["models"]
     panels = [("vote_share", 100, "voting share, %"), ("trials", 1, "trials per response"),
               ("accuracy", 100, "accuracy, %")]
     panels = panels if any(row["vote_share"] for row in models.values()) else panels[2:]
-    levels = sorted({level for row in models.values() for level in row["levels"]})
+    levels = list(dict.fromkeys(level for row in models.values() for level in row[by]))
     with plt.rc_context(STYLE):
         figure, (axes,) = plt.subplots(1, len(panels), figsize=(4 * len(panels), 4), squeeze=False)
-        for axis, (key, scale, title) in zip(axes, panels):
+        for axis, (key, scale, quantity) in zip(axes, panels):
             for name, style in looks(models).items():
                 if models[name]["vote_share"] == 0 and key != "accuracy":
                     continue
-                rows = np.array([models[name]["levels"][level][key] for level in levels])  # [levels] or [levels, 3]
+                rows = np.array([models[name][by][level][key] for level in levels])  # [levels] or [levels, 3]
                 value, low, high = scale * rows.T if rows.ndim == 2 else [rows] * 3
                 axis.errorbar(levels, value, yerr=reach(value, low, high), ms=7, mec="white", mew=0.8, elinewidth=1.2,
                               **style)
-            axis.set_title(title)
-            axis.set_xlabel("level of difficulty")
+            axis.set_title(quantity)
+            axis.set_xlabel(title)
             axis.set_xticks(levels)
+            axis.tick_params("x", rotation=30 * isinstance(levels[0], str))
         axes[0].set_ylim(-3, 103)
         save(figure, path, axes[-1], columns=5)  # the base never votes: it is in this panel only
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from data import WORLDS
+from data import BUILTIN
 from methods import COSTS, METHODS
 from voting import MAX_TRIALS
 
@@ -56,9 +56,9 @@ class Settings:
         "length), expected-tokens=N (that of their group on the prompt), short=q (with --sft-short: the share of short "
         "votes), or several: vote=0.5,tokens=90", FIRST, ("ibpo",), when=lambda s: s.method in CAPPED)
     steps: int = setting(50, "IBPO: gradient steps", FIRST, ("ibpo",), least=1)
-    prompts: int = setting(16, "IBPO: n, prompts per sampled batch", FIRST, ("ibpo",), least=1)
+    prompts: int = setting(32, "IBPO: n, prompts per sampled batch", FIRST, ("ibpo",), least=1)
     accumulate: int = setting(4, "IBPO: k_b, sampled batches per gradient step", FIRST, ("ibpo",), least=1)
-    samples: int = setting(32, "IBPO: m, responses per prompt; margins are estimated on these", FIRST, ("ibpo",),
+    samples: int = setting(16, "IBPO: m, responses per prompt; margins are estimated on these", FIRST, ("ibpo",),
                            least=1)
     lr: float = setting(4.5e-5, "IBPO: highest learning rate", FIRST, ("ibpo",), above=0)
     out: str = setting("runs/builtin", "directory of this run; one sub-directory per stage", FIRST)
@@ -68,11 +68,11 @@ class Settings:
     dtype: str = setting("fp32", "bf16: weights and moments in bf16, rounded stochastically", FIRST, ("samples", *ALL),
                          choices=("fp32", "bf16"))
 
-    data: str = setting("builtin", "training problems: builtin, kinds, or a .jsonl file (MATH, GSM8K)", DATA,
+    data: str = setting(BUILTIN, "training problems: builtin, or a .jsonl file (MATH, GSM8K)", DATA,
                         SAMPLED)
-    valid_data: str = setting("builtin", "validation problems: builtin, kinds, or a .jsonl file; never learned from",
+    valid_data: str = setting(BUILTIN, "validation problems: builtin, or a .jsonl file; never learned from",
                               DATA)
-    test_data: str = setting("builtin", "test problems for the evaluation at the end: builtin, kinds, or a .jsonl file",
+    test_data: str = setting(BUILTIN, "test problems for the evaluation at the end: builtin, or a .jsonl file",
                              DATA)
 
     sft_problems: int = setting(5000, "problems the base model answers to make training data", SFT, SAMPLED, least=1)
@@ -81,9 +81,8 @@ class Settings:
     sft_votes: int = setting(3300, "voting examples, D_SV or D_ASV1, evenly from all levels", SFT, LATER, least=1)
     sft_regular: int = setting(1700, "one-trial examples (D_ASV2), evenly from all levels", SFT,
                                LATER, least=1)
-    sft_distinct: int = setting(1, "D_ASV1: votes only on problems whose solutions have at least so many different "
-                                   "answers; the paper's has 4 to 8, of 32", SFT, ASV,
-                                when=lambda s: s.sft_distinct != 1, least=1)
+    sft_distinct: int = setting(4, "D_ASV1: votes only on problems whose solutions have at least so many different "
+                                   "answers; the paper's have 4 to 8, of 32", SFT, ASV, least=1)
     sft_alpha: float = setting(1.0, "ASV-SFT: multiplies --sft-regular (the paper's alpha)", SFT,
                                ASV, least=0)
     sft_short: int = setting(0, "ASV-SFT: short votes, evenly from all levels; above 0: three groups, IBPO too", SFT,
@@ -101,15 +100,16 @@ class Settings:
     give_up: bool = setting(False, "method ibpo: where no response to a prompt is right, accept a regular one, and "
                                    "learn its decision to stop (D8); the paper's rule drops the prompt (D5)", RL,
                             ("ibpo",), when=lambda s: s.give_up)
-    rl_top_p: float = setting(1.0, "nucleus sampling of the responses to learn from; must be 1 with --kl-max", RL,
+    rl_top_p: float = setting(0.9, "nucleus sampling of the responses to learn from; must be 1 with --kl-max and "
+                                   "with policy gradients", RL,
                               ("ibpo",), above=0, most=1)
     kl_max: float = setting(None, "Eq. (7): accept only responses whose log-probability is at most this many nats "
                                   "above what the ASV-SFT model gives them; that model is then in memory, too (8B on "
                                   "one 80 GB card: only with --lora-rank)", RL, ("ibpo",), least=0)
     length_price: float = setting(0.05, "method length-penalty: cost of a --length-unit of response; a right answer "
                                         "earns 1", RL, ("ibpo",), when=lambda s: s.method == "length-penalty", least=0)
-    length_unit: float = setting(27.0, "method length-penalty: tokens that cost one --length-price; about a one-trial "
-                                       "response (29 in the built-in world); measure it for other data", RL, ("ibpo",),
+    length_unit: float = setting(25.0, "method length-penalty: tokens that cost one --length-price; a one-trial "
+                                       "response of the built-in world; measure it for other data", RL, ("ibpo",),
                                  when=lambda s: s.method == "length-penalty", above=0)
     valid_every: int = setting(10, "steps between looks at the validation problems; 0: never", RL, least=0)
     valid_problems: int = setting(250, "validation problems per look", RL, least=1)
@@ -146,13 +146,10 @@ class Settings:
     eval_problems: int = setting(8000, "test problems", EVALUATION, least=1)
     eval_samples: int = setting(8, "base samples per problem, for self-consistency", EVALUATION, least=1)
 
-    base_start: str = setting(None, "begin with this checkpoint, which learns the new pieces of text; default: from "
-                                    "nothing", BASE, ("base",), when=lambda s: s.base_start is not None)
-    base_textbook: int = setting(0, "--data kinds: which textbook, the seed of its misprints", BASE, ("base",),
-                                 when=lambda s: s.data == "kinds", least=0)
+    base_textbook: int = setting(0, "which textbook: the seed of its misprints", BASE, ("base",), least=0)
     base_steps: int = setting(7500, "gradient steps", BASE, ("base",), least=1)
-    base_chapter_2: int = setting(600, "step at which chapter one, the times table, ends", BASE, ("base",), least=0)
-    base_chapter_3: int = setting(2500, "step from which there are exercises in counting votes, too", BASE, ("base",),
+    base_chapter_2: int = setting(1200, "step at which chapter one, the times tables, ends", BASE, ("base",), least=0)
+    base_chapter_3: int = setting(3000, "step from which there are exercises in counting votes, too", BASE, ("base",),
                                   least=0)
     base_batch: int = setting(128, "textbook pages per step", BASE, ("base",), least=1)
     base_lr: float = setting(1.5e-3, "learning rate; 0.97 of it after the warm-up, 0.4 at chapter three, 0 at the end",
@@ -224,12 +221,8 @@ class Settings:
 
 PRESETS = {
     "builtin": {},
-    # The world of experiments/kinds.py, where few problems gain by voting.
-    "kinds": dict(model="runs/kinds/base", data="kinds", valid_data="kinds", test_data="kinds", out="runs/kinds",
-                  sft_distinct=4, prompts=32, samples=16, rl_top_p=0.9,
-                  base_steps=7500, base_chapter_2=1200, base_chapter_3=3000),
-    "smoke": dict(out="runs/smoke", sft_problems=100, sft_samples=12, sft_votes=60, sft_regular=40, sft_steps=20,
-                  sft_batch=16, sft_lr=1e-3, prompts=10, accumulate=2, samples=8, steps=3, valid_every=2,
+    "smoke": dict(out="runs/smoke", sft_problems=100, sft_samples=12, sft_votes=60, sft_regular=40, sft_distinct=1,
+                  sft_steps=20, sft_batch=16, sft_lr=1e-3, prompts=10, accumulate=2, samples=8, steps=3, valid_every=2,
                   valid_problems=20, eval_problems=100,
                   base_steps=60, base_chapter_2=20, base_chapter_3=40, base_batch=16, warmup=3),
 }
@@ -241,8 +234,8 @@ PRESETS = {
 # length but that of the response. Where Table 8 says nothing (weight decay, clipping, beta2), we decide.
 TABLE_8 = dict(
     method="ibpo", budget="vote=0.5", device="cuda", dtype="bf16", sampling_dtype="auto", seed=0,
-    sft_problems=12000, sft_samples=8, sft_votes=500, sft_regular=10795, sft_alpha=1.0, sft_short=0,
-    sft_steps=2048, sft_batch=64, sft_lr=1e-6,
+    sft_problems=12000, sft_samples=8, sft_votes=500, sft_regular=10795, sft_distinct=4, sft_alpha=1.0,
+    sft_short=0, sft_steps=2048, sft_batch=64, sft_lr=1e-6,
     prompts=32, accumulate=4, samples=8, steps=240, lr=5e-7, rl_top_p=0.9, share_ties=False, zero_margin="regular",
     valid_every=20, valid_problems=250, temperature=1.0, top_p=0.9,
     weight_decay=0.0, beta2=0.98, max_grad_norm=1e9, warmup=10, decay=False,
@@ -323,7 +316,7 @@ RULES = [
      "--method {s.method} is a policy gradient: it needs --rl-top-p 1, --temperature 1 and no --kl-max"),
     (lambda s, stage, given: s.kl_max is None or not METHODS[s.method].accepts_infeasible,
      "--method {s.method} accepts responses outside the feasible set: --kl-max would have no effect"),
-    (lambda s, stage, given: s.method != "length-penalty" or s.data in WORLDS or "length_unit" in given,
+    (lambda s, stage, given: s.method != "length-penalty" or s.data == BUILTIN or "length_unit" in given,
      "--data is a file: give --length-unit, too (tokens of a one-trial response)"),
     (lambda s, stage, given: s.samples >= METHODS[s.method].fewest_samples,
      "--method {s.method} compares the responses to a prompt: --samples must be at least {method.fewest_samples}"),
@@ -340,9 +333,9 @@ RULES = [
      "--lora-rank corrects a trained model: not --stage base"),
     (lambda s, stage, given: not s.shard or not s.lora_rank,
      "--lora-rank leaves little to shard: not with --shard"),
-    (lambda s, stage, given: s.data in WORLDS or stage not in ("all", "ibpo") or s.valid_data not in WORLDS
+    (lambda s, stage, given: s.data == BUILTIN or stage not in ("all", "ibpo") or s.valid_data != BUILTIN
      or not s.valid_every, "--data is a file: give --valid-data, too (problems not in it), or --valid-every 0"),
-    (lambda s, stage, given: s.data in WORLDS or s.test_data not in WORLDS or stage != "all",
+    (lambda s, stage, given: s.data == BUILTIN or s.test_data != BUILTIN or stage != "all",
      "--data is a file: give --test-data, too, or one --stage at a time"),
 ]
 
@@ -403,7 +396,7 @@ def parse_args(argv: list[str] = None, description: str = __doc__) -> tuple[Sett
         need(wrong is None, f"{flag(f.name)} {wrong}")
     wrong = budget_problem(settings)
     need(wrong is None, wrong)
-    need(preset not in REAL or ("model" in given and settings.data not in WORLDS),
+    need(preset not in REAL or ("model" in given and settings.data != BUILTIN),
          f"the preset {preset} needs --model DIR and --data FILE")
     for holds, message in RULES:
         need(holds(settings, stage, given), message.format(s=settings, stage=stage, method=METHODS[settings.method]))

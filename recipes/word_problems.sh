@@ -21,7 +21,7 @@ PYTHON=${PYTHON:-python3}
 
 data=(--train 10000 --validation 500 --test 2000)
 school=(--steps 120 --batch 64 --lr 1e-4)
-sft=(--sft-problems 1500 --sft-samples 12 --sft-votes 1200 --sft-regular 1200 --sft-steps 160 --sft-lr 5e-5)
+sft=(--sft-distinct 1 --sft-problems 1500 --sft-samples 12 --sft-votes 1200 --sft-regular 1200 --sft-steps 160 --sft-lr 5e-5)
 rl=(--prompts 16 --accumulate 4 --samples 16 --steps 22 --lr 5e-6 --rl-top-p 0.9 --warmup 4 --valid-every 0)
 limits=(--max-new-tokens 1000 --slots 2048)
 if [ "$DEVICE" = cpu ]; then limits=(--max-new-tokens 1000 --slots 128); fi  # 4 GB of keys and values

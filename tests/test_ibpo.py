@@ -421,6 +421,36 @@ def test_cgpo_without_groups():
     assert s[1:] == (1, 0, 1, 0) and s.weights.tolist() == [[1, 0], [0, 0]]
 
 
+# ---- Giving up (D8) ----
+
+def test_who_may_give_up():
+    """Where nothing is feasible: valid regular responses."""
+    correct = np.array([[1, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]], bool)
+    extended = np.array([[0, 0, 1, 1], [0, 1, 0, 1], [1, 1, 1, 1]], bool)
+    valid = np.array([[1, 1, 1, 1], [1, 1, 0, 1], [1, 1, 1, 1]], bool)
+    feasible = ibpo.feasible_set(correct, valid)
+    found = ibpo.with_giving_up(feasible, valid, extended)
+    assert found.tolist() == [[True, False, True, False], [True, False, False, False], [False] * 4]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_giving_up_only_adds_prompts(seed):
+    """Who was accepted before is accepted as before, but the cap, a share of the accepted, may leave room for more."""
+    rng = np.random.default_rng(seed)
+    n, m, cap = 30, 6, float(rng.choice([0.1, 0.3, 0.5]))
+    extended, valid = rng.random((n, m)) < 0.5, rng.random((n, m)) < 0.9
+    correct = (rng.random((n, m)) < rng.choice([0, 0.4, 0.9], size=(n, 1))) & valid
+    margin, feasible = ibpo.reward_margin(correct, extended, valid), ibpo.feasible_set(correct, valid)
+    more = ibpo.with_giving_up(feasible, valid, extended)
+    before = ibpo.maximise_margin(margin, feasible, extended, cap, seed)
+    after = ibpo.maximise_margin(margin, more, extended, cap, seed)
+    gave_up = (after.weights > 0) & ~correct
+    assert not (gave_up & extended).any() and gave_up.sum() == (more.any(axis=1) & ~feasible.any(axis=1)).sum()
+    assert after.accepted >= before.accepted and after.extended <= cap * after.accepted + 1e-9
+    assert after.extended >= before.extended  # more regular responses, more room under the cap
+    assert after.dropped_no_correct == before.dropped_no_correct - gave_up.sum()
+
+
 # ---- Bad input ----
 
 GOOD = dict(correct=np.ones((2, 3)), extended=np.zeros((2, 3)), cap=0.5)

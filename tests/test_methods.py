@@ -390,7 +390,7 @@ def test_hard_prompts_take_the_long_votes():
 
 @pytest.mark.parametrize("method", ["cgpo", "rft", "grpo"])
 def test_other_methods_with_three_groups(method):
-    settings, _ = parse_args(["--sft-short", "9", "--method", method])
+    settings, _ = parse_args(["--sft-short", "9", "--method", method, "--rl-top-p", "1"])
     rollout = three_groups(np.random.default_rng(6), 40)
     selection, weights = train.select(rollout, None, settings, 0)
     for i in range(40) if method == "cgpo" else []:

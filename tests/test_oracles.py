@@ -185,31 +185,32 @@ def test_prediction_is_the_regression_on_other_samples():
 def test_prediction_without_differences_is_the_level():
     rng = np.random.default_rng(7)
     levels, first, vote, trials, truth = a_world(rng, 40_000, 8, 0)
-    found = oracles.blind(first, vote, trials, levels=levels)
+    found = oracles.blind(first, vote, trials, groups=levels)
     assert abs(found.stop - truth.stop).max() < 0.1  # the means of eight samples are up to 0.8 away
     assert abs(found.stop - truth.stop).mean() < 0.01
 
 
 @pytest.mark.parametrize("spread", [0, 0.05, 0.15, 0.3])
 def test_who_predicts_chooses_at_least_as_well(spread):
-    """By the true rates: not worse than by samples or by levels alone, and not better than who knows the rates."""
+    """By the true rates: not worse than by samples or by groups alone, and not better than who knows the rates."""
     rng = np.random.default_rng(8)
     levels, first, vote, trials, truth = a_world(rng, 6000, 8, spread)
     samples = oracles.blind(first, vote, trials)
-    known = {"truth": truth, "samples": samples, "level": oracles.by_level(samples, levels, levels),
-             "predicted": oracles.blind(first, vote, trials, levels=levels)}
+    known = {"truth": truth, "samples": samples, "group": oracles.by_group(samples, levels, levels),
+             "predicted": oracles.blind(first, vote, trials, groups=levels)}
     found = {}
     for name, choices in known.items():
         accuracy, cost = oracles.score(oracles.allocate(choices, 2.5, rng=0), truth)
         found[name] = accuracy - 0.06 * (cost - 2.5)  # 0.06 is about what another trial is worth
-    assert found["truth"] + 1e-3 > found["predicted"] > max(found["samples"], found["level"]) - 1e-3
-    assert (found["samples"] < found["level"]) == (spread < 0.2)  # eight samples are noisy
+    assert found["truth"] + 1e-3 > found["predicted"] > max(found["samples"], found["group"]) - 1e-3
+    assert (found["samples"] < found["group"]) == (spread < 0.2)  # eight samples are noisy
 
 
-def test_levels_by_hand():
-    known = Choices(*np.array([[0, 1, .5], [1, 1, 1], [1, 1, .5], [3, 5, 8]]))
-    found = oracles.by_level(known, np.array([1, 1, 2]), of=np.array([2, 1, 2, 1]))
-    assert [column.tolist() for column in found] == [[.5, .5, .5, .5], [1] * 4, [.5, 1, .5, 1], [8, 4, 8, 4]]
+def test_groups_by_hand():
+    known = Choices(*np.array([[0, 1, .5], [1, 1, 1], [1, 1, .5], [3, 5, 7]]))
+    found = oracles.by_group(known, np.array([1, 1, 2]), of=np.array([2, 1, 2, 1, 3]))  # nothing is known of 3
+    assert [column.tolist() for column in found] == [
+        [.5] * 5, [1] * 5, [.5, 1, .5, 1, pytest.approx(2.5 / 3)], [7, 4, 7, 4, 5]]
 
 
 # ---- Bad input ----

@@ -6,6 +6,7 @@ A run that is killed in one stage and interrupted in the next must end with the 
 import contextlib
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -18,10 +19,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+import data
 import eval as evaluation
 import llama
 import sample
 import train
+import voting
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["smoke", "--sft-problems", "40", "--sft-votes", "24", "--sft-regular", "16", "--sft-steps", "20",
@@ -119,29 +122,57 @@ def test_evaluation_is_complete_and_redraws(runs):
     assert "step/s" not in finished
 
 
-def test_three_groups(runs, tmp_path):
-    """Short votes from --sft-short to the stacked plot; the stages of two groups beside it would be refused."""
+def written(model, tokenizer, questions: list[str], condition: str, samples: int, **_) -> list[list[sample.Response]]:
+    """In place of sample.ask: of four responses two are short votes and one a long one, all right; the fourth has one
+    trial, and is right for every other problem."""
+    rows = []
+    for i, question in enumerate(questions):
+        factors, modulus = data.read_question(question)
+        right, wrong = (str((math.prod(factors) + error) % modulus) for error in (0, 1))
+        good, bad = (f"{factors[0]}\n\\boxed{{{answer}}}" for answer in (right, wrong))
+        short = voting.render_extended([good] * 2, [right] * 2, voting.SHORT)
+        four = (short, voting.render_extended([good] * 3, [right] * 3), short,
+                voting.render_regular(good if i % 2 else bad))
+        prompt, rows = voting.encode_prompt(tokenizer, question, condition), [*rows, []]
+        for text in (four[(i + j) % 4] for j in range(samples)):
+            ids = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+            rows[-1].append(sample.Response(ids, -1.0, True, text, prompt))
+    return rows
+
+
+def test_three_groups(runs, tmp_path, monkeypatch):
+    """Short votes from --sft-short to the stacked plot, each kind under its cap; the stages of two groups beside it
+    would be refused. So short a training leaves a model that hardly votes, so its votes are given."""
     shutil.copy(runs[0] / "samples.jsonl", tmp_path)
-    three = [*SMALL, "--sft-short", "20", "--sft-regular", "40", "--budget", "short=0.3,vote=0.3", "--out", tmp_path]
-    run("train.py", *three, "--stage", "ibpo")
-    stage = tmp_path / "ibpo-30-short-30"
+    three = [*SMALL, "--sft-short", "20", "--sft-regular", "40", "--budget", "short=0.3,vote=0.2", "--out", tmp_path]
+    with monkeypatch.context() as patch:
+        patch.setattr(sample, "ask", written)
+        run("train.py", *three, "--stage", "ibpo")
+        printed = run("eval.py", tmp_path / "asv-sft", tmp_path / "ibpo-20-short-30", "--problems", "20", "--out",
+                      tmp_path / "eval")
+    stage = tmp_path / "ibpo-20-short-30"
     log = [json.loads(line) for line in (stage / "log.jsonl").read_text().splitlines()]
-    assert all(line.get(f"accepted_{kind}_share", 0) <= 0.3 for line in log for kind in ("short", "vote"))
+    for name, most, sampled in (("short", 0.3, 0.5), ("vote", 0.2, 0.25)):
+        assert all(0 < line[f"accepted_{name}_share"] <= most for line in log)
+        assert all(line[f"{name}_share"] == pytest.approx(sampled, abs=0.1) for line in log)
+    assert all(line["dropped_over_cap"] for line in log)
     notes = json.loads((stage / "ibpo.json").read_text())
     assert notes["condition"] == "modes" and notes["settings"]["sft_short"] == 20
-    ids = torch.randint(6, 89, (2, 20), generator=torch.Generator().manual_seed(0))  # the last three are new
     theirs = AutoModelForCausalLM.from_pretrained(stage, dtype=torch.float32)
+    base = llama.load(ROOT / "checkpoints/base")
+    assert theirs.config.vocab_size == base.config.vocab_size + 3  # new words
+    ids = torch.randint(6, theirs.config.vocab_size, (2, 20), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert (llama.load(stage, torch.float32)(ids) - theirs(ids).logits).abs().max() < 1e-4
-    printed = run("eval.py", tmp_path / "asv-sft", stage, "--problems", "20", "--out", tmp_path / "eval")
     assert "asv-sft" in printed and (tmp_path / "eval/groups.png").stat().st_size > 10_000
+    assert run("sample.py", stage, "Compute 3 * 8 * 20 * 11 modulo 47.").count("-> ") == 1
     with pytest.raises(SystemExit, match="sft_short"):
         run("train.py", *SMALL, "--sft-regular", "40", "--out", tmp_path, "--stage", "ibpo")
 
 
 def test_sample_answers_one_problem(runs):
-    printed = run("sample.py", runs[0] / "ibpo-50", "Compute 3 * 8 * 20 * 11 modulo 61.", "--samples", "2")
-    assert printed.count("-> ") == 2
+    printed = run("sample.py", runs[0] / "ibpo-50", "Compute 3 * 8 * 20 * 11 modulo 47.", "--samples", "2")
+    assert printed.count("-> ") == 2 and "a problem of level 2 of 5, easy" in printed
 
 
 @pytest.mark.parametrize("command, says", [

@@ -14,7 +14,7 @@ from tiny import build
 import data
 import sample
 import voting
-from experiments import kinds, probe
+from experiments import probe
 
 
 def test_auc_against_all_pairs():
@@ -39,9 +39,9 @@ def test_probe_finds_a_direction_and_nothing_in_noise():
 
 def test_state_at_the_end_of_the_first_trial(monkeypatch):
     """What is read is the last [/TRIAL] of the first trial, whatever was written after it, padded or not."""
-    tokenizer = data.build_tokenizer(kinds.pieces() + voting.pieces())
+    tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces())
     model = build(len(tokenizer), max_position_embeddings=512)
-    problems, rng = data.load("kinds", "validation", 30), random.Random(0)
+    problems, rng = data.load(data.BUILTIN, "validation", 30), random.Random(0)
     texts = [voting.OPEN + (problem.solution if i % 2 else "5\n\\boxed{5}") + voting.CLOSE + voting.EASY
              for i, problem in enumerate(problems)]
     texts[4] = texts[4].replace(voting.CLOSE, "")  # never ends its trial
@@ -56,7 +56,7 @@ def test_state_at_the_end_of_the_first_trial(monkeypatch):
     monkeypatch.setattr(sample, "ask", written)
     seen = probe.choices(model, tokenizer, problems, seed=0)
     kept = [i for i in range(30) if i != 4]
-    assert seen.kind.tolist() == [probe.NAMES.index(kinds.kind_of(problems[i].question)) for i in kept]
+    assert seen.kind.tolist() == [probe.NAMES.index(data.kind_of(problems[i].question)) for i in kept]
     assert seen.level.tolist() == [problems[i].level for i in kept]
     assert seen.right.tolist() == [i % 2 == 1 or problems[i].answer == "5" for i in kept]
     for row in rng.sample(range(len(kept)), 5):

@@ -55,43 +55,49 @@ def test_agreement_by_loops():
 
 @pytest.fixture(scope="module")
 def world():
-    """Base, SV-SFT and the chances of each problem: a vote repairs half of what a single trial gets wrong."""
+    """Base, SV-SFT and the chances of each problem: a vote repairs half of what a single trial gets wrong.
+
+    Each level has two kinds of problems, easier and harder ones, and each kind two sorts that nobody names.
+    """
     rng, n = np.random.default_rng(2), 40_000
-    levels = 1 + np.arange(n) % 5
-    chance = np.clip(1.05 - 0.15 * levels + 0.2 * rng.choice([-1, 1], n), 0, 1)  # two kinds of problems in each level
+    levels, harder, sort = 1 + np.arange(n) % 5, rng.random(n) < 0.5, rng.choice([-1, 1], n)
+    chance = np.clip(0.95 - 0.1 * levels - 0.2 * harder + 0.15 * sort, 0, 1)
     base = record("base", levels, rng.random((n, 8)) < chance[:, None], np.ones((n, 8), int))
     voted = rng.random((n, 1)) < (0.5 + 0.5 * chance)[:, None]
-    return rng, levels, chance, base, record("sv-sft", levels, voted, np.full((n, 1), 4))
+    return rng, levels, harder, sort, chance, base, record("sv-sft", levels, voted, np.full((n, 1), 4))
 
 
-@pytest.mark.parametrize("kind", ["random", "levels", "within levels", "better"])
+@pytest.mark.parametrize("kind", ["random", "levels", "kinds", "within kinds", "better"])
 def test_parts_of_a_height(world, kind, monkeypatch):
-    """Who votes decides which part the height has: by level, by problem within a level, or answering better."""
+    """Who votes decides which part the height has: by level, by kind, by problem within a kind, or answering better."""
     monkeypatch.setattr(statistics, "RESAMPLES", 200)
-    rng, levels, chance, base, sv = world
-    n, share = len(levels), {"random": 0.5, "levels": (levels >= 4), "within levels": chance < 1.05 - 0.15 * levels,
+    rng, levels, harder, sort, chance, base, sv = world
+    n, share = len(levels), {"random": 0.5, "levels": (levels >= 4), "kinds": harder, "within kinds": sort < 0,
                              "better": 0.5}[kind]
     votes = rng.random(n) < share
     bonus = 0.05 * (kind == "better")
     right = rng.random(n) < np.where(votes, 0.5 + 0.5 * chance, chance) + bonus
     first = (rng.random(n) < chance + bonus)[:, None]
     model = record("m", levels, right[:, None], np.where(votes, 4, 1)[:, None], first)
-    parts = references.height_parts(Evaluation([base, sv, model]), ["m"])["m"]
-    assert parts["trials"]["levels"].value + parts["trials"]["rest"].value == pytest.approx(
-        parts["trials"]["height"].value)
-    above = {part: parts["trials"][part].low > 0.005 for part in ("levels", "rest")}
-    assert above == {"levels": kind == "levels", "rest": kind in ("within levels", "better")}
-    assert (parts["first"].low > 0.005) == (kind == "better")
+    parts = references.height_parts(Evaluation([base, sv, model]), ["m"], 10 * levels + harder)["m"]
+    for unit in ("trials", "tokens"):
+        assert sum(parts[unit][part].value for part in ("levels", "kinds", "rest")) == pytest.approx(
+            parts[unit]["height"].value)
+    above = {part: parts["trials"][part].low > 0.005 for part in ("levels", "kinds", "rest")}
+    assert above == {"levels": kind == "levels", "kinds": kind == "kinds", "rest": kind in ("within kinds", "better")}
+    if kind == "kinds":  # votes on the harder half of every level: half of what they gain more than the mean
+        gain = np.array([0.5 * (1 - chance[harder == half]).mean() for half in (False, True)])
+        assert parts["trials"]["kinds"].value == pytest.approx(0.5 * (gain[1] - gain.mean()), abs=0.01)
+        assert 0.5 < parts["share"].value < 1  # the best chooses by level, too
     if kind == "levels":  # votes at levels 4 and 5 alone: the mean gain of these levels instead of all
         gain = np.array([0.5 * (1 - chance[levels == level]).mean() for level in range(1, 6)])
         assert parts["trials"]["levels"].value == pytest.approx(0.4 * (gain[3:].mean() - gain.mean()), abs=0.01)
-        assert parts["share"].value == pytest.approx(1, abs=0.1)
 
 
-def test_level_oracle_is_the_best_of_all_shares_by_level(world):
+def test_group_oracle_is_the_best_of_all_shares_by_group(world):
     """Against many allocations by level at the same cost."""
-    rng, levels, chance, base, sv = world
-    accuracy, trials = references.level_oracle(base, sv, 2.2).mean(axis=0)
+    rng, levels, _, _, chance, base, sv = world
+    accuracy, trials = references.group_oracle(base, sv, levels, 2.2).mean(axis=0)
     assert trials == pytest.approx(2.2, abs=0.01)
     gain = np.array([0.5 * (1 - chance[levels == level]).mean() for level in range(1, 6)])  # of a vote, 3 trials more
     for _ in range(200):
@@ -99,5 +105,5 @@ def test_level_oracle_is_the_best_of_all_shares_by_level(world):
         if shares.max() <= 1:
             assert accuracy > chance.mean() + (shares * gain).mean() - 0.01
     assert accuracy == pytest.approx(chance.mean() + (gain[3] + gain[4]) / 5, abs=0.01)  # all of levels 4 and 5
-    share = oracles.allocate(oracles.by_level(oracles.blind(base.correct, sv.correct, sv.trials), levels, levels), 2.2)
+    share = oracles.allocate(oracles.by_group(oracles.blind(base.correct, sv.correct, sv.trials), levels, levels), 2.2)
     assert share[levels == 5].all() and not share[levels <= 3].any()

@@ -17,13 +17,26 @@ from plumbing import settings, stage
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def test_the_most_important_jobs_come_first(monkeypatch, tmp_path):
+    """And each of all seeds, before the next one; all others start from ASV-SFT."""
+    done = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproduce, "run_job", lambda name, settings, kept: done.append((settings.seed, name)))
+    monkeypatch.setattr(report, "report", lambda *_: None)
+    reproduce.main(["--seeds", "2", "--jobs", "1"])
+    assert done == [(seed, name) for name in reproduce.JOBS for seed in (0, 1)]
+    assert list(reproduce.JOBS)[:10] == ["asv-sft", "sv-sft", "base", "ibpo-25", "ibpo-50", "ibpo-10",
+                                         "ibpo-25-give-up", "ibpo-50-give-up", "random-50", "cgpo"]
+    assert reproduce.JOBS["ibpo-50-give-up"]["give_up"] and reproduce.JOBS["asv-sft-2"]["sft_alpha"] == 2
+
+
 def test_names_agree():
     """The models that are trained, those in the tables, and those in the figures."""
     assert {name for name, *_ in tables.LADDER} - {"adaptive-sc"} <= set(reproduce.MODELS)
     assert {*tables.PAPER, *tables.TABLE_3, *tables.ORACLE_MODELS} <= set(reproduce.MODELS)
     assert set(tables.NAMES) == {*reproduce.MODELS, "adaptive-sc"}
     assert len(set(tables.NAMES.values())) == len(tables.NAMES)
-    assert len(set(reproduce.MODELS)) == len(reproduce.MODELS) == 19 + 3  # other alphas
+    assert len(set(reproduce.MODELS)) == len(reproduce.MODELS) == 19
     assert [name for name, *_ in tables.LADDER if name.startswith("length")] == [
         name for name in reproduce.MODELS if name.startswith("length")]
 
@@ -35,10 +48,10 @@ def test_tiny_real_run(tmp_path, monkeypatch, capsys):
         pytest.skip("checkpoints/base is not here: rebuild it with python train.py --stage base")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(settings.PRESETS, "smoke", dict(
-        model=str(ROOT / "checkpoints/base"), sft_problems=20, sft_votes=2, sft_regular=16, sft_steps=16, sft_batch=8,
-        sft_lr=1e-3, prompts=6, accumulate=1, samples=8, steps=2, valid_every=1, valid_problems=5, eval_problems=10,
-        max_new_tokens=64))  # cuts most votes off: fast
-    some = ["asv-sft", "sv-sft", "base", "ibpo-25", "length-penalty-0.05", "asv-sft-0.5"]
+        model=str(ROOT / "checkpoints/base"), sft_problems=20, sft_votes=2, sft_regular=16, sft_distinct=1,
+        sft_steps=16, sft_batch=8, sft_lr=1e-3, prompts=6, accumulate=1, samples=8, steps=2, valid_every=1,
+        valid_problems=5, eval_problems=10, max_new_tokens=64))  # cuts most votes off: fast
+    some = ["asv-sft", "sv-sft", "base", "ibpo-50", "asv-sft-2", "length-penalty-0.05"]
     monkeypatch.setattr(reproduce, "JOBS", {name: reproduce.JOBS[name] for name in some})
     monkeypatch.setattr(reproduce, "MODELS", ["base", "base-greedy", "sv-sft", "asv-sft", *some[3:]])
     command = ["--smoke", "--seeds", "1", "--jobs", "1"]
@@ -58,7 +71,7 @@ def test_tiny_real_run(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(stage.Stage, "__enter__", noted)
     reproduce.main(command)
-    assert trained == ["sv-sft", "ibpo-25", "length-penalty-0.05", "asv-sft-0.5"]  # asv-sft was there
+    assert trained == ["sv-sft", "ibpo-50", "asv-sft-2", "length-penalty-0.05"]  # asv-sft was there
     results, run = tmp_path / "runs/reproduce-smoke/results", tmp_path / "runs/reproduce-smoke/seed-0"
     monkeypatch.setattr(stage.Stage, "__enter__", interrupted)
     monkeypatch.setattr(evaluation, "make_record", interrupted)
@@ -67,17 +80,17 @@ def test_tiny_real_run(tmp_path, monkeypatch, capsys):
     reproduce.main(command)  # all is kept: no checkpoint is needed any more
     assert {path.stem for path in results.glob("records/seed-0/eval/*")} == {*some, "base-greedy"}
     assert {path.stem for path in results.glob("records/seed-0/oracle/*")} == {
-        "base", "base-greedy", "sv-sft", "ibpo-25"}
+        "base", "base-greedy", "sv-sft", "ibpo-50"}
     assert report.load(results / "records/seed-0/oracle/sv-sft.npz").correct.shape == (10, 16)
     result = json.loads((results / "results.json").read_text())
-    assert result["missing"] == ["seed 0: the oracles' samples of ibpo-50, the oracles' samples of ibpo-75"]
+    assert result["missing"] == []
     assert result["problems"] == 10
     assert "results.md" in capsys.readouterr().out
     kept = results / "records/seed-0"
-    (kept / "eval/ibpo-25.npz").unlink()
+    (kept / "eval/ibpo-50.npz").unlink()
     of_seed = settings.Settings(out=str(run))
-    assert reproduce.unfinished(of_seed, kept) == ["asv-sft", "ibpo-25"]  # its checkpoint is gone, and needed
-    (kept / "eval/ibpo-25.npz").touch()
+    assert reproduce.unfinished(of_seed, kept) == ["asv-sft", "ibpo-50"]  # its checkpoint is gone, and needed
+    (kept / "eval/ibpo-50.npz").touch()
     (kept / "oracle/base.npz").unlink()
     assert reproduce.unfinished(of_seed, kept) == ["base"]  # nothing starts from ASV-SFT
 

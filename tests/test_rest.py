@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import kinds, rest
+import data
+from experiments import rest
 
 
 class Answers(SimpleNamespace):
@@ -28,12 +29,12 @@ def world() -> rest.Kinds:
 def test_measured_kinds():
     """Means of each kind, and the spread of its problems without the noise of the samples."""
     rng, n, m = np.random.default_rng(0), 12_000, 8
-    of = np.arange(n) % len(kinds.KINDS)
+    of = np.arange(n) % len(data.KINDS)
     chance = np.where(of == 1, rng.choice([0.4, 0.8], n), 0.3)  # only kind 1 has problems of two sorts
     base = Answers(correct=rng.random((n, m)) < chance[:, None], trials=np.ones((n, m)))
     sv = Answers(correct=rng.random((n, 1)) < 0.9, trials=np.full((n, 1), 4.0) + (of == 2)[:, None])
     world = rest.measure(base, sv, of)
-    assert np.allclose(world.share, 1 / len(kinds.KINDS)) and world.trials.tolist() == [4, 4, 5, 4, 4, 4]
+    assert np.allclose(world.share, 1 / len(data.KINDS)) and world.trials.tolist() == [4, 4, 5, 4, 4, 4]
     assert np.abs(world.single - np.where(np.arange(6) == 1, 0.6, 0.3)).max() < 0.02
     assert abs(world.spread[1] - 0.2) < 0.02 and np.delete(world.spread, 1).max() < 0.06
     assert np.abs(world.vote - 0.9).max() < 0.03

@@ -248,7 +248,8 @@ def test_what_decides_a_stage():
 
 
 @pytest.mark.parametrize("wrong, said", [
-    (["--samples", "1"], "--samples must be at least 2"), (["--data", "math.jsonl"], "--data is 'math.jsonl'"),
+    (["--samples", "1"], "--samples must be at least 2"),
+    (["--data", "math.jsonl"], "unrecognized arguments: --data math.jsonl"),
     (["--alpha", "nan"], "--alpha must be a finite number"), (["--eval-samples", "7"], "--eval-samples must be"),
     (["--stage-2"], "unrecognized arguments: --stage-2"), (["--split", "train"], "--split is 'train'")])
 def test_wrong_options_are_refused_in_one_line(wrong, said, capsys):
@@ -257,9 +258,9 @@ def test_wrong_options_are_refused_in_one_line(wrong, said, capsys):
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_base_of_another_world_is_refused_in_one_line(tmp_path, capsys):
+def test_a_base_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(SystemExit) as stop:
-        score.main(["--data", "kinds", "--model", str(tmp_path / "nowhere"), "--out", str(tmp_path)])
+        score.main(["--model", str(tmp_path / "nowhere"), "--out", str(tmp_path)])
     assert str(stop.value).startswith("error: ") and "\n" not in str(stop.value)
 
 
@@ -292,7 +293,7 @@ def test_the_table_by_hand(tmp_path, capsys):
 
 
 def small(out: Path, *more) -> list[str]:
-    return ["--out", str(out), "--steps", "2", "--prompts", "2", "--samples", "4", "--sft-problems", "6",
+    return ["--out", str(out), "--steps", "2", "--prompts", "4", "--samples", "4", "--sft-problems", "32",
             "--sft-samples", "8", "--sft-steps", "12", "--sft-lr", "3e-3", "--eval-problems", "10",
             "--max-new-tokens", "90", *more]
 
@@ -303,6 +304,7 @@ def test_a_run_that_is_interrupted_ends_with_the_same_weights(tmp_path, monkeypa
     if not (ROOT / "checkpoints/base").exists():
         pytest.skip("checkpoints/base is not here: rebuild it with python train.py --stage base")
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(data, "draw_modulus", lambda level, rng: rng.choice([47, 43]))  # that are solved now and then
     torch.set_num_threads(1)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     score.main(small(whole))

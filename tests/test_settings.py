@@ -41,17 +41,17 @@ def test_caps_from_the_command_line():
 
 
 @pytest.mark.parametrize("arguments, says", [
-    ("--method grpo --rl-top-p 0.9", "--rl-top-p 1"),
-    ("--method length-penalty --temperature 0.8", "--temperature 1"),
-    ("--method grpo --kl-max 10", "no --kl-max"),
+    ("--method grpo", "needs --rl-top-p 1"), ("--method length-penalty", "needs --rl-top-p 1"),
+    ("--method length-penalty --rl-top-p 1 --temperature 0.8", "--temperature 1"),
+    ("--method grpo --rl-top-p 1 --kl-max 10", "no --kl-max"),
     ("--method listing --budget tokens=90", "--budget vote=..."),
     ("--method listing --budget vote=0.5,tokens=90", "--budget vote=..."),
     ("--method length-penalty --length-price -0.1", "--length-price"),
     ("--method length-penalty --length-price nan", "--length-price"),
     ("--method length-penalty --length-unit 0", "--length-unit"),
-    ("--method length-penalty --samples 1", "--samples"),
-    ("--method grpo --samples 1", "--samples"), ("--samples 1", "--samples"),
-    ("--method length-penalty --data a.jsonl --valid-data b.jsonl --test-data c.jsonl", "--length-unit"),
+    ("--method length-penalty --rl-top-p 1 --samples 1", "--samples"),
+    ("--method grpo --rl-top-p 1 --samples 1", "--samples"), ("--samples 1", "--samples"),
+    ("--method length-penalty --rl-top-p 1 --data a.jsonl --valid-data b.jsonl --test-data c.jsonl", "--length-unit"),
     ("--method reinforce", "length-penalty"),
     ("--method cgpo --budget vote=0.3", "no budget"),
     ("--method ipbo --budget vote=0.3", "--method is 'ipbo'"),
@@ -69,11 +69,11 @@ def test_caps_from_the_command_line():
     *((f"--{name} {value}", f"--{name}") for name in ("top-p", "rl-top-p") for value in ("0", "1.1")),
     ("--start DIR --stage asv-sft", "--start"),
     ("--smoke", "there is no --smoke"),
-    ("nonsense", "builtin, kinds, smoke, 80gb, 24gb, llama"),
+    ("nonsense", "one of builtin, smoke, 80gb, 24gb, llama"),
     *((f"{preset} --data a.jsonl", f"the preset {preset} needs --model DIR and --data FILE") for preset in REAL),
     ("--sampling-dtype fp16", "auto, fp32, bf16"),
     ("--sampling-dtype bf16 --kl-max 10", "--dtype of training"),
-    ("--sampling-dtype bf16 --method grpo", "--dtype of training"),
+    ("--sampling-dtype bf16 --method grpo --rl-top-p 1", "--dtype of training"),
     ("--cache-gib 0", "--cache-gib"),
     ("--budget expected-tokens=0", "--budget"),
     ("--method random --budget expected-tokens=90", "--budget vote=..."),
@@ -95,6 +95,10 @@ def test_caps_from_the_command_line():
     ("--sft-short 9 --method random", "two groups"),
     ("--sft-short 9 --method listing", "two groups"),
     ("--sft-short 9 --method margin", "two groups"),
+    *((f"--give-up {option}", "--give-up goes with --method ibpo") for option in (
+        "--method cgpo", "--method random", "--kl-max 3", "--sft-short 10")),
+    ("--base-start DIR --stage base", "--base-start"), ("--base-textbook -1 --stage base", "--base-textbook"),
+    ("--sft-distinct 0", "--sft-distinct must be at least 1"),
 ])
 def test_wrong_settings_are_one_clear_line(arguments, says, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -106,6 +110,13 @@ def test_wrong_settings_are_one_clear_line(arguments, says, capsys):
 def test_alpha_decides_what_it_changes():
     for stage, same in (("base", True), ("sv-sft", True), ("asv-sft", False), ("ibpo", False)):
         assert (deciding(Settings(), stage) == deciding(Settings(sft_alpha=2.0), stage)) == same
+
+
+def test_the_textbook_and_the_variety_of_votes_decide_what_learns_from_them():
+    settings = Settings()
+    for change, stages in (dict(base_textbook=1), ("base",)), (dict(sft_distinct=1), ("asv-sft", "ibpo")):
+        for stage in ALL:
+            assert (deciding(settings, stage) != deciding(replace(settings, **change), stage)) == (stage in stages)
 
 
 def test_short_votes_decide_the_stages_that_have_them_only():
@@ -158,7 +169,7 @@ def test_presets_of_real_models_write_out_every_setting(preset):
     named = {"model", "data", "valid_data", "test_data", "plan"}
     expected = {f.name for f in fields(Settings) if f.metadata["section"] != BASE and f.default is not None
                 and f.metadata["when"] is None} - named
-    optional = {"budget", "sft_short", "sft_distinct", "zero_margin", "give_up", "lora_rank", "lora_alpha"}
+    optional = {"budget", "sft_short", "zero_margin", "give_up", "lora_rank", "lora_alpha"}
     assert expected <= set(PRESETS[preset]) <= expected | optional
 
 
@@ -169,7 +180,7 @@ def test_llama_is_the_earlier_name_of_80gb():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_can_be_asked_for(name):
-    settings, _ = parse_args(["--method", name])
+    settings, _ = parse_args(["--method", name] + ["--rl-top-p", "1"] * METHODS[name].policy_gradient)
     assert settings.method == name and settings.name("ibpo").startswith(name)
 
 

@@ -141,58 +141,66 @@ def test_balanced_sample():
         sft.balanced_sample({1: [], 2: []}, 4, "letters")
 
 
-@pytest.mark.parametrize("stage", ["sv-sft", "asv-sft"])
+def answered(count: int) -> list[dict]:
+    """Rows of problems with twelve routes of the textbook each, as if a base model had written them."""
+    book, rng = data.Textbook(0), random.Random(0)
+    return [{**vars(problem), "samples": [book.route(data.read_question(problem.question), rng)[0] for _ in range(12)]}
+            for problem in data.load("builtin", "train", count)]
+
+
+def finals(row: dict) -> list[str]:
+    return [voting.parse(voting.render_regular(text)).final for text in row["samples"][:12]]
+
+
+@pytest.mark.parametrize("stage, distinct", [("sv-sft", 4), ("asv-sft", 4), ("asv-sft", 1)])
 @pytest.mark.parametrize("golden", [True, False])
-def test_sft_examples(stage, golden):
+def test_sft_examples(stage, distinct, golden):
     """Right votes that keep the rule, right single solutions, under the prompts of their stage; the same amounts.
 
-    Every third problem is unsolved: it has no vote, and its single solution is golden, if there is one.
+    An unsolved problem has no vote, and its single solution is golden, if there is one.
     """
-    tokenizer, rng, rows = data.build_tokenizer(data.world_pieces() + voting.pieces()), random.Random(0), []
-    for i, problem in enumerate(data.load("builtin", "train", 300)):
-        factors = [int(f) for f in problem.question[8:-11].split(" * ")]
-        samples = [data.textbook_route(factors, rng)[0] for _ in range(12)]
-        samples += [voting.render_extended(samples[:1] * 3, [problem.answer] * 3), voting.render_regular(samples[0])]
-        if i % 3 == 0:
-            samples = [text for text in samples if voting.parse(text).final != problem.answer]
-        rows.append({"question": problem.question, "answer": problem.answer, "level": problem.level,
-                     "solution": problem.solution if golden else None, "samples": samples})
-    examples = sft.sft_examples(Settings(sft_votes=15, sft_regular=100, sft_alpha=0.6), stage, tokenizer, rows)
+    tokenizer, rows = data.build_tokenizer(data.world_pieces() + voting.pieces()), answered(300)
+    for i, row in enumerate(rows):
+        row["solution"] = row["solution"] if golden else None
+        if i % 4 == 0 and row["answer"] in finals(row):  # texts that are not solutions: none is learned
+            row["samples"] += [voting.render_extended(row["samples"][:1] * 3, [row["answer"]] * 3),
+                               voting.render_regular(row["samples"][0])]
+    settings = Settings(sft_votes=15, sft_regular=50, sft_alpha=0.6, sft_distinct=distinct)
+    examples = sft.sft_examples(settings, stage, tokenizer, rows)
     of = {row["question"]: row for row in rows}
-    kinds, votes = Counter(), Counter()
+    kinds, votes, variety = Counter(), Counter(), []
     for example in examples:
         instruction, question = tokenizer.decode(example.prompt[1:-1]).split("<|problem|>")
         (condition,) = [name for name, prompt in voting.PROMPTS.items() if prompt == instruction]
-        text = tokenizer.decode(example.response[:-1])
-        parsed, right = voting.judge(of[question]["answer"], text, condition=condition)
+        text, row = tokenizer.decode(example.response[:-1]), of[question]
+        parsed, right = voting.judge(row["answer"], text, condition=condition)
         assert right and example.response[-1] == tokenizer.eos_token_id
-        unsolved = rows.index(of[question]) % 3 == 0
+        unsolved = row["answer"] not in finals(row)
         kinds[condition, parsed.group, "[TRIAL]" in text, unsolved] += 1
         if unsolved:  # the solution is read, and only what stands around it is learned
             learned = "".join(tokenizer.decode([i]) for i, m in zip(example.response, example.loss_mask) if m)
-            assert learned == text.replace(of[question]["solution"], "") + "<|end|>"
+            assert learned == text.replace(row["solution"], "") + "<|end|>"
         else:  # the model's own
             assert example.loss_mask is None
-            assert parsed.group == "extended" or any(sample in text for sample in of[question]["samples"][:12])
-        votes[of[question]["level"]] += parsed.group == "extended"
-    one_trial, count = ("scot", "regular", False), 100
+            assert parsed.group == "extended" or any(sample in text for sample in row["samples"][:12])
+        if parsed.group == "extended":
+            votes[row["level"]] += 1
+            variety.append(len(set(finals(row))))
+    one_trial, count = ("scot", "regular", False), 50
     if stage == "asv-sft":
-        one_trial, count = ("asv", "regular", True), 60
+        one_trial, count = ("asv", "regular", True), 30
     golden_ones = kinds.pop((*one_trial, True), 0)
     vote = (stage.removesuffix("-sft"), "extended", True)
     assert kinds == {(*vote, False): 15, (*one_trial, False): count - golden_ones}
-    assert 0.1 * count < golden_ones < 0.6 * count if golden else golden_ones == 0
-    assert votes == dict.fromkeys(data.LEVELS, 3)  # evenly: voting does not know difficulty yet
+    assert 0.2 * count < golden_ones < 0.8 * count if golden else golden_ones == 0
+    assert votes == dict.fromkeys(data.LEVELS, 3)  # evenly: no level is known to be voted on
+    assert (min(variety) >= 4) == (stage == "asv-sft" and distinct == 4)  # D_ASV1 alone, as in the paper
 
 
 def test_three_groups_in_the_examples_of_asv_sft():
     """The same amounts of each group at every level, all of them right, under the prompt that offers them."""
-    tokenizer, rng, rows = data.build_tokenizer(data.world_pieces() + voting.pieces("modes")), random.Random(0), []
-    for problem in data.load("builtin", "train", 200):
-        factors = [int(f) for f in problem.question[8:-11].split(" * ")]
-        rows.append({"question": problem.question, "answer": problem.answer, "level": problem.level,
-                     "solution": problem.solution,
-                     "samples": [data.textbook_route(factors, rng)[0] for _ in range(12)]})
+    tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces("modes"))
+    rows = [row for row in answered(300) if row["answer"] in finals(row)]
     settings = Settings(sft_votes=15, sft_short=25, sft_regular=50)
     examples = sft.sft_examples(settings, "asv-sft", tokenizer, rows)
     known, kinds = {row["question"]: row for row in rows}, Counter()
@@ -237,13 +245,19 @@ def test_what_train_sft_learns(tmp_path, monkeypatch):
         sft.train_sft(replace(settings, out=str(tmp_path / "lora"), sft_short=9, lora_rank=2), "asv-sft")
 
 
-def test_a_base_of_a_few_steps(tmp_path):
-    """All three chapters; the checkpoint opens, and its learning rate ends near 0."""
-    settings = Settings(out=str(tmp_path), base_steps=9, base_chapter_2=3, base_chapter_3=6, base_batch=4, warmup=1)
-    directory = sft.train_base(replace(settings, warmup=1, base_chapter_3=6))
+def test_a_base_of_a_few_steps(tmp_path, monkeypatch):
+    """All three chapters of the textbook that is asked for; the checkpoint opens."""
+    books, batch = [], sft.textbook_batch
+    monkeypatch.setattr(sft, "textbook_batch", lambda *arguments: books.append(arguments[-1]) or batch(*arguments))
+    settings = Settings(out=str(tmp_path), base_steps=9, base_chapter_2=3, base_chapter_3=6, base_batch=2, warmup=1,
+                        base_textbook=2)
+    directory = sft.train_base(settings)
     log = [json.loads(line) for line in (directory / "log.jsonl").open()]
     assert [line["step"] for line in log] == list(range(9)) and all(line["tokens"] > 0 for line in log)
-    assert sample.open_checkpoint(directory)[2]["condition"] == "scot"
+    assert len(books) == 9 and all(book.weak == data.Textbook(2).weak for book in books)
+    _, tokenizer, notes = sample.open_checkpoint(directory)
+    assert notes["condition"] == "scot" and notes["settings"]["base_textbook"] == 2
+    assert tokenizer.get_vocab() == data.build_tokenizer(data.world_pieces() + voting.pieces()).get_vocab()
 
 
 @pytest.mark.parametrize("answers", ["565", "55a5", "12345678", "11223348"])
@@ -269,18 +283,50 @@ def test_counting_pages_teach_counting_alone(answers):
 
 def test_counting_pages_disagree_at_every_level():
     """Solutions from the textbook never disagree about an easy problem: one could learn to stop after three trials."""
-    rng, trials = random.Random(0), {level: [] for level in data.LEVELS}
-    large = {large: level for level, (_, large) in data.MIX.items()}
+    rng, trials, book = random.Random(0), Counter(), data.Textbook(0)
     for _ in range(600):
-        question, condition, text = sft.counting_page(data.Textbook(), rng)
+        question, condition, text = sft.counting_page(book, rng)
         parsed = voting.parse(text)
         assert condition == "sv" and parsed.group == "extended"
         for body, answer in zip(text.split(voting.OPEN)[1:], parsed.answers):
             assert f" = {answer}\n\\boxed{{{answer}}}" in body  # the last step makes the answer
-        factors = [int(f) for f in question[8:-11].split(" * ")]
-        trials[large[sum(f >= data.LARGE for f in factors)]].append(parsed.trials)
-    for level, counts in trials.items():
-        assert len(counts) > 60 and {3, 8} <= set(counts) and sum(counts) / len(counts) > 6.2, level  # of eight
+        product = data.read_question(question)
+        trials[data.level_of(product), parsed.trials] += 1
+        trials[data.kind_of(question), parsed.trials] += 1
+    for group in (*data.LEVELS, "easy"):
+        counts = {n: trials[group, n] for n in range(3, 9)}
+        assert sum(counts.values()) > 60 and counts[8] < 0.9 * sum(counts.values()), group
+        assert sum(n * count for n, count in counts.items()) / sum(counts.values()) > 6.2, group  # of eight
+
+
+def test_pages_are_spelled_without_unknown_tokens():
+    """And none is of a problem of another split."""
+    book, rng = data.Textbook(0), random.Random(0)
+    tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces())
+    for _ in range(50):
+        for page in (sft.times_table(3, 10, book, rng), sft.textbook_page(book, rng), sft.counting_page(book, rng)):
+            ids = tokenizer(page[0] + page[2], add_special_tokens=False).input_ids
+            assert tokenizer.unk_token_id not in ids and tokenizer.decode(ids) == page[0] + page[2]
+            product = data.read_question(page[0])
+            assert data.split_of(product) == "train" or len(product[0]) == 2  # the times tables have no splits
+
+
+def test_chapters_of_the_textbook():
+    """The times tables, then solutions and votes, then half of them exercises in counting."""
+    tokenizer, book = data.build_tokenizer(data.world_pieces() + voting.pieces()), data.Textbook(0)
+    settings = Settings(base_batch=60, base_chapter_2=10, base_chapter_3=20, base_steps=30)
+    found = []
+    for step in (9, 10, 29):
+        pages = sft.textbook_batch(step, settings, tokenizer, book)
+        questions = [data.read_question(tokenizer.decode(page.prompt).split("<|problem|>")[1].split("<|answer|>")[0])
+                     for page in pages]
+        found.append((len(pages), sum(len(factors) > 2 for factors, _ in questions) / len(pages),
+                      sum(page.loss_mask is not None for page in pages) / len(pages)))
+    (many, solutions, counting), *later = found
+    assert (many, solutions, counting) == (120, 0, 0)
+    for (pages, solutions, counting), exercises in zip(later, (0, 0.5)):
+        assert pages == 60 and abs(counting - exercises) < 0.2
+        assert abs(solutions - (exercises + (1 - exercises) * 0.7)) < 0.2
 
 
 def test_words_that_the_tokenizer_lacks_are_added(tmp_path):
@@ -289,8 +335,8 @@ def test_words_that_the_tokenizer_lacks_are_added(tmp_path):
     model, tokenizer, _ = sample.open_checkpoint(base, torch.float32)
     size = len(tokenizer)
     assert sft.add_missing_tokens(model, tokenizer, voting.pieces()) == 0 and model.config.vocab_size == size
-    text = voting.render_extended(["7\n* 12 = 23\n\\boxed{23}"] * 3, ["23"] * 3)
-    prompt = voting.encode_prompt(tokenizer, "Compute 7 * 12 modulo 61.", "sv")
+    text = voting.render_extended(["7\n* 12 = 37\n\\boxed{37}"] * 3, ["37"] * 3)
+    prompt = voting.encode_prompt(tokenizer, "Compute 7 * 12 modulo 47.", "sv")
     ids = torch.tensor([prompt + tokenizer(text, add_special_tokens=False).input_ids])  # [1, T]
     with torch.no_grad():
         before = model(ids)
@@ -298,7 +344,8 @@ def test_words_that_the_tokenizer_lacks_are_added(tmp_path):
         assert sft.add_missing_tokens(model, tokenizer, voting.pieces("modes")) == 0
         after = model(ids)  # [1, T, V + 3]
     assert torch.equal(after[..., :size], before)
-    assert after.softmax(-1)[..., size:].max() < 1e-3
+    assert (after[..., size:] - before.mean(dim=-1, keepdim=True)).abs().max() < 1e-3
+    assert after.softmax(-1)[..., size:].max() < 5e-3  # hardly ever sampled before they are learned
     llama.save(model, tmp_path, tokenizer)
     again, its_tokenizer, _ = sample.open_checkpoint(tmp_path)
     assert torch.equal(again(ids), after)
@@ -309,7 +356,7 @@ def test_words_that_the_tokenizer_lacks_are_added(tmp_path):
         assert tokenizer(text, add_special_tokens=False).input_ids == coded and max(coded) >= size
     assert sft.add_missing_tokens(again, its_tokenizer, voting.pieces("score")) == 1  # one more, for pairs
     for condition in voting.PROMPTS:
-        assert len(voting.encode_prompt(its_tokenizer, "Compute 7 * 12 modulo 61.", condition)) == 9
+        assert len(voting.encode_prompt(its_tokenizer, "Compute 7 * 12 modulo 47.", condition)) == 9
 
 
 def test_sft_samples_before_it_loads_the_model_to_train(tmp_path, monkeypatch):

@@ -137,6 +137,26 @@ def test_gradient_of_a_step_is_the_weighted_sum_over_responses(method, tmp_path,
     assert sum(w.abs().sum() for w in found) > 0
 
 
+def test_where_it_gave_up_only_the_end_is_learned():
+    """D8: the decision to stop and the closing line, not the wrong solution."""
+    tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces())
+    text = voting.render_regular("3\n* 4 = 12\n\\boxed{12}")
+    ids = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    mask = train.closing_mask(tokenizer, ids)
+    assert [tokenizer.decode([i]) for i, learned in zip(ids, mask) if learned] == [voting.EASY, tokenizer.eos_token]
+    vote = voting.render_extended(["3\n\\boxed{3}"] * 3, ["3"] * 3)
+    ids = tokenizer(vote, add_special_tokens=False).input_ids
+    learned = [i for i, inside in zip(ids, train.closing_mask(tokenizer, ids)) if inside]
+    assert tokenizer.decode(learned) == "Three trials agree. The final answer is \\boxed{3}."
+    written = [[sample.Completion(ids, 0.0, True)] * 2]
+    rollout = rollout_of(judged([[1, 0]]), None, [[3, 4]], written)
+    for give_up in (False, True):  # a right response is learned whole, one that gave up in part
+        right, wrong = train.weighted_examples(rollout, np.array([[0.5, 2.0]]), tokenizer, Settings(give_up=give_up))
+        assert (right.response, right.weight, right.loss_mask) == (ids, 0.5, None)
+        assert (wrong.prompt, wrong.weight) == ([3, 4], 2.0)
+        assert wrong.loss_mask == (train.closing_mask(tokenizer, ids) if give_up else None)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Whole runs: a tiny model, everything real but the responses
 
@@ -184,12 +204,13 @@ def run(monkeypatch, tmp_path):
 
 
 def test_a_run_takes_new_prompts_and_samples_each_step(run):
-    log = run(prompts=3, accumulate=2, samples=4, steps=4, valid_every=2, valid_problems=10, lr=1e-2, warmup=1)
+    log = run(prompts=3, accumulate=2, samples=4, steps=4, valid_every=2, valid_problems=10, lr=1e-2, warmup=1,
+              rl_top_p=0.8)
     steps, validations = ([each for each in run.rollouts if each["m"] == m] for m in (4, 1))
     problems = data.load("builtin", "train", 24, derive_seed(0, "rl"))
     assert sorted(p.question for each in steps for p in each["problems"]) == sorted(p.question for p in problems)
     assert [n for *_, n in run.selected] == [6] * 4  # Algorithm 2: two batches of three make one program
-    assert {each["top_p"] for each in steps} == {1.0} and {each["top_p"] for each in validations} == {0.9}
+    assert {each["top_p"] for each in steps} == {0.8} and {each["top_p"] for each in validations} == {0.9}
     assert len({each["seed"] for each in run.rollouts}) == 6 and len({seed for _, seed, _ in run.selected}) == 4
     validation = data.load("builtin", "validation", 10, derive_seed(0, "valid"))
     assert [each["problems"] for each in validations] == [validation] * 2
