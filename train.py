@@ -14,7 +14,7 @@
                                                  # --plan: the memory, the disk and the hours that it needs
 
 Stages: base -> SV-SFT (always votes; it marks the efficiency boundary)
-        base -> ASV-SFT (votes or not, not knowing when) -> IBPO (learns when, under the cap)
+        base -> ASV-SFT (votes or not, as in its examples) -> IBPO (learns when, under the cap)
 Each writes a checkpoint directory under --out. A finished stage is skipped; an interrupted one (Ctrl-C, power cut)
 continues where it stopped when the same command is given again. log.jsonl has one line per step.
 

@@ -84,9 +84,10 @@ def agreement(result: dict) -> str:
 
 def kinds(result: dict) -> str:
     names = present(result, (*LEARN_WHEN, "random-50"))
-    rows = [[called(result, name), *(f"{100 * row['vote_share'][0]:.1f}"
-                                     for row in result["models"][name]["kinds"].values())] for name in names]
-    return table(["votes, %", *result["models"]["base"]["kinds"]], rows)
+    rows = [list(result["models"]["base"]["kinds"])] + [
+        [f"{100 * row['vote_share'][0]:.1f}" for row in result["models"][name]["kinds"].values()] for name in names]
+    head, *rows = [[*row[:-2], " / ".join(row[-2:])] for row in rows]  # six columns: the last two kinds share one
+    return table(["votes, %", *head], [[called(result, name), *row] for name, row in zip(names, rows)])
 
 
 def heights(result: dict) -> str:
