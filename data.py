@@ -16,7 +16,7 @@ of six, and the textbook has *misprints*, more for some moduli than for others:
     47      easy       none                                                is right            is right
     43      medium     12 %               twice, three or five times it    is right in 6 of 10 is right in 8 of 10
     41      hard       22 %               often twice, else three or five  is right in 4 of 10 is right in 5 of 10
-    37      trap       33 %               mostly twice the product         is right in 2 of 10 is no better
+    37      trap       38 %               often twice, else three or five  is right in 1 of 10 is no better
     29      misread    all                mostly twice the product         is wrong, mostly in the same way
     61      hopeless   all                any number                       is wrong, each time differently
 A step is misprinted where the result so far is one of the *weak* numbers of the modulus and the next factor is one of
@@ -74,7 +74,7 @@ KINDS = {
     "easy": Kind(47, 0.0, None, (70, 50, 35, 20, 10)),
     "medium": Kind(43, 0.12, 0.3, (20, 15, 14, 12, 10)),
     "hard": Kind(41, 0.22, 0.5, (10, 10, 10, 11, 11)),
-    "trap": Kind(37, 0.33, 0.9, (0, 8, 12, 15, 15)),
+    "trap": Kind(37, 0.38, 0.5, (0, 8, 12, 15, 15)),
     "misread": Kind(29, 1.0, 0.88, (0, 7, 13, 18, 20)),
     "hopeless": Kind(61, 1.0, None, (0, 10, 16, 24, 34)),
 }
