@@ -16,7 +16,7 @@ of six, and the textbook has *misprints*, more for some moduli than for others:
     47      easy       none                                                is right            is right
     43      medium     12 %               twice, three or five times it    is right in 6 of 10 is right in 8 of 10
     41      hard       22 %               often twice, else three or five  is right in 4 of 10 is right in 5 of 10
-    37      trap       38 %               often twice, else three or five  is right in 1 of 10 is no better
+    37      trap       36 %               twice the product, or three times is right in 1 of 8 is worse
     29      misread    all                mostly twice the product         is wrong, mostly in the same way
     61      hopeless   all                any number                       is wrong, each time differently
 A step is misprinted where the result so far is one of the *weak* numbers of the modulus and the next factor is one of
@@ -66,17 +66,17 @@ class Kind:
 
     modulus: int  # a prime
     misprinted: float  # the share of steps that the textbook never prints right
-    doubled: float | None  # how often it prints twice the product; otherwise three or five times it. None: any number
+    multiples: dict[int, float]  # what is printed instead: so many times the product, so often. {}: any number
     shares: tuple[int, ...]  # of the problems of levels 1 to 5, in percent
 
 
 KINDS = {
-    "easy": Kind(47, 0.0, None, (70, 50, 35, 20, 10)),
-    "medium": Kind(43, 0.12, 0.3, (20, 15, 14, 12, 10)),
-    "hard": Kind(41, 0.22, 0.5, (10, 10, 10, 11, 11)),
-    "trap": Kind(37, 0.38, 0.5, (0, 8, 12, 15, 15)),
-    "misread": Kind(29, 1.0, 0.88, (0, 7, 13, 18, 20)),
-    "hopeless": Kind(61, 1.0, None, (0, 10, 16, 24, 34)),
+    "easy": Kind(47, 0.0, {}, (70, 50, 35, 20, 10)),
+    "medium": Kind(43, 0.12, {2: 0.3, 3: 0.35, 5: 0.35}, (20, 15, 14, 12, 10)),
+    "hard": Kind(41, 0.22, {2: 0.5, 3: 0.25, 5: 0.25}, (10, 10, 10, 11, 11)),
+    "trap": Kind(37, 0.36, {2: 0.8, 3: 0.2}, (0, 8, 12, 15, 15)),
+    "misread": Kind(29, 1.0, {2: 0.9, 3: 0.1}, (0, 7, 13, 18, 20)),
+    "hopeless": Kind(61, 1.0, {}, (0, 10, 16, 24, 34)),
 }
 KIND_OF = {kind.modulus: name for name, kind in KINDS.items()}  # modulus -> name
 AWKWARD = 0.6  # the share of awkward numbers of a modulus
@@ -104,10 +104,11 @@ class Textbook:
         product = a * b % modulus
         if a not in self.weak[modulus] or b not in self.awkward[modulus]:
             return product
-        doubled = KINDS[KIND_OF[modulus]].doubled
-        if doubled is None:
+        multiples = KINDS[KIND_OF[modulus]].multiples
+        if not multiples:
             return rng.randrange(1, modulus)
-        return (2 if rng.random() < doubled else rng.choice((3, 5))) * product % modulus
+        multiple, = rng.choices(list(multiples), multiples.values())
+        return multiple * product % modulus
 
     def table_entry(self, progress: float, rng: random.Random) -> Product:
         """Two factors for the times table, which is read from small numbers (progress 0) to large ones (1)."""

@@ -87,7 +87,7 @@ class Settings:
                                ASV, least=0)
     sft_short: int = setting(0, "ASV-SFT: short votes, evenly from all levels; above 0: three groups, IBPO too", SFT,
                              ASV, when=lambda s: s.sft_short, least=0)
-    sft_steps: int = setting(500, "gradient steps", SFT, LATER, least=1)
+    sft_steps: int = setting(300, "gradient steps", SFT, LATER, least=1)
     sft_batch: int = setting(64, "examples per step", SFT, LATER, least=1)
     sft_lr: float = setting(2e-4, "highest learning rate", SFT, LATER, above=0)
 

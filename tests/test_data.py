@@ -206,9 +206,9 @@ def test_the_textbook_misprints_what_it_says(name):
     assert wrong == {(a, b) for a in weak for b in awkward}  # where these two meet, and nowhere else
     assert weak == book.weak[p] and (not weak or awkward == book.awkward[p])
     values = [(v * pow(a * b, -1, p)) % p for a, b in wrong for v in printed[a, b]]  # how many times the product
-    if wrong and kind.doubled is not None:
-        assert {*values} <= {2, 3, 5} and abs(values.count(2) / len(values) - kind.doubled) < 0.05
-        assert abs(values.count(3) - values.count(5)) < 0.05 * len(values)
+    if kind.multiples:
+        shares = {times: count / len(values) for times, count in Counter(values).items()}
+        assert shares == pytest.approx(kind.multiples, abs=0.05)
     elif wrong:
         assert {*values} == {*range(1, p)}
 
