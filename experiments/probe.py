@@ -79,7 +79,7 @@ def choices(model: llama.Llama, tokenizer, problems: list[data.Problem], seed: i
     problems, trials = first_trials(model, tokenizer, problems, seed)
     states = states_after(model, trials)
     right = [is_right(problem, trial, tokenizer) for problem, trial in zip(problems, trials)]
-    kind = np.array(data.places([problem.question for problem in problems]))  # int[n]
+    kind = np.array(data.kind_indices([problem.question for problem in problems]))  # int[n]
     return Choices(states.numpy(), vote_probability(model, tokenizer, states), kind,
                    np.array([p.level for p in problems]), np.array(right))
 
