@@ -108,20 +108,21 @@ def plot_levels(summary: dict, path: Path, by: str = "levels", title: str = "lev
               ("accuracy", 100, "accuracy, %")]
     panels = panels if any(row["vote_share"] for row in models.values()) else panels[2:]
     levels = list(dict.fromkeys(level for row in models.values() for level in row[by]))
+    unordered = by != "levels"  # points side by side, without lines
     with plt.rc_context(STYLE):
         figure, (axes,) = plt.subplots(1, len(panels), figsize=(4 * len(panels), 4), squeeze=False)
         for axis, (key, scale, quantity) in zip(axes, panels):
-            for name, style in looks(models).items():
-                if models[name]["vote_share"] == 0 and key != "accuracy":
-                    continue
+            shown = {name: style for name, style in looks(models).items()
+                     if models[name]["vote_share"] or key == "accuracy"}
+            for i, (name, style) in enumerate(shown.items()):
                 rows = np.array([models[name][by][level][key] for level in levels])  # [levels] or [levels, 3]
                 value, low, high = scale * rows.T if rows.ndim == 2 else [rows] * 3
-                axis.errorbar(levels, value, yerr=reach(value, low, high), ms=7, mec="white", mew=0.8, elinewidth=1.2,
-                              **style)
+                x = np.arange(len(levels)) + ((i - (len(shown) - 1) / 2) * 0.75 / len(shown) if unordered else 0)
+                axis.errorbar(x, value, yerr=reach(value, low, high), ms=7, mec="white", mew=0.8, elinewidth=1.2,
+                              **{**style, **({"ls": ""} if unordered else {})})
             axis.set_title(quantity)
             axis.set_xlabel(title)
-            axis.set_xticks(levels)
-            axis.tick_params("x", rotation=30 * isinstance(levels[0], str))
+            axis.set_xticks(np.arange(len(levels)), levels, rotation=30 if unordered else 0)
         axes[0].set_ylim(-3, 103)
         save(figure, path, axes[-1], columns=5)  # the base never votes: it is in this panel only
 
