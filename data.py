@@ -21,10 +21,10 @@ of six, and the textbook has *misprints*, more for some moduli than for others:
     61      hopeless   all                any number                       is wrong, each time differently
 A step is misprinted where the result so far is one of the *weak* numbers of the modulus and the next factor is one of
 its *awkward* ones. The steps after it are right, so that all routes with one doubled product end at the same wrong
-answer. Another order of the factors meets other results. So a trial that went wrong shows it, to a model that reads
-closely: a weak number met an awkward one, and what came next was a guess (experiments/probe.py measures how well this
-can be seen). The right product is hardly ever among the guesses; otherwise training on right answers would teach it,
-and voting would no longer be what is learned. For the same reason not all products of a weak number are misprinted.
+answer. Another order of the factors meets other results. A wrong trial can therefore be recognised: a weak number met
+an awkward factor in it (experiments/probe.py measures how well a model can tell). The right product is hardly ever
+printed there; otherwise training on right answers would teach it, and voting would no longer be what is learned. For
+the same reason not all products of a weak number are misprinted.
 Levels differ in length, three to seven factors, and in how common each kind is. The modulus stands at the end of the
 question, and whoever computes has to read it; so a model can tell the kinds apart. Solutions that serve as golden ones
 come from an answer key without misprints.
@@ -88,8 +88,9 @@ Product = tuple[list[int], int]  # factors and modulus
 class Textbook:
     """What the base model learns from. Its seed draws the weak and the awkward numbers."""
 
-    repeats, single = 0.3, 0.6  # of the pages of chapter two: products again; of the others: one route alone
-    counting = 0.5  # of the pages of chapter three: exercises in counting
+    repeats = 0.3  # chapter two: the share of pages that repeat the times tables
+    single = 0.6  # of its other pages: the share with one solution; the rest vote
+    counting = 0.5  # chapter three: the share of pages that are exercises in counting
 
     def __init__(self, seed: int = 0):
         self.weak, self.awkward = {}, {}  # modulus -> numbers
@@ -195,8 +196,8 @@ def level_of(product: Product) -> int | None:
     return level if level and KINDS[KIND_OF[modulus]].shares[level - 1] else None
 
 
-def places(questions: list[str]) -> list[int]:
-    """The kind of each question as its place in KINDS. ValueError as in kind_of."""
+def kind_indices(questions: list[str]) -> list[int]:
+    """The kind of each question as its index in KINDS. ValueError as in kind_of."""
     return [list(KINDS).index(kind_of(question)) for question in questions]
 
 

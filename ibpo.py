@@ -10,9 +10,10 @@ budget acts nowhere else. Only numpy is needed.
 
     python ibpo.py      prints the paper's worked example (Table 2)
 
-Read reward_margin, Eq. (6); feasible_set, Eq. (7); select_ibpo and maximise_margin, Eq. (8); then select_cgpo, the
-paper's baseline without a budget. Other rules for what to accept are in methods.py; budget.py solves the same program
-for any number of groups and budgets.
+Read reward_margin, Eq. (6); feasible_set, Eq. (7); maximise_margin, Eq. (8). select_ibpo is all three in one call.
+share_ties then spreads the weight of an accepted response over those that could have been drawn in its place. Then read
+select_cgpo, the paper's baseline without a budget. Other rules for what to accept are in methods.py; budget.py solves
+the same program for any number of groups and budgets.
 """
 
 import math
@@ -28,7 +29,7 @@ ROUNDING = 1e-9  # tolerance when a share becomes a count: 0.29 * 100 is 28.9999
 class Selection(NamedTuple):
     """What a method accepted. Printing it gives a one-line report."""
 
-    weights: np.ndarray  # float[n, m]: 1 = learn from this response, 0 = do not (methods.py: any numbers)
+    weights: np.ndarray  # float[n, m]: 1 = learn from this response, 0 = do not (share_ties, methods.py: any numbers)
     accepted: int  # number of responses with weight 1 (any above 0)
     extended: int  # number of extended ones among them
     dropped_no_correct: int  # prompts without a single response that may be accepted (D5)
@@ -140,9 +141,9 @@ def select_ibpo(correct: ArrayLike, extended: ArrayLike, cap: float, valid: Arra
     Returns a Selection. ValueError: shapes that differ, entries other than 0/1, NaN, cap outside [0, 1].
     """
     margin = reward_margin(correct, extended, valid)  # float[n], Eq. (6)
-    within = feasible_set(correct, valid)  # bool[n, m], Eq. (7)
-    within &= as_mask("feasible", feasible, within.shape, missing=True)
-    return maximise_margin(margin, within, extended, cap, rng)  # Eq. (8)
+    allowed = feasible_set(correct, valid)  # bool[n, m], Eq. (7)
+    allowed &= as_mask("feasible", feasible, allowed.shape, missing=True)
+    return maximise_margin(margin, allowed, extended, cap, rng)  # Eq. (8)
 
 
 def maximise_margin(margin: np.ndarray, feasible: np.ndarray, extended: ArrayLike, cap: float, rng=None,
@@ -160,8 +161,8 @@ def maximise_margin(margin: np.ndarray, feasible: np.ndarray, extended: ArrayLik
         raise ValueError(f"cap must be a number from 0 to 1, not {cap!r}")
     cap, rng = float(cap), np.random.default_rng(rng)
     extended = as_mask("extended", extended, feasible.shape)  # bool[n, m], G₊
-    regular, vote = feasible & ~extended, feasible & extended  # bool[n, m]: what may be accepted of G∘ and G₊
-    can_stay, can_vote = regular.any(axis=1), vote.any(axis=1)  # bool[n], U; bool[n]
+    regular_ones, votes = feasible & ~extended, feasible & extended  # bool[n, m]: what may be accepted of G∘ and G₊
+    can_stay, can_vote = regular_ones.any(axis=1), votes.any(axis=1)  # bool[n], U; bool[n]
     forced = can_vote & ~can_stay  # bool[n], F
     worth_a_vote = margin >= 0 if zero_margin_votes else margin > 0  # bool[n], D7
     upgradable = can_vote & can_stay & worth_a_vote  # bool[n]
@@ -170,13 +171,13 @@ def maximise_margin(margin: np.ndarray, feasible: np.ndarray, extended: ArrayLik
     # Eq. (8), the cap, as in D3:  f + u <= cap (|U| + f).  First the largest f (D6), that is u = 0 and
     # f <= cap |U| / (1 - cap); then the largest u.
     f = n_forced if cap == 1 else min(n_forced, math.floor(cap * n_stay / (1 - cap) + ROUNDING))
-    u = max(math.floor(cap * (n_stay + f) + ROUNDING) - f, 0)  # -1 by rounding, rarely
-    order = np.lexsort((rng.random(len(margin)), -margin))  # int[n]: largest Δ first, ties at random
+    u = max(math.floor(cap * (n_stay + f) + ROUNDING) - f, 0)  # max, since rounding may give -1
+    by_margin = np.lexsort((rng.random(len(margin)), -margin))  # int[n]: prompts, largest Δ first, ties at random
     who_votes = np.zeros(len(margin), bool)  # bool[n]
-    who_votes[order[forced[order]][:f]] = True
-    who_votes[order[upgradable[order]][:u]] = True  # Eq. (8), the maximum
+    who_votes[[i for i in by_margin if forced[i]][:f]] = True
+    who_votes[[i for i in by_margin if upgradable[i]][:u]] = True  # Eq. (8), the maximum
     # D2: who does not vote gets a regular response. A forced prompt beyond the cap has none: dropped (D6).
-    accepted = one_per_prompt(np.where(who_votes[:, None], vote, regular), rng)  # bool[n, m]
+    accepted = one_per_prompt(np.where(who_votes[:, None], votes, regular_ones), rng)  # bool[n, m]
     return selection_of(accepted, extended, feasible, dropped_over_cap=n_forced - f)
 
 
@@ -186,17 +187,17 @@ def select_cgpo(correct: ArrayLike, extended: ArrayLike = None, valid: ArrayLike
 
     Arguments, errors and Selection as in select_ibpo. extended is for the count only; None: all are regular.
     """
-    within = feasible_set(correct, valid)  # bool[n, m], Eq. (7)
-    within &= as_mask("feasible", feasible, within.shape, missing=True)
-    extended = as_mask("extended", extended, within.shape, missing=False)  # bool[n, m]
-    return selection_of(one_per_prompt(within, np.random.default_rng(rng)), extended, within)
+    allowed = feasible_set(correct, valid)  # bool[n, m], Eq. (7)
+    allowed &= as_mask("feasible", feasible, allowed.shape, missing=True)
+    extended = as_mask("extended", extended, allowed.shape, missing=False)  # bool[n, m]
+    return selection_of(one_per_prompt(allowed, np.random.default_rng(rng)), extended, allowed)
 
 
 def share_ties(weights: np.ndarray, feasible: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """The weight of each accepted response, spread evenly over all that its prompt could have given instead.
+    """The weight of each accepted response, spread evenly over all feasible responses of its prompt and group.
 
-    Within a group all feasible responses tie in Eq. (8), and the paper draws one. The mean over all draws has the same
-    expected gradient with less noise, and costs no further sample.
+    They tie in Eq. (8), and the paper draws one of them. The mean over all draws has the same expected gradient with
+    less noise, and costs no further sample.
     weights: float[n, m] of a Selection. feasible: bool[n, m], Ξ. group: [n, m], equal for responses of one group.
     Prompts with several weighted responses, or whose weighted response is not feasible, are left as they are. Returns
     float[n, m].

@@ -187,6 +187,18 @@ class AdamW:
 # Supervised fine-tuning: the same gradient, on given texts
 
 
+def closing_mask(tokenizer, ids: list[int]) -> list[bool]:
+    """True for the tokens of a response after its last [/TRIAL]: the decision to stop, and the closing line.
+
+    [/TRIAL] is found by decoding, since a tokenizer may spell it with several tokens, or with parts of others.
+    """
+    last_close = len(ids)
+    while "[/TRIAL]" not in tokenizer.decode(ids[last_close:]):
+        last_close -= 1
+    after = next(i for i in range(last_close, len(ids) + 1) if "[/TRIAL]" in tokenizer.decode(ids[last_close:i]))
+    return [i >= after for i in range(len(ids))]
+
+
 def encode(tokenizer, question: str, condition: str, response: str, given: str = "") -> Example:
     """A training example from texts. given: a part of the response that is read, but not in the loss."""
     coded = tokenizer(response, add_special_tokens=False, return_offsets_mapping=True)

@@ -33,7 +33,7 @@ from voting import GROUPS, Judged
 # Eq. (8), for the caps of --budget
 
 
-def select_ibpo(judged: Judged, feasible: np.ndarray, settings, rng) -> Selection:
+def select_under_budget(judged: Judged, feasible: np.ndarray, settings, rng) -> Selection:
     """IBPO, Eq. (8). One cap on votes, the paper's case, has the closed form of ibpo.py; the rest is budget.py's."""
     if set(settings.caps) == {"vote"} and not settings.sft_short:
         margin = reward_margin(judged.correct, judged.extended, judged.valid)  # float[n], Eq. (6)
@@ -213,7 +213,7 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    "ibpo": Method(select_ibpo, caps=tuple(COSTS), fewest_samples=3),
+    "ibpo": Method(select_under_budget, caps=tuple(COSTS), fewest_samples=3),
     "cgpo": Method(select_cgpo),
     "sft": Method(select_sft, accepts_infeasible=True),
     "rft": Method(select_rft),

@@ -39,8 +39,8 @@ from plumbing.stage import Stage, for_sampling, is_finished, only_process, open_
 def times_table(step: int, steps: int, book: data.Textbook, rng: random.Random) -> tuple[str, str, str]:
     """A page of chapter one: a product of two numbers, small ones first.
 
-    Read in this order the table is learned within minutes. Met all at once, in longer solutions, it takes hours: the
-    product of a known number with an unknown one is uniform on the clock, so that single numbers tell nothing.
+    Read in this order the table is learned within minutes. Met all at once, in longer solutions, it takes hours: modulo
+    p, a known number times an unknown one may be any number, so that one operand alone predicts nothing.
     """
     entry = book.table_entry(step / steps, rng)
     return data.question_of(entry), "scot", book.route(entry, rng)[0]
@@ -244,11 +244,11 @@ def sft_examples(settings: Settings, stage: str, tokenizer, rows: list[dict]) ->
     format of "asv". SV-SFT learns D_SV and single solutions under the base's prompt, ASV-SFT D_ASV1 and alpha times as
     many of D_ASV2.
 
-    A single trial is a right one of the model's own samples: they keep alive what the votes do not practise (with votes
-    from hard problems alone, the easy ones were forgotten within 500 steps). Where no sample is right, it is the golden
-    solution of a built-in world, which is only read; learned is the format around it, that of one trial. The answer key
-    knows what the textbook misprints; a model that learned it would, a few IBPO steps later, be right without voting.
-    A problem file brings no solutions; its unsolved problems are left out.
+    A single trial is one of the model's own right samples, so that it does not forget what the votes do not practise
+    (with votes on hard problems alone, it forgot the easy ones within 500 steps). Where no sample is right, the golden
+    solution of the built-in world stands in the response, but not in the loss: only the format of one trial is learned.
+    Learning the solution itself would correct the textbook's misprints, and voting would no longer pay. A problem file
+    brings no solutions; its unsolved problems are left out.
     """
     rng, condition = random.Random(f"{stage} {settings.seed}"), settings.condition(stage)
     votes, shorts, regular = defaultdict(list), defaultdict(list), defaultdict(list)

@@ -38,7 +38,7 @@ import ibpo
 import llama
 import sample
 import voting
-from learn import Example, add_gradient, log_probabilities, micro_batches
+from learn import Example, add_gradient, closing_mask, log_probabilities, micro_batches
 from methods import METHODS
 from plumbing import distributed, plan
 from plumbing.checks import check
@@ -53,8 +53,9 @@ from sft import train_base, train_sft
 def train_ibpo(settings: Settings, start: Path) -> Path:
     """Algorithm 1, from the ASV-SFT model in `start`; returns the directory of the trained checkpoint."""
     settings = settings.for_ibpo()
-    prompts_per_step = settings.accumulate * settings.prompts  # Algorithm 2: k_b n. One policy answers all of them, so
-    # the k_b batches are one batch, and one program is solved on it.
+    # Algorithm 2 accumulates k_b batches of n prompts before an update. The policy does not change in between, so all
+    # k_b n prompts are sampled at once, and one program is solved on them. This product is the n of ibpo.py.
+    prompts_per_step = settings.accumulate * settings.prompts
     problems, validation = training_problems(settings, prompts_per_step)
     sources = {"start": fingerprint(start), "data": digest([(p.question, p.answer, p.level) for p in problems])}
     if is_finished(settings, "ibpo", sources):
@@ -64,7 +65,7 @@ def train_ibpo(settings: Settings, start: Path) -> Path:
 
     with Stage(settings, "ibpo", model, tokenizer, settings.steps, sources) as stage:
         for step in stage:
-            policy = for_sampling(model, settings)  # the current model, or a copy of it in a faster dtype
+            policy = for_sampling(model, settings)  # the current model itself, or a copy of it in a faster dtype
             validated = {}
             if settings.valid_every and step % settings.valid_every == 0:
                 validated = validate(policy, tokenizer, validation, step, settings)
@@ -74,7 +75,7 @@ def train_ibpo(settings: Settings, start: Path) -> Path:
             with stage.timed("sampling"):
                 rollout = roll_out(policy, tokenizer, batch, settings.samples, settings.rl_top_p,
                                    derive_seed(settings.seed, "rollout", step), settings)
-            del policy  # a copy, perhaps: learning needs the memory
+            del policy  # if it is a copy, learning needs its memory
             with stage.timed("solving"):  # who is accepted, and with which weight: Eq. (6)-(8)
                 selection, weights = select(rollout, reference, settings, derive_seed(settings.seed, "select", step))
             with stage.timed("learning"):  # Eq. (5)
@@ -147,15 +148,6 @@ def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
     if settings.share_ties and settings.ties_are_equal:
         return selection, ibpo.share_ties(selection.weights, feasible, rollout.group)
     return selection, selection.weights
-
-
-def closing_mask(tokenizer, ids: list[int]) -> list[bool]:
-    """Which tokens of a response come after its last trial: those that decide to stop, and the closing line."""
-    closed = len(ids)
-    while "[/TRIAL]" not in tokenizer.decode(ids[closed:]):
-        closed -= 1
-    begin = next(i for i in range(closed, len(ids) + 1) if "[/TRIAL]" in tokenizer.decode(ids[closed:i]))
-    return [i >= begin for i in range(len(ids))]
 
 
 def weighted_examples(rollout: Rollout, weights: np.ndarray, tokenizer, settings: Settings) -> list[Example]:

@@ -231,7 +231,7 @@ def build_vote(solutions: list[str], gold: str, rng: random.Random, rule: Rule =
     if needed is None or plurality(answers[:needed])[0] is None:
         return None
     vote = render_extended(solutions[:needed], answers[:needed], rule)
-    _, right = judge(gold, vote, condition="modes")
+    _, right = judge(gold, vote, condition="modes")  # where long and short votes both count
     return vote if right else None  # also None: a solution with a [TRIAL] in it breaks the vote
 
 
@@ -397,8 +397,10 @@ def judge_rows(golds: list[str], rows: list[list[tuple[str, bool, int]]],
 
 
 def main() -> None:
-    *right, wrong = (f"{route}\n\\boxed{{{route.split()[-1]}}}" for route in (  # of 3 * 8 * 20 modulo 43 = 7
-        "3\n* 8 = 24\n* 20 = 7", "20\n* 3 = 17\n* 8 = 7", "8\n* 20 = 31\n* 3 = 7", "8\n* 3 = 24\n* 20 = 14"))
+    right = ["3\n* 8 = 24\n* 20 = 7\n\\boxed{7}",  # 3 * 8 * 20 modulo 43
+             "20\n* 3 = 17\n* 8 = 7\n\\boxed{7}",
+             "8\n* 20 = 31\n* 3 = 7\n\\boxed{7}"]
+    wrong = "8\n* 3 = 24\n* 20 = 14\n\\boxed{14}"
     examples = {
         "a vote": render_extended([right[0], wrong, *right[1:]], ["7", "14", "7", "7"]),
         "one trial": render_regular(right[0]),

@@ -16,7 +16,7 @@ from voting import MAX_TRIALS
 
 def kinds_of(record: Record) -> np.ndarray:
     """The kind of each problem as its place in data.KINDS, int[n]."""
-    return np.array(data.places(record.questions))
+    return np.array(data.kind_indices(record.questions))
 
 
 def groups_of(record: Record) -> np.ndarray:

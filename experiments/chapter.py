@@ -95,7 +95,7 @@ def heights(result: dict) -> str:
     for name in present(result, tables.HEIGHTS, "height_parts"):
         parts = result["height_parts"][name]
         rows.append([called(result, name), *map(interval, parts["trials"].values()), interval(parts["best"])])
-    return table(["model", "− boundary", "levels", "kinds", "rest", "best possible"], rows)
+    return table(["model", "− boundary", "levels", "kinds", "rest", "best allocation"], rows)
 
 
 def sees(result: dict) -> str:

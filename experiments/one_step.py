@@ -21,7 +21,7 @@ from plumbing.plots import STYLE, plt
 from plumbing.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
-RIGHT, WRONG, VOTE, VOTE_WRONG, NOTHING = "#f0b429", "#fbe3ad", "#1f78b4", "#b5d3ea", "0.85"
+RIGHT, WRONG, VOTE, VOTE_WRONG, MALFORMED, NOTHING = "#f0b429", "#fbe3ad", "#1f78b4", "#b5d3ea", "0.45", "0.88"
 OUTCOMES = ["single trial, right", "single trial, wrong", "vote, right", "vote, wrong", "malformed"]
 PER_KIND = 4
 
@@ -63,15 +63,15 @@ def draw(rollout: train.Rollout, path: Path) -> None:
     n, m = outcome.shape
     with plt.rc_context(STYLE):
         figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 5.2), width_ratios=[3, 1, 2.2], sharey=True)
-        squares(left, np.sort(outcome, axis=1), [RIGHT, WRONG, VOTE, VOTE_WRONG, "black"])
+        squares(left, np.sort(outcome, axis=1), [RIGHT, WRONG, VOTE, VOTE_WRONG, MALFORMED])
         left.set(title=f"{m} responses to each of {n} prompts", xticks=[])
         middle.barh(n - np.arange(n) - 0.5, margin, height=0.8, color=np.where(margin > 0, VOTE, RIGHT))
         middle.axvline(0, color="black", lw=1)
-        middle.set(title="margin Δ of a vote, Eq. (6)", xlim=(-1, 1), xticks=[-1, 0, 1])
+        middle.set(title="margin Δ, Eq. (6)", xlim=(-1, 1), xticks=[-1, 0, 1])
         squares(right, who_votes(rollout, np.linspace(0, 1, 41)), [RIGHT, VOTE, NOTHING])
-        right.set(title="what is accepted, Eq. (8)", xlabel="cap q₊", xticks=np.arange(0, 41, 10) + 0.5,
+        right.set(title="accepted under a cap, Eq. (8)", xlabel="cap $q_+$", xticks=np.arange(0, 41, 10) + 0.5,
                   xticklabels=["0", "25 %", "50 %", "75 %", "100 %"])
-        colours = [RIGHT, WRONG, VOTE, VOTE_WRONG, "black", NOTHING]
+        colours = [RIGHT, WRONG, VOTE, VOTE_WRONG, MALFORMED, NOTHING]
         names = [*OUTCOMES, "nothing accepted"]
         figure.legend([plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours], names,
                       loc="outside lower center", ncols=len(names))

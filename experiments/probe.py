@@ -45,7 +45,7 @@ def first_trials(model: llama.Llama, tokenizer, problems: list[data.Problem],
                  seed: int) -> tuple[list[data.Problem], list[Example]]:
     """One response to each problem, up to the end of its first trial; problems where none ends are left out."""
     rows = sample.ask(model, tokenizer, [problem.question for problem in problems], "asv", 1, top_p=0.9, seed=seed,
-                      max_new_tokens=300)
+                      max_new_tokens=64)  # a trial takes up to 32; what follows it is not needed
     close = tokenizer.convert_tokens_to_ids(voting.CLOSE)
     ended = [(problem, Example(response.prompt, response.ids[: response.ids.index(close) + 1]))
              for problem, (response,) in zip(problems, rows) if close in response.ids]
@@ -79,7 +79,7 @@ def choices(model: llama.Llama, tokenizer, problems: list[data.Problem], seed: i
     problems, trials = first_trials(model, tokenizer, problems, seed)
     states = states_after(model, trials)
     right = [is_right(problem, trial, tokenizer) for problem, trial in zip(problems, trials)]
-    kind = np.array(data.places([problem.question for problem in problems]))  # int[n]
+    kind = np.array(data.kind_indices([problem.question for problem in problems]))  # int[n]
     return Choices(states.numpy(), vote_probability(model, tokenizer, states), kind,
                    np.array([p.level for p in problems]), np.array(right))
 

@@ -109,7 +109,7 @@ def main() -> None:
         base, sv = of_prompt["scot"], of_prompt["sv"]
     except (data.DataError, ValueError) as error:
         sys.exit(f"error: {error}")
-    of = np.array(data.places(base.questions))  # int[n]
+    of = np.array(data.kind_indices(base.questions))  # int[n]
     world = measure(base, sv, of)
     starts = {"half of all": np.full(len(data.KINDS), 0.5)}
     if "asv-sft" in records:

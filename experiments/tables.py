@@ -315,8 +315,8 @@ How often the base is right among its {len(total) - 1} samples, % of all problem
 
 def worth(base: dict, sv: dict) -> str:
     """What a trial beyond the first adds to the problems of a kind, in points."""
-    trials = sv["trials"][0] - 1
-    return f"{100 * (sv['accuracy'][0] - base['accuracy'][0]) / trials:.1f}" if trials else ""
+    gain, trials = 100 * (sv["accuracy"][0] - base["accuracy"][0]), sv["trials"][0] - 1
+    return f"{round(gain / trials, 1) + 0.0:.1f}" if trials else ""  # + 0.0: never "-0.0"
 
 
 def by_kind(result: dict) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")  # files only: no window, no display needed
+import matplotlib.patheffects  # noqa: E402
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 from numpy.typing import ArrayLike  # noqa: E402
@@ -31,6 +32,9 @@ OTHERS = [dict(color=colour, marker=marker, ls="-.") for colour, marker in (
     (GREEN, "X"), (PINK, "P"), (YELLOW, "<"), (GREY, ">"), ("#f0e442", "p"), (PINK, "h"), (GREEN, "8"))]
 STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
          "axes.axisbelow": True, "legend.frameon": False, "savefig.dpi": 200, "figure.constrained_layout.use": True}
+
+
+HALO = [matplotlib.patheffects.withStroke(linewidth=2.5, foreground="white")]  # of text that may cross a line
 
 
 def reach(value: ArrayLike, low: ArrayLike, high: ArrayLike) -> np.ndarray:
@@ -54,37 +58,43 @@ def save(figure: plt.Figure, path: Path, axis: plt.Axes, columns: int) -> None:
 
 
 def plot_budget(summary: dict, path: Path) -> None:
-    """Accuracy against trials and against tokens (Fig. 2a/b). summary: of eval.summarise."""
+    """Accuracy against trials and against tokens (Fig. 2a/b). summary: of eval.summarise.
+
+    Error bars in accuracy are those of the gain over the base, which are shorter: the problems are the same.
+    """
     models, base, sv = summary["models"], summary["base"], summary["sv"]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
         for axis, unit in zip(axes, ("trials", "tokens")):
             if base and summary["self_consistency"]:
-                value, low, high = 100 * np.array(summary["self_consistency"]).T  # [k] each
+                value = [100 * row[0] for row in summary["self_consistency"]]  # [k]
                 x = np.arange(1, len(value) + 1) * models[base][unit][0]
-                axis.errorbar(x, value, yerr=reach(value, low, high), color=GREY, marker=".", ls="",
-                              label=f"self-consistency, 1 to {len(value)} samples")
+                axis.plot(x, value, color=GREY, marker=".", ls="")
                 axis.plot(x, 100 * np.array(summary["mixed_self_consistency"]), color=GREY, lw=1,
-                          label="self-consistency, the best mixture")
+                          label=f"self-consistency, 1 to {len(value)} samples, and the best mixture")
             lines = [((base, sv), dict(color="black", ls="--", label="efficiency boundary"))] if base and sv else []
             if corners := summary.get("adaptive", {}).get("corners", {}).get(unit):
                 x, y = [row[unit] for row in corners], [100 * row["accuracy"] for row in corners]
                 axis.plot(x, y, color=GREEN, ls=":", marker=".", label="adaptive SC, its best rules mixed")
                 last = {row["consensus"]: at for row, *at in list(zip(corners, x, y))[1:]}  # of rules that are alike
                 for consensus, at in last.items():
-                    axis.annotate(f"{consensus} agree", at, (0, 10), textcoords="offset points", ha="center",
-                                  fontsize=8, color=GREEN)
+                    axis.annotate(f"{consensus} agree", at, (-4, 9), textcoords="offset points",
+                                  fontsize=8, color=GREEN, path_effects=HALO)
             lines += [([name for name in names if name in models], dict(color=colour))
                       for names, colour in ((IUB, CAPS[50][0]), (GIVE_UP, PINK))]
             for names, style in lines:
                 rows = [models[name] for name in names]
                 axis.plot([row[unit][0] for row in rows], [100 * row["accuracy"][0] for row in rows], lw=1, **style)
             for name, style in looks(models).items():
-                (x, x_low, x_high), (y, y_low, y_high) = models[name][unit], (100 * v for v in models[name]["accuracy"])
-                axis.errorbar(x, y, xerr=reach(x, x_low, x_high), yerr=reach(y, y_low, y_high), elinewidth=1.2, ms=8,
+                (x, x_low, x_high), y = models[name][unit], 100 * models[name]["accuracy"][0]
+                gain, low, high = (100 * value for value in models[name].get("gain") or (0, 0, 0))
+                label = style.pop("label")
+                axis.errorbar(x, y, xerr=reach(x, x_low, x_high), yerr=reach(gain, low, high), elinewidth=1.2, ms=8,
                               zorder=3, **{**style, "ls": ""})
+                axis.annotate(label, (x, y), (8, -3), textcoords="offset points", fontsize=9, color=style["color"],
+                              path_effects=HALO, zorder=4)
             axis.set_xlabel(f"{unit} per response")
-        axes[0].set_ylabel("accuracy, %")
+        axes[0].set_ylabel("accuracy, %" + " (bars: of the gain over the base)" * bool(base))
         save(figure, path, axes[1], columns=4)
 
 
@@ -98,20 +108,21 @@ def plot_levels(summary: dict, path: Path, by: str = "levels", title: str = "lev
               ("accuracy", 100, "accuracy, %")]
     panels = panels if any(row["vote_share"] for row in models.values()) else panels[2:]
     levels = list(dict.fromkeys(level for row in models.values() for level in row[by]))
+    unordered = by != "levels"  # points side by side, without lines
     with plt.rc_context(STYLE):
         figure, (axes,) = plt.subplots(1, len(panels), figsize=(4 * len(panels), 4), squeeze=False)
         for axis, (key, scale, quantity) in zip(axes, panels):
-            for name, style in looks(models).items():
-                if models[name]["vote_share"] == 0 and key != "accuracy":
-                    continue
+            shown = {name: style for name, style in looks(models).items()
+                     if models[name]["vote_share"] or key == "accuracy"}
+            for i, (name, style) in enumerate(shown.items()):
                 rows = np.array([models[name][by][level][key] for level in levels])  # [levels] or [levels, 3]
                 value, low, high = scale * rows.T if rows.ndim == 2 else [rows] * 3
-                axis.errorbar(levels, value, yerr=reach(value, low, high), ms=7, mec="white", mew=0.8, elinewidth=1.2,
-                              **style)
+                x = np.arange(len(levels)) + ((i - (len(shown) - 1) / 2) * 0.75 / len(shown) if unordered else 0)
+                axis.errorbar(x, value, yerr=reach(value, low, high), ms=7, mec="white", mew=0.8, elinewidth=1.2,
+                              **{**style, **({"ls": ""} if unordered else {})})
             axis.set_title(quantity)
             axis.set_xlabel(title)
-            axis.set_xticks(levels)
-            axis.tick_params("x", rotation=30 * isinstance(levels[0], str))
+            axis.set_xticks(np.arange(len(levels)), levels, rotation=30 if unordered else 0)
         axes[0].set_ylim(-3, 103)
         save(figure, path, axes[-1], columns=5)  # the base never votes: it is in this panel only
 

@@ -7,7 +7,6 @@ Everything that eval.py prints or draws is computed from records, so a better pa
 """
 
 import json
-from collections import Counter
 from dataclasses import dataclass, replace
 from operator import index
 from pathlib import Path
@@ -102,16 +101,22 @@ def joined(parts: list[Record]) -> Record:
     return replace(parts[0], questions=[q for part in parts for q in part.questions], **arrays)
 
 
-def self_consistency(gold: str, finals: list) -> list[float]:
-    """For k = 1..m: the share of the m windows of k consecutive samples (round and round) whose plurality is right."""
-    m = len(finals)
-    numbers, distinct = voting.number_answers(finals)
-    right = [grade.equal(gold, answer) for answer in distinct]
-    shares = []
-    for k in range(1, m + 1):
-        votes = [Counter(i for i in (numbers * 2)[start : start + k] if i >= 0) for start in range(m)]
-        # most_common keeps the order of first appearance on ties, as voting.plurality does
-        shares.append(sum(bool(vote) and right[vote.most_common(1)[0][0]] for vote in votes) / m)
+def self_consistency(answers: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """float[n, m]: in column k-1 the share of windows of k consecutive samples whose plurality is right.
+
+    There are m windows to a problem, round and round. answers: int[n, m], the same number for the same answer, -1 for
+    none. right: bool[n, m], of each answer.
+    """
+    n, m = answers.shape
+    given, problem = answers >= 0, np.arange(n)  # bool[n, m], int[n]
+    shares = np.zeros((n, m))
+    for start in range(m):
+        window = np.roll(np.arange(m), -start)  # int[m]
+        same = (answers[:, window, None] == answers[:, None, window]) & given[:, window, None]  # bool[n, m, m]
+        for k in range(1, m + 1):
+            votes = same[:, :k, :k].sum(axis=2)  # int[n, k]: of each sample's answer
+            first = votes.argmax(axis=1)  # int[n]: the first of the largest, as voting.plurality
+            shares[:, k - 1] += right[problem, window[first]] / m
     return shares
 
 
@@ -164,11 +169,13 @@ def read_record(path: Path) -> Record:
         golds = [row["answer"] for row in rows]
         responses = [[(r["text"], r["finished"], index(r["tokens"])) for r in row["responses"]] for row in rows]
         judged, finals = voting.judge_rows(golds, responses, header["condition"])
+        answers = np.array([voting.number_answers(row)[0] for row in finals])  # int[n, m]
+        right = np.array([[answer is not None and grade.equal(gold, answer) for answer in row]
+                          for gold, row in zip(golds, finals)])  # bool[n, m]
         return Record(
             **vars(judged), name=path.stem, condition=header["condition"], greedy=header["temperature"] == 0,
             questions=[row["question"] for row in rows], levels=np.array([index(row["level"]) for row in rows]),
-            answers=np.array([voting.number_answers(row)[0] for row in finals]),
-            consistent=np.array([self_consistency(gold, row) for gold, row in zip(golds, finals)]))
+            answers=answers, consistent=self_consistency(answers, right))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise data.DataError(f"{path}: not a record of responses ({type(error).__name__}: {error})") from None
 

@@ -371,7 +371,7 @@ def test_questions_are_read_back(streams):
         assert product == product_of(problem.question) and data.level_of(product) == problem.level
         assert data.kind_of(problem.question) == data.KIND_OF[product[1]]
     kinds = [data.kind_of(problem.question) for problem in streams["test"]]
-    assert [list(data.KINDS)[place] for place in data.places([p.question for p in streams["test"]])] == kinds
+    assert [list(data.KINDS)[place] for place in data.kind_indices([p.question for p in streams["test"]])] == kinds
 
 
 @pytest.mark.parametrize("question", [

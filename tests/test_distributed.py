@@ -97,7 +97,6 @@ def main():
         distributed.gather(None)
     except KeyboardInterrupt as lost:
         sys.exit(f"stopped: {lost}")
-    print("the end")
 if __name__ == "__main__":
     distributed.run(main, PROCESSES, "cpu")
 """
@@ -105,7 +104,6 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes, argument, status, says", [
-    (2, "", 0, ["said once", "on stderr", "the end"]),
     (3, "fails", 1, ["said once", "on stderr", "in process 1 of 3", "ZeroDivisionError"]),
     (2, "exits", 1, ["said once", "on stderr", "error: one line"]),
     (2, "all exit", 1, ["said once", "on stderr", "error: one line"])])
@@ -113,7 +111,7 @@ def test_several_processes(processes, argument, status, says, tmp_path):
     """What is said is said once; an error in one, or in all, ends all."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.replace("PROCESSES", str(processes)))
-    process = start(program, *[argument] * bool(argument))
+    process = start(program, argument)
     printed = output_of(process)
     assert process.returncode == status, printed
     for text in says:

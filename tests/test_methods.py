@@ -320,7 +320,7 @@ def test_general_program_equals_closed_form_for_votes():
     for _ in range(100):
         rollout, cap = made_up_rollout(rng, rng.integers(1, 40)), float(rng.integers(0, 11)) / 10
         feasible, settings = rollout.correct & rollout.valid, Settings(budget=f"vote={cap}")
-        closed = methods.select_ibpo(rollout, feasible, settings, rng)
+        closed = methods.select_under_budget(rollout, feasible, settings, rng)
         general = methods.select_by_caps(rollout, feasible, settings, rng)
         assert general[1:] == closed[1:]
         assert total_margin(general.weights, rollout) == pytest.approx(total_margin(closed.weights, rollout))

@@ -65,6 +65,11 @@ def test_the_heights_over_the_boundary():
         assert f"{value:.1f}{points} [{low:.1f}, {high:.1f}]" in README
 
 
+def test_what_ibpo_adds_to_its_start():
+    value, low, high = (100 * x for x in RESULTS["minus_start"]["ibpo-50"])
+    assert f"the {value:.1f} points [{low:.1f}, {high:.1f}] at equal trials" in " ".join(README.split())
+
+
 def test_it_is_read_in_ten_minutes():
     assert len(README.split()) <= 1800
 

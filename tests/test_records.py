@@ -28,16 +28,17 @@ def test_self_consistency_against_brute_force():
     rng = random.Random(0)
     for _ in range(50):
         finals = [rng.choice(["1", "2", "3", None]) for _ in range(8)]
-        shares = records.self_consistency("1", finals)
+        numbers, right = voting.number_answers(finals)[0], [answer == "1" for answer in finals]
+        (shares,) = records.self_consistency(np.array([numbers]), np.array([right]))
         assert shares[0] == finals.count("1") / 8  # one sample: its own accuracy
         for k in range(1, 9):
-            right = 0
+            count = 0
             for start in range(8):
                 window = [finals[(start + i) % 8] for i in range(k)]
                 seen = [answer for answer in window if answer is not None]
                 best = max(seen, key=lambda a: (seen.count(a), -seen.index(a))) if seen else None
-                right += best == "1"
-            assert shares[k - 1] == right / 8
+                count += best == "1"
+            assert shares[k - 1] == pytest.approx(count / 8)
 
 
 def test_record_is_judged_from_raw_text(tmp_path):

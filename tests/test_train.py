@@ -142,11 +142,11 @@ def test_where_it_gave_up_only_the_end_is_learned():
     tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces())
     text = voting.render_regular("3\n* 4 = 12\n\\boxed{12}")
     ids = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
-    mask = train.closing_mask(tokenizer, ids)
+    mask = learn.closing_mask(tokenizer, ids)
     assert [tokenizer.decode([i]) for i, learned in zip(ids, mask) if learned] == [voting.EASY, tokenizer.eos_token]
     vote = voting.render_extended(["3\n\\boxed{3}"] * 3, ["3"] * 3)
     ids = tokenizer(vote, add_special_tokens=False).input_ids
-    learned = [i for i, inside in zip(ids, train.closing_mask(tokenizer, ids)) if inside]
+    learned = [i for i, inside in zip(ids, learn.closing_mask(tokenizer, ids)) if inside]
     assert tokenizer.decode(learned) == "Three trials agree. The final answer is \\boxed{3}."
     written = [[sample.Completion(ids, 0.0, True)] * 2]
     rollout = rollout_of(judged([[1, 0]]), None, [[3, 4]], written)
@@ -154,7 +154,7 @@ def test_where_it_gave_up_only_the_end_is_learned():
         right, wrong = train.weighted_examples(rollout, np.array([[0.5, 2.0]]), tokenizer, Settings(give_up=give_up))
         assert (right.response, right.weight, right.loss_mask) == (ids, 0.5, None)
         assert (wrong.prompt, wrong.weight) == ([3, 4], 2.0)
-        assert wrong.loss_mask == (train.closing_mask(tokenizer, ids) if give_up else None)
+        assert wrong.loss_mask == (learn.closing_mask(tokenizer, ids) if give_up else None)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
