@@ -16,7 +16,7 @@ of six, and the textbook has *misprints*, more for some moduli than for others:
     47      easy       none                                                is right            is right
     43      medium     12 %               twice, three or five times it    is right in 6 of 10 is right in 8 of 10
     41      hard       22 %               often twice, else three or five  is right in 4 of 10 is right in 5 of 10
-    37      trap       36 %               twice the product, or three times is right in 1 of 8 is worse
+    37      trap       36 %               mostly twice it, else three times is right in 1 of 8 is worse
     29      misread    all                mostly twice the product         is wrong, mostly in the same way
     61      hopeless   all                any number                       is wrong, each time differently
 A step is misprinted where the result so far is one of the *weak* numbers of the modulus and the next factor is one of
@@ -24,7 +24,8 @@ its *awkward* ones. The steps after it are right, so that all routes with one do
 answer. Another order of the factors meets other results. A wrong trial can therefore be recognised: a weak number met
 an awkward factor in it (experiments/probe.py measures how well a model can tell). The right product is hardly ever
 printed there; otherwise training on right answers would teach it, and voting would no longer be what is learned. For
-the same reason not all products of a weak number are misprinted.
+the same reason not all products of a weak number are misprinted, and no kind prints always the same multiple: nucleus
+sampling then offers the model nothing but multiples, where it might hit on the right product otherwise.
 Levels differ in length, three to seven factors, and in how common each kind is. The modulus stands at the end of the
 question, and whoever computes has to read it; so a model can tell the kinds apart. Solutions that serve as golden ones
 come from an answer key without misprints.
