@@ -168,3 +168,17 @@ def run_stage(settings: Settings, device: str, stop: int | None) -> None:
 
 CHECKS = {"logits": check_logits, "cache": check_cache, "sampler": check_sampler, "gradient": check_gradient,
           "AdamW": check_adamw, "resume": check_resume}
+
+
+def check_device(device: str) -> dict[str, str]:
+    """All checks: name -> "passed", or what failed."""
+    print("\nchecks (bench/device_checks.py)")
+    found = {}
+    for name, check in CHECKS.items():
+        try:
+            check(device)
+            found[name] = "passed"
+        except Exception as error:  # a failed check is a result; the others go on
+            found[name] = f"FAILED: {type(error).__name__}: {error}"
+        print(f"  {name:12}{found[name]}", flush=True)
+    return found

@@ -14,23 +14,7 @@ rows: sequences at once, on average. share: of what the card allows. In sampling
 keys and values once per token, at the measured speed of a copy; in learning 8 operations per weight and token (6
 without checkpointing), at the measured speed of a bf16 product. plumbing/plan.py reads these shares.
 
-Expected on an H100, written down before it ran:
-    card      a copy moves 2.6 to 2.9 TB/s, a bf16 product does 600 to 750 TFLOP/s
-    sampling  8B 4,000 to 8,000 tokens/s, a share of 0.25 to 0.45: a step starts some 1,000 small kernels, 10 ms of
-              Python; 1B 15,000 to 30,000, a share of 0.1 to 0.25, for the same reason. generate: a third of that or
-              less, since rows wait for the longest; generate_batch (CUDA graphs): from as fast to twice as fast as we
-    learning  8B 4,000 to 6,000 tokens/s, a share of 0.4 to 0.55; without checkpointing a quarter faster for 25 GiB
-              more; peaks within 10 % of the plan
-    step      sampling 85 to 95 % of the time, learning 5 to 12 %, AdamW below 2 %, judging and solving below 1 %
-
-Measured on an H200 (results/gpu/NVIDIA-H200.txt; torch 2.11, transformers 5.17; only part of the sampling):
-    card      4.2 TB/s, 768 TFLOP/s
-    sampling  8B 3,900 tokens/s, a share of 0.21, 3.2 times `generate`: below what was expected. A step takes 24 ms, of
-              which reading weights and cache takes 5; the rest should be Python starting kernels (not profiled), which
-              CUDA graphs would save. `generate_batch` was stopped before it had ended
-    learning  8B 7,600 tokens/s, a share of 0.59; without checkpointing 10,000, for 24 GiB more; peaks within 4 % of
-              the plan (1B without checkpointing: 10 % below it)
-    step      89 % sampling, 9.5 % learning, 1.3 % AdamW; 64 GiB at most, so it fits a card of 80 GB; 102 s a step
+What was expected of a card, and what was measured: results/gpu/README.md.
 """
 
 import argparse
@@ -51,7 +35,7 @@ import transformers
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 sys.path.insert(1, str(ROOT / "bench"))
-from device_checks import CHECKS  # noqa: E402
+from device_checks import check_device  # noqa: E402
 
 import ibpo  # noqa: E402
 import llama  # noqa: E402
@@ -377,21 +361,9 @@ def time_step(bench: Bench) -> dict:
     return found
 
 
-def check_device(bench: Bench) -> dict:
-    print("\nchecks (bench/device_checks.py)")
-    found = {}
-    for name, check in CHECKS.items():
-        try:
-            check(bench.device)
-            found[name] = "passed"
-        except Exception as error:  # a failed check is a result; the others go on
-            found[name] = f"FAILED: {type(error).__name__}: {error}"
-        print(f"  {name:12}{found[name]}", flush=True)
-    return found
-
-
 # Each returns its result, or makes it row by row.
-PARTS = {"checks": check_device, "learning": time_learning, "step": time_step, "sampling": time_sampling}
+PARTS = {"checks": lambda bench: check_device(bench.device), "learning": time_learning, "step": time_step,
+         "sampling": time_sampling}
 
 
 def main(argv: list[str] = None) -> dict:

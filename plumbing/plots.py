@@ -119,7 +119,7 @@ def plot_levels(summary: dict, path: Path, by: str = "levels", title: str = "lev
                 value, low, high = scale * rows.T if rows.ndim == 2 else [rows] * 3
                 x = np.arange(len(levels)) + ((i - (len(shown) - 1) / 2) * 0.75 / len(shown) if unordered else 0)
                 axis.errorbar(x, value, yerr=reach(value, low, high), ms=7, mec="white", mew=0.8, elinewidth=1.2,
-                              **{**style, **({"ls": ""} if unordered else {})})
+                              **(style | {"ls": ""} if unordered else style))
             axis.set_title(quantity)
             axis.set_xlabel(title)
             axis.set_xticks(np.arange(len(levels)), levels, rotation=30 if unordered else 0)

@@ -109,15 +109,15 @@ def self_consistency(answers: np.ndarray, right: np.ndarray) -> np.ndarray:
     """
     n, m = answers.shape
     given, problem = answers >= 0, np.arange(n)  # bool[n, m], int[n]
-    shares = np.zeros((n, m))
+    windows = np.zeros((n, m), int)  # that are right
     for start in range(m):
         window = np.roll(np.arange(m), -start)  # int[m]
         same = (answers[:, window, None] == answers[:, None, window]) & given[:, window, None]  # bool[n, m, m]
         for k in range(1, m + 1):
             votes = same[:, :k, :k].sum(axis=2)  # int[n, k]: of each sample's answer
             first = votes.argmax(axis=1)  # int[n]: the first of the largest, as voting.plurality
-            shares[:, k - 1] += right[problem, window[first]] / m
-    return shares
+            windows[:, k - 1] += right[problem, window[first]]
+    return windows / m
 
 
 def adaptive_self_consistency(answers: np.ndarray, correct: np.ndarray, consensus: int = voting.CONSENSUS,

@@ -253,6 +253,7 @@ def compared(kind: str) -> Counter:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_against_milp(kind: str):
     """Whole choices: as many prompts, up to one per budget, and as much value, up to one prompt's per budget."""
     seen = compared(kind)

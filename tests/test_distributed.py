@@ -97,6 +97,7 @@ def main():
         distributed.gather(None)
     except KeyboardInterrupt as lost:
         sys.exit(f"stopped: {lost}")
+    print("the end")
 if __name__ == "__main__":
     distributed.run(main, PROCESSES, "cpu")
 """
@@ -104,6 +105,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes, argument, status, says", [
+    (2, "", 0, ["said once", "on stderr", "the end"]),
     (3, "fails", 1, ["said once", "on stderr", "in process 1 of 3", "ZeroDivisionError"]),
     (2, "exits", 1, ["said once", "on stderr", "error: one line"]),
     (2, "all exit", 1, ["said once", "on stderr", "error: one line"])])

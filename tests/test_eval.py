@@ -203,6 +203,7 @@ def test_summary_is_counted_right():
 
 
 @pytest.mark.parametrize("condition", ["asv", "modes"])
+@pytest.mark.slow
 def test_short_votes_in_a_record(condition, tmp_path, capsys):
     """Of three groups they are one, with a column and a place in the plot; of two they are malformed."""
     solution = "7\n\\boxed{%s}"
@@ -269,6 +270,7 @@ def test_usual_length(tmp_path):
     assert sample.usual_length([tmp_path / "b", tmp_path / "nowhere"]) == 300
 
 
+@pytest.mark.slow
 def test_a_model_is_opened_only_to_answer(tmp_path, monkeypatch, capsys):
     """What is on disk is not made again; one model at a time is in memory."""
     opened, options = [], dict(problems=3, samples=dict.fromkeys(("scot", "sv", "asv"), 1), out=tmp_path, top_p=0.9,

@@ -23,6 +23,7 @@ CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.parametrize("name", device_checks.CHECKS)
+@pytest.mark.slow
 def test_device(name, device):
     device_checks.CHECKS[name](device)
 

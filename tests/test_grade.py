@@ -248,6 +248,7 @@ def test_math500_against_itself():
         assert grade.equal(gold, grade.extract(problem["solution"])), gold  # 500 of 500: no exception
 
 
+@pytest.mark.slow
 def test_math500_gold_against_every_other_gold():
     golds = list(dict.fromkeys(problem["answer"] for problem in load("math500.jsonl")))
     found = {(a, b) for a, b in itertools.combinations(golds, 2) if grade.equal(a, b) or grade.equal(b, a)}
@@ -280,6 +281,7 @@ DISAGREE = {"fraction rounded to 16 places", "final period", "tuple as a set", "
             "list as a tuple", "base dropped", "another base", "root rounded", "no spaces"}
 
 
+@pytest.mark.slow
 def test_disagreements_with_math_verify_are_of_known_classes():
     pytest.importorskip("math_verify")
     load("math500.jsonl"), load("math_train.jsonl")
@@ -290,6 +292,7 @@ def test_disagreements_with_math_verify_are_of_known_classes():
 
 
 # ---- hostile input -----------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_fuzzed_pairs():
     """Nothing raises, nothing takes long, and a text is equal to itself. bench/grade.py --fuzz tries 100,000."""
     for gold, prediction in bench_grade.fuzz(2000, GOLDS):

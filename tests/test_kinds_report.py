@@ -170,6 +170,7 @@ def write_record(path: Path, record: Record) -> None:
     path.write_text("\n".join(map(json.dumps, lines)) + "\n")
 
 
+@pytest.mark.slow
 def test_the_command(world, tmp_path):
     """Its tables, from raw records of two seeds, by the command line."""
     kinds, records = world

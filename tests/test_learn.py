@@ -199,6 +199,7 @@ def test_encode():
 
 
 @pytest.mark.parametrize("beta2, weight_decay, at_once", [(0.98, 0.01, 1 << 24), (0.999, 0.0, 100), (0.95, 0.3, 7)])
+@pytest.mark.slow
 def test_adamw_equals_torch(beta2, weight_decay, at_once):
     mine, other = build(tie_word_embeddings=True), build(tie_word_embeddings=True)
     start = [w.detach().clone() for w in mine.parameters()]

@@ -156,6 +156,7 @@ ROPES += [None, {}, "linear", {"rope_type": None, "factor": 2.0}, {"partial_rota
 
 @pytest.mark.parametrize("top", [{}, {"rope_theta": 500000.0}, {"original_max_position_embeddings": 2048},
                                  {"rope_theta": 500000.0, "partial_rotary_factor": 0.5}], ids=str)
+@pytest.mark.slow
 def test_both_rotary_spellings_at_once(tmp_path, top):
     """Every combination of rope_parameters and rope_scaling: the frequencies of transformers, or a refusal."""
     fields = dict(model_type="llama", vocab_size=V, hidden_size=64, intermediate_size=96, num_hidden_layers=1,
@@ -454,6 +455,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.slow
 def test_saved_for_transformers(tmp_path, variant):
     """transformers loads what `save` wrote, whichever of the two rotary spellings it reads."""
     model = llama.load(checkpoint(tmp_path / "theirs", **VARIANTS[variant]))

@@ -6,6 +6,7 @@ the peak, the same number each time.
     pytest tests/test_memory.py
 """
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -18,6 +19,10 @@ from learn import AdamW, Example, add_gradient
 from plumbing import lora, memory
 from plumbing.settings import Settings
 
+# Told to do without AVX-512 where the processor has it, torch 2.13 fails: "pack_vnni2 is only supported when avx512 is"
+DTYPES = ["fp32", pytest.param("bf16", marks=pytest.mark.skipif(
+    os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2"),
+    reason="torch's attention in bf16 does not obey ATEN_CPU_CAPABILITY"))]
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 
 
@@ -63,8 +68,9 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
-@pytest.mark.parametrize("rank, checkpointing, dtype", [  # any two of their values meet
-    (0, False, "fp32"), (0, True, "bf16"), (4, False, "bf16"), (4, True, "fp32")])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("rank", [0, 4])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.slow
 def test_learning(shape, rank, checkpointing, dtype, device):
@@ -88,7 +94,7 @@ def test_learning(shape, rank, checkpointing, dtype, device):
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", ["deep", "large vocabulary", "Qwen3"])
 @pytest.mark.slow
 def test_sampling(shape, dtype, device):

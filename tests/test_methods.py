@@ -348,6 +348,7 @@ def test_caps_are_kept(budget):
 @pytest.mark.parametrize("budget", ["short=0.3,vote=0.3", "vote=0.2,short=0.1", "vote=0.3", "vote=0,short=1",
                                     "short=0.3,vote=0.3,tokens=40", "tokens=30"])
 @pytest.mark.parametrize("share_ties", [True, False])
+@pytest.mark.slow
 def test_three_groups_keep_every_cap(budget, share_ties):
     settings, _ = parse_args(["--sft-short", "9", "--budget", budget, "--share-ties" if share_ties else
                               "--no-share-ties"])

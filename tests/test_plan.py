@@ -37,6 +37,7 @@ def plan_on(monkeypatch, settings, stage: str, gib: float, disk: float = 1000.0)
     return plan.Plan(settings, stage)
 
 
+@pytest.mark.slow
 def test_presets_fit_the_cards_that_they_are_made_for(tmp_path, monkeypatch):
     """With room for PyTorch's context and for fragments: 79.1 and 22 GiB are what such cards have (H100; A10, L4)."""
     for preset, config, gib in (("80gb", tiny.LLAMA_8B, 79.1), ("24gb", tiny.QWEN_1_5B, 22)):

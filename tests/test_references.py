@@ -68,6 +68,7 @@ def world():
 
 
 @pytest.mark.parametrize("kind", ["random", "levels", "kinds", "within kinds", "better"])
+@pytest.mark.slow
 def test_parts_of_a_height(world, kind, monkeypatch):
     """Who votes decides which part the height has: by level, by kind, by problem within a kind, or answering better."""
     monkeypatch.setattr(statistics, "RESAMPLES", 200)

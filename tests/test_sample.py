@@ -182,6 +182,7 @@ def test_a_prompt_is_read_once_for_all_its_samples(model, passes):
 
 
 @pytest.mark.parametrize("slots", [16, 64])
+@pytest.mark.slow
 def test_little_is_computed_in_vain(model, passes, slots):
     """Lengths differ ten-fold, and yet nine of ten computed tokens are kept."""
     responses = generate(model, [[1, 2]] * 20 * slots, 40, stop_ids=[3], seed=1, slots=slots)
@@ -232,6 +233,7 @@ def test_a_small_memory_changes_no_response(model, rows, temperature, top_p, sto
         generate(model, prompts, cache_gib=0.9 * length * token, **options)
 
 
+@pytest.mark.slow
 def test_more_run_at_once_than_if_each_had_memory_for_the_longest(model, passes):
     prompts = [[1, 2]] * 400
     lengths = [len(r.ids) for r in generate(model, prompts, 200, stop_ids=[3], seed=1)]
@@ -274,6 +276,7 @@ def test_global_random_state_is_neither_used_nor_touched(model):
 
 
 @pytest.mark.parametrize("stop_ids", [[4], (4, 7, 9), {0}, []])
+@pytest.mark.slow
 def test_stop_ids(model, stop_ids):
     responses = generate(model, PROMPTS * 3, 9, stop_ids=stop_ids, seed=1, slots=5)
     for response in responses:

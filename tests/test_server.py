@@ -144,6 +144,7 @@ def test_a_server_that_does_not_sample_is_named(address, tmp_path, capsys):
     ("--server http://x --model small=vote", "scot, sv, asv"), ("--server http://x --model a/m b/m", "one at a time"),
     ("checkpoints/base --server http://x --model small", "belong together"),
     ("--server ADDRESS --model other", "no such model")])
+@pytest.mark.slow
 def test_what_cannot_be_asked_is_one_line(arguments, says, address, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(server, "make_record", server.make_record if "ADDRESS" in arguments else lambda *_: None)
     with pytest.raises(SystemExit) as stop:

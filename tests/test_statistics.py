@@ -76,6 +76,7 @@ def test_all_alike_is_wilson(right, n):
     assert verdict(found, n) == ("too few problems" if n < 20 else "above")
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth(monkeypatch):
     """Of many made-up trainings with three seeds, 95 % and a bit more hold it; few seeds by resampling alone do not."""
     monkeypatch.setattr(statistics, "RESAMPLES", 200)

@@ -376,6 +376,7 @@ def random_response(rng: random.Random, consensus: int = 3) -> str:
 
 
 @pytest.mark.parametrize("consensus", [3, 2])
+@pytest.mark.slow
 def test_group_by_slow_reference(consensus):
     rng, seen = random.Random(0), Counter()
     for _ in range(6000):

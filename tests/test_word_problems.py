@@ -161,6 +161,7 @@ def test_files_that_data_reads(tmp_path, capsys):
         word_problems.main(["--train", "0"])
 
 
+@pytest.mark.slow
 def test_sft_on_the_solutions(tmp_path):
     """Three steps of a tiny model: a checkpoint for the base's prompt, whose loss has fallen; not trained again."""
     import tiny
