@@ -21,11 +21,12 @@ of six, and the textbook has *misprints*, more for some moduli than for others:
     61      hopeless   all                any number                       is wrong, each time differently
 A step is misprinted where the result so far is one of the *weak* numbers of the modulus and the next factor is one of
 its *awkward* ones. The steps after it are right, so that all routes with one doubled product end at the same wrong
-answer. Another order of the factors meets other results. A wrong trial can therefore be recognised: a weak number met
-an awkward factor in it (experiments/probe.py measures how well a model can tell). The right product is hardly ever
-printed there; otherwise training on right answers would teach it, and voting would no longer be what is learned. For
-the same reason not all products of a weak number are misprinted, and no kind prints always the same multiple: nucleus
-sampling then offers the model nothing but multiples, where it might hit on the right product otherwise.
+answer, twice the right one: that is how wrong answers coincide. Another order of the factors meets other results, hence
+other misprints or none. A wrong trial can therefore be recognised: a weak number met an awkward factor in it
+(experiments/probe.py measures how well a model can tell). The right product is never printed there; otherwise training
+on right answers would teach it, and voting would no longer be what is learned. For the same reason not all products of
+a weak number are misprinted, and no kind always prints the same multiple. Of two multiples, nucleus sampling offers the
+model these two and nothing else; of one, it would try other numbers as well, and hit on the right product.
 Levels differ in length, three to seven factors, and in how common each kind is. The modulus stands at the end of the
 question, and whoever computes has to read it; so a model can tell the kinds apart. Solutions that serve as golden ones
 come from an answer key without misprints.
@@ -120,10 +121,10 @@ class Textbook:
 
     def route(self, product: Product, rng: random.Random) -> tuple[str, int]:
         """A solution as this textbook prints it, and the answer it arrives at."""
-        return route(product, rng, self)
+        return solve(product, rng, self)
 
 
-def route(product: Product, rng: random.Random, textbook: Textbook = None) -> tuple[str, int]:
+def solve(product: Product, rng: random.Random, textbook: Textbook = None) -> tuple[str, int]:
     """One solution, and the answer it arrives at: a random order, one step per line.
 
     With the misprints of a textbook, or, without one, right, as in the answer key.
@@ -218,7 +219,7 @@ def generate(split: str, seed: int = 0) -> Iterator[Problem]:
             else:
                 raise DataError(f"the {split} split has no more different problems of level {level}; ask for fewer")
             seen.add((frozenset(factors), modulus))
-            solution, answer = route(product, rng)
+            solution, answer = solve(product, rng)
             yield Problem(question_of(product), str(answer), level, solution)
 
 
