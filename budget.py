@@ -24,8 +24,9 @@ cap on the average, a response that costs less than the cap leaves room for one 
 3. Rounding. round_off() gives each split prompt one response, within the caps. With one budget the number of prompts
    served is exact; with more it is in 99% of the small random programs of tests/test_budget.py. The value lost there
    is at most that of one prompt per budget.
-4. Ties are random. Of a prompt's responses with the same value and costs one is drawn. Then a random number below 1e-9
-   of the largest value is added to each value. Reported values, prices and bounds are those without it.
+4. Ties are random. Of a prompt's responses with the same value and costs one is drawn. To break the remaining ties, a
+   random number below 1e-9 of the largest value is added to each value. Reported values, prices and bounds are those
+   without it.
 """
 
 import math
@@ -214,13 +215,13 @@ def relax(program: Program) -> tuple[np.ndarray, np.ndarray]:
 
     ArithmeticError: no choice keeps the limits. Rarely, as LinAlgError: rounding errors have led the walk astray.
 
-    The state is an option for each prompt and K equations for the K prices, the basis: (-1, k) says "price k is 0",
-    (i, j) says "prompt i is indifferent between its option and j". Each equation has an unknown: what is left of budget
-    k, or the part of prompt i that takes j. If no unknown is negative, this is the optimum. If one is, give up its
-    equation, and move the prices along the edge of L on which the others hold, to its lowest point; prompts turn to
-    other options on the way. With one budget: it is overspent at price 0, the price rises, prompts turn to cheaper
-    options, and the one that turns when the budget is no longer overspent is split.
-    (Textbooks: the dual simplex method with generalized upper bounds.)
+    To be skipped on a first reading: this is a dual simplex method with generalized upper bounds. The state is an
+    option for each prompt and K equations for the K prices, the basis: (-1, k) says "price k is 0", (i, j) says "prompt
+    i is indifferent between its option and j". Each equation has an unknown: what is left of budget k, or the part of
+    prompt i that takes j. If no unknown is negative, this is the optimum. If one is, give up its equation, and move the
+    prices along the edge of L on which the others hold, to its lowest point; prompts turn to other options on the way.
+    With one budget: it is overspent at price 0, the price rises, prompts turn to cheaper options, and the one that
+    turns when the budget is no longer overspent is split.
     """
     cost, limit = program.cost, program.limit
     K, n, w = cost.shape
@@ -247,7 +248,7 @@ def relax(program: Program) -> tuple[np.ndarray, np.ndarray]:
         smallest_own, smallest_left = own.get(owner, 0.0), min(left, default=0.0)
         if min(smallest_own, smallest_left) >= -ZERO:
             break
-        if smallest_own < smallest_left:                                        # the two options change roles
+        if smallest_own < smallest_left:                                        # its two options change roles
             t = [i for i, _ in basis].index(owner)
             option[owner], basis[t] = basis[t][1], (owner, option[owner])
             continue
@@ -350,7 +351,7 @@ def round_off(program: Program, choice: np.ndarray) -> np.ndarray:
                 return choice
         i, j = np.unravel_index(score.argmax(), score.shape)
         choice[i] = j
-    return np.full(n, w - 1)                                                    # rounding errors: round and round
+    return np.full(n, w - 1)                                                    # no end, by rounding errors: drop all
 
 
 def _one_of_each_kind(value: np.ndarray, costs: np.ndarray, allowed: np.ndarray, rng: np.random.Generator

@@ -5,15 +5,15 @@
     python eval.py --server URL --model NAME NAME=asv ...  # models behind a server of the OpenAI protocol
     python eval.py --redraw runs/builtin/eval              # table and plots again, from the saved records
 
-Choose between models, checkpoints or settings by `--split validation`, and report the choice on the test split.
-Every model answers the same problems, once, but a single-trial model --samples times (its row is their mean), so that
-majority voting over k = 1..K separate samples (self-consistency) can be compared at equal trials, and once more
-greedily. The raw responses are saved, one record per model; all numbers and plots are computed from the records.
+Choose between models, checkpoints or settings by `--split validation`, and report the choice on the test split. Every
+model answers the same problems. A voting model answers once. A single-trial model answers --samples times (its row is
+their mean), for self-consistency, the majority of k = 1..K separate samples, and once more greedily. The raw responses
+are saved, one record per model; all numbers and plots are computed from the records.
 
 Budget is measured, in trials and in tokens per response. References at equal budget:
     efficiency boundary   the straight line from the base model (1 trial) to SV-SFT, which always votes (Fig. 2a)
     self-consistency      the plurality of k separate base samples, k trials; k may differ between problems, at random
-    thinned controls      another model whose votes are cut back at random to their first trial, to the same trials
+    thinned controls      another model, with random votes replaced by their first trial until both use equal trials
 Intervals are 95 %, by a bootstrap over problems (plumbing/statistics.py); differences are paired.
 """
 
@@ -93,9 +93,9 @@ def over_line(model: Means, base: Means, end: Means, unit: str) -> np.ndarray:
 
 
 def best_mixture(costs: ArrayLike, accuracies: ArrayLike, budget: ArrayLike) -> np.ndarray:
-    """The most that several ways to answer attain with a mean cost: the upper hull of their points.
+    """The best accuracy of a random mixture of ways to answer at a given mean cost: the upper hull of their points.
 
-    Any way for some problems and another for the rest, at random. What is left of the budget is not spent.
+    What is left of the budget is not spent.
     costs, accuracies: float[ways] or [ways, draws]. budget: a number or float[draws]; at least the lowest cost.
     """
     costs, accuracies = np.asarray(costs, float), np.asarray(accuracies, float)
@@ -216,10 +216,10 @@ def compare(evaluation: Evaluation, name: str) -> dict:
                 "gain_ratio": evaluation.bootstrap.ratio(mean.correct - base.correct, gain)}
     for other, r in evaluation.records.items():
         if r.condition in ADAPTIVE and other != name:
-            dearer = means[other].trials[0] > mean.trials[0]
+            costs_more = means[other].trials[0] > mean.trials[0]
             rows["models"][other] = {
                 "trials": float(means[other].trials[0]), "minus": difference(over_model(mean, means[other])),
-                "minus_at_equal_trials": difference(over_model(mean, means[other], True)) if dearer else None}
+                "minus_at_equal_trials": difference(over_model(mean, means[other], True)) if costs_more else None}
     return rows
 
 

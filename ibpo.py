@@ -10,7 +10,8 @@ budget acts nowhere else. Only numpy is needed.
 
     python ibpo.py      prints the paper's worked example (Table 2)
 
-Read reward_margin, Eq. (6); feasible_set, Eq. (7); maximise_margin, Eq. (8). select_ibpo is all three in one call.
+Read reward_margin, Eq. (6); feasible_set, Eq. (7); maximise_margin, Eq. (8). select_ibpo is all three in one call, for
+examples and tests; train.py calls the three itself.
 share_ties then spreads the weight of an accepted response over those that could have been drawn in its place. Then read
 select_cgpo, the paper's baseline without a budget. Other rules for what to accept are in methods.py; budget.py solves
 the same program for any number of groups and budgets.
@@ -29,7 +30,7 @@ ROUNDING = 1e-9  # tolerance when a share becomes a count: 0.29 * 100 is 28.9999
 class Selection(NamedTuple):
     """What a method accepted. Printing it gives a one-line report."""
 
-    weights: np.ndarray  # float[n, m]: 1 = learn from this response, 0 = do not (share_ties, methods.py: any numbers)
+    weights: np.ndarray  # float[n, m]: 1 = learn from this response, 0 = do not (policy gradients: any number)
     accepted: int  # number of responses with weight 1 (any above 0)
     extended: int  # number of extended ones among them
     dropped_no_correct: int  # prompts without a single response that may be accepted (D5)
@@ -48,7 +49,7 @@ class Selection(NamedTuple):
 def reward_margin(correct: ArrayLike, extended: ArrayLike, valid: ArrayLike = None) -> np.ndarray:
     """Δ = r̄(x, G₊) - r̄(x, G∘), Eq. (6): what voting adds to a prompt's pass rate; float[n] in [-1, 1].
 
-    The margin of every extended response of the prompt is Δ, that of every regular one -Δ, right or wrong.
+    In Eq. (8) every extended response of the prompt counts Δ, every regular one -Δ, whether or not it is right.
     Large: the prompt is worth the budget. Near 0: voting changes little, as on problems that are nearly always solved,
     or hardly ever.
 
@@ -63,12 +64,10 @@ def reward_margin(correct: ArrayLike, extended: ArrayLike, valid: ArrayLike = No
     valid = as_mask("valid", valid, correct.shape, missing=True)  # bool[n, m]
     vote, regular = valid & extended, valid & ~extended  # bool[n, m]: G₊ and G∘
     n_vote, n_regular = vote.sum(axis=1), regular.sum(axis=1)  # int[n]
-    vote_rate = (correct & vote).sum(axis=1) / np.maximum(n_vote, 1)  # float[n], r̄(x, G₊): a mean over G₊ alone (D1)
-    regular_rate = (correct & regular).sum(axis=1) / np.maximum(n_regular, 1)  # float[n], r̄(x, G∘)
-    margin = vote_rate - regular_rate  # Eq. (6)
-    # In floats 1 - 2/3 and 1/3 - 0 differ, and would not tie. Exact margins are whole multiples of 1 / denominator.
-    denominator = n_vote * n_regular  # int[n]; 0 where a group was not sampled: margin 0 (D4)
-    return np.rint(margin * denominator) / np.maximum(denominator, 1)
+    right_votes, right_regular = (correct & vote).sum(axis=1), (correct & regular).sum(axis=1)  # int[n]
+    # Eq. (6): right_votes / n_vote - right_regular / n_regular, each a mean over its own group (D1), as one division:
+    # in floats 1 - 2/3 and 1/3 - 0 differ, and would not tie. If a group was not sampled, the margin is 0 (D4).
+    return (right_votes * n_regular - right_regular * n_vote) / np.maximum(n_vote * n_regular, 1)
 
 
 def feasible_set(correct: ArrayLike, valid: ArrayLike = None, kl: ArrayLike = None,
@@ -100,8 +99,8 @@ def with_giving_up(feasible: np.ndarray, valid: np.ndarray, extended: np.ndarray
     accepted as regular, and count under the cap like any other. train.py learns of such a response only its decision
     to stop, never its wrong solution.
     """
-    hopeless = ~feasible.any(axis=1, keepdims=True)  # bool[n, 1]
-    return feasible | (hopeless & valid & ~extended)
+    nothing_feasible = ~feasible.any(axis=1, keepdims=True)  # bool[n, 1]
+    return feasible | (nothing_feasible & valid & ~extended)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -115,8 +114,8 @@ def with_giving_up(feasible: np.ndarray, valid: np.ndarray, extended: np.ndarray
 #       beyond the cap are lost instead of getting a regular response.
 #   D3  The cap is a share of the *accepted* responses (Table 2). The listing allows round(q₊ n m) extended ones: this
 #       never binds for q₊ >= 1/m, since at most n are accepted.
-#   D4  If one of the groups was not sampled, the margin is 0: no evidence, no budget. The listing gives an unseen group
-#       the pass rate 0, which rewards voting on easy prompts.
+#   D4  If one of the groups was not sampled, the margin is 0: there is no evidence that a vote pays. The listing gives
+#       an unseen group the pass rate 0, which rewards voting on easy prompts.
 #   D5  A prompt with nothing feasible is dropped, and counted. "Exactly one" would have no solution.
 #   D6  If more prompts *need* an extended response than the cap allows, as many prompts as possible come first, then
 #       the largest margin. Those with the smallest margins are dropped, and counted.
@@ -148,36 +147,36 @@ def select_ibpo(correct: ArrayLike, extended: ArrayLike, cap: float, valid: Arra
 
 def maximise_margin(margin: np.ndarray, feasible: np.ndarray, extended: ArrayLike, cap: float, rng=None,
                     zero_margin_votes: bool = False) -> Selection:
-    """Solve Eq. (8) exactly, by counting and one sort. No solver is needed.
+    """Serve as many prompts as possible (D2, D6), then maximise Eq. (8): exactly, by counting and one sort.
 
     margin: float[n], Δ of each prompt. feasible: bool[n, m], Ξ of Eq. (7). The rest as in select_ibpo.
     An accepted response counts +Δ if extended and -Δ if regular, so all there is to decide is who votes. Let
         U = the prompts with a feasible regular response: all accepted, since staying regular costs no budget,
         F = the prompts whose only feasible responses are extended: forced to vote or be dropped.
-    With f of F accepted and u of U upgraded to a vote, the cap reads  f + u <= q₊ (|U| + f).
+    With f prompts of F accepted and u of U upgraded to a vote, the cap reads  f + u <= q₊ (|U| + f).
     Make f as large as that allows, then u; each time the largest Δ first, and no upgrade without Δ > 0 (D7).
     """
     if not (isinstance(cap, Real) and 0 <= cap <= 1):  # false for NaN, too
         raise ValueError(f"cap must be a number from 0 to 1, not {cap!r}")
     cap, rng = float(cap), np.random.default_rng(rng)
     extended = as_mask("extended", extended, feasible.shape)  # bool[n, m], G₊
-    regular_ones, votes = feasible & ~extended, feasible & extended  # bool[n, m]: what may be accepted of G∘ and G₊
-    can_stay, can_vote = regular_ones.any(axis=1), votes.any(axis=1)  # bool[n], U; bool[n]
+    regular, votes = feasible & ~extended, feasible & extended  # bool[n, m]: what may be accepted of G∘ and G₊
+    can_stay, can_vote = regular.any(axis=1), votes.any(axis=1)  # bool[n], U; bool[n]
     forced = can_vote & ~can_stay  # bool[n], F
     worth_a_vote = margin >= 0 if zero_margin_votes else margin > 0  # bool[n], D7
     upgradable = can_vote & can_stay & worth_a_vote  # bool[n]
     n_stay, n_forced = int(can_stay.sum()), int(forced.sum())  # |U|, |F|
 
-    # Eq. (8), the cap, as in D3:  f + u <= cap (|U| + f).  First the largest f (D6), that is u = 0 and
-    # f <= cap |U| / (1 - cap); then the largest u.
+    # Eq. (8), the cap, as in D3:  f + u <= cap (|U| + f).  First the largest f (D6): with u = 0 the cap reads
+    # f <= cap (|U| + f), that is f <= cap |U| / (1 - cap). Then the largest u.
     f = n_forced if cap == 1 else min(n_forced, math.floor(cap * n_stay / (1 - cap) + ROUNDING))
-    u = max(math.floor(cap * (n_stay + f) + ROUNDING) - f, 0)  # max, since rounding may give -1
+    u = max(math.floor(cap * (n_stay + f) + ROUNDING) - f, 0)  # max, since ROUNDING may have let f exceed its share
     by_margin = np.lexsort((rng.random(len(margin)), -margin))  # int[n]: prompts, largest Δ first, ties at random
     who_votes = np.zeros(len(margin), bool)  # bool[n]
     who_votes[[i for i in by_margin if forced[i]][:f]] = True
     who_votes[[i for i in by_margin if upgradable[i]][:u]] = True  # Eq. (8), the maximum
     # D2: who does not vote gets a regular response. A forced prompt beyond the cap has none: dropped (D6).
-    accepted = one_per_prompt(np.where(who_votes[:, None], votes, regular_ones), rng)  # bool[n, m]
+    accepted = one_per_prompt(np.where(who_votes[:, None], votes, regular), rng)  # bool[n, m]
     return selection_of(accepted, extended, feasible, dropped_over_cap=n_forced - f)
 
 
@@ -196,18 +195,20 @@ def select_cgpo(correct: ArrayLike, extended: ArrayLike = None, valid: ArrayLike
 def share_ties(weights: np.ndarray, feasible: np.ndarray, group: np.ndarray) -> np.ndarray:
     """The weight of each accepted response, spread evenly over all feasible responses of its prompt and group.
 
-    They tie in Eq. (8), and the paper draws one of them. The mean over all draws has the same expected gradient with
-    less noise, and costs no further sample.
+    They tie in Eq. (8), and the paper draws one of them. This is the mean over all draws: the same expected gradient
+    with less noise, from the same samples.
     weights: float[n, m] of a Selection. feasible: bool[n, m], Ξ. group: [n, m], equal for responses of one group.
     Prompts with several weighted responses, or whose weighted response is not feasible, are left as they are. Returns
     float[n, m].
     """
-    accepted = weights != 0  # bool[n, m]
-    accepted_group = np.max(group * accepted, axis=1, keepdims=True)  # int[n, 1]
-    ties = feasible & (group == accepted_group)  # bool[n, m]
-    spread = (accepted.sum(axis=1) == 1) & ties.any(axis=1)  # bool[n]
-    share = ties / np.maximum(ties.sum(axis=1), 1)[:, None]  # float[n, m]
-    return np.where(spread[:, None], weights.sum(axis=1, keepdims=True) * share, weights)
+    shared = weights.copy()
+    for i, row in enumerate(weights):  # float[m]
+        accepted = row.nonzero()[0]
+        if len(accepted) == 1:
+            ties = feasible[i] & (group[i] == group[i, accepted[0]])  # bool[m]
+            if ties.any():
+                shared[i] = row[accepted[0]] * ties / ties.sum()
+    return shared
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -229,10 +230,10 @@ def as_mask(name: str, values: ArrayLike | None, shape: tuple = None, missing: b
 
 
 def one_per_prompt(choices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """bool[n, m]: one random marked response of each prompt that has any. choices: bool[n, m]."""
-    ticket = choices - rng.random(choices.shape)  # float[n, m], above 0 if it is marked
-    drawn = ticket.argmax(axis=1, keepdims=True)  # int[n, 1]
-    return choices & (drawn == np.arange(choices.shape[1]))  # bool[n, m]; none where none was marked
+    """bool[n, m]: one random True entry of each row that has any. choices: bool[n, m]."""
+    key = choices - rng.random(choices.shape)  # float[n, m], above 0 where True
+    drawn = key.argmax(axis=1, keepdims=True)  # int[n, 1]
+    return choices & (drawn == np.arange(choices.shape[1]))  # bool[n, m]; a row without True stays empty
 
 
 def selection_of(weights: np.ndarray, extended: np.ndarray, feasible: np.ndarray,
@@ -249,7 +250,7 @@ def main() -> None:
     correct = np.array([[1, 1, 1, 1], [1, 0, 1, 1]])
     extended = np.array([[0, 0, 1, 1], [0, 0, 1, 1]])
     margin = reward_margin(correct, extended)
-    print("Table 2. Each row: two regular responses, then two extended ones. Shares are of 1,000 draws.\n")
+    print("Table 2. Columns: two regular responses, then two extended ones; how often each is taken in 1,000 draws.\n")
     draws = range(1000)
     share_taken = {
         "IBPO, cap 50%": np.mean([select_ibpo(correct, extended, 0.5, rng=seed).weights for seed in draws], axis=0),

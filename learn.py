@@ -1,12 +1,12 @@
 """The learning step: the gradient of Eq. (5), and AdamW.
 
-`add_gradient` adds the gradient of -sum_ij weight_ij log pi(y_ij | x_i), Eq. (5), and `AdamW` takes the step.
+`add_gradient` adds the gradient of -sum_ij weight_ij log pi(y_ij | x_i) / n, Eq. (5), and `AdamW` takes the step.
 plumbing/stage.py repeats both, logs a line per step, and continues after an interruption.
 
     pytest tests/test_learn.py
 
 Departure from the paper: the loss is a sum over tokens, divided by the number of prompts in the step: one constant,
-never a length. A vote is k times as long as a single trial, and any division by length would make it count less.
+never a length. A vote is several times as long as a single trial, and any division by length would make it count less.
 """
 
 import time
@@ -68,7 +68,8 @@ def log_probabilities(model: llama.Llama, group: list[Example], checkpoint: bool
     predicts = torch.zeros(B, T, dtype=torch.bool)  # [B, T], the places whose *next* token is in the loss
     for row, example in enumerate(group):
         ids[row, : len(example)] = torch.tensor(example.prompt + example.response)
-        predicts[row, len(example.prompt) - 1 : len(example) - 1] = torch.tensor(example.loss_mask or True)
+        in_loss = True if example.loss_mask is None else torch.tensor(example.loss_mask)
+        predicts[row, len(example.prompt) - 1 : len(example) - 1] = in_loss
     ids, predicts = ids.to(device), predicts.to(device)
     target = ids.roll(-1, dims=1)[predicts]  # [N]
     hidden = model.hidden_states(ids, where=predicts, checkpoint=checkpoint)  # [N, C]
@@ -85,20 +86,21 @@ def log_probabilities(model: llama.Llama, group: list[Example], checkpoint: bool
     return torch.zeros(B, device=device).index_add(0, row, logp)
 
 
-def add_gradient(model: llama.Llama, examples: list[Example], denominator: float, settings: Settings) -> float:
-    """Add the gradient of Eq. (5), -sum weight * log pi / denominator, micro-batch by micro-batch; returns the loss.
+def add_gradient(model: llama.Llama, examples: list[Example], n: float, settings: Settings) -> float:
+    """Add the gradient of Eq. (5), -sum weight * log pi / n, micro-batch by micro-batch; returns the loss.
 
-    The denominator is one constant for the whole step, so the gradient does not depend on micro_tokens. Each process
-    adds that of a part of the examples; Stage.update sums them, or, of a sharded model, the backward pass. The loss is
-    that of all.
+    n is the number of prompts in the step (of examples, in SFT): one constant, so that the gradient does not depend on
+    micro_tokens. Each process adds the gradient of a part of the examples; Stage.update sums them (for a sharded model
+    the backward pass does). The loss is that of all examples.
     """
     total = 0.0
     mine = distributed.share(examples, [len(example) for example in examples])
     groups = list(micro_batches(mine, settings.micro_tokens))
+    # of a sharded model all processes take equally many micro-batches: some of them hold nothing
     for group in sharding.in_lockstep(model, groups, nothing=[Example([0], [0], weight=0.0)]):
         weight = torch.tensor([example.weight for example in group], device=model.lm_head.weight.device)  # [B]
         with distributed.connection():
-            loss = -(weight * log_probabilities(model, group, settings.checkpointing)).sum() / denominator  # Eq. (5)
+            loss = -(weight * log_probabilities(model, group, settings.checkpointing)).sum() / n  # Eq. (5)
             loss.backward()
         total += loss.item()
     return distributed.total(total)
@@ -200,7 +202,7 @@ def closing_mask(tokenizer, ids: list[int]) -> list[bool]:
 
 
 def encode(tokenizer, question: str, condition: str, response: str, given: str = "") -> Example:
-    """A training example from texts. given: a part of the response that is read, but not in the loss."""
+    """A training example from texts. given: a part of the response that is masked out of the loss."""
     coded = tokenizer(response, add_special_tokens=False, return_offsets_mapping=True)
     first = response.index(given)
     loss_mask = [not (first <= a < first + len(given)) for a, _ in coded.offset_mapping] + [True]

@@ -45,9 +45,9 @@ def select_under_budget(judged: Judged, feasible: np.ndarray, settings, rng) -> 
 def expected_tokens(judged: Judged) -> np.ndarray:
     """The mean length of the prompt's valid responses of the same group: float[n, m].
 
-    A response's own length is partly luck: of 32 votes on a prompt some agree early. A cap on it accepts these lucky
-    ones, which the policy cannot repeat at will, so that it ends above the cap. The cost of a vote is therefore a mean
-    over the prompt's samples, as its value is, Eq. (6).
+    A response's own length is partly chance: of 32 votes on a prompt some agree early. A cap on it would accept those,
+    and the policy, which cannot make a vote agree early, would end above the cap. The cost of a vote is therefore a
+    mean over the prompt's samples, as its value is, Eq. (6).
     """
     same = (judged.group[:, :, None] == judged.group[:, None]) & judged.valid[:, None]  # bool[n, m, m]
     return (same * judged.tokens[:, None]).sum(axis=2) / np.maximum(same.sum(axis=2), 1)
@@ -114,9 +114,9 @@ def select_margin(judged: Judged, feasible: np.ndarray, settings, rng) -> Select
 def select_random(judged: Judged, feasible: np.ndarray, settings, rng) -> Selection:
     """Control: IBPO with random margins. Does it matter *who* votes, or only how many do?
 
-    It accepts as many prompts as IBPO. But which forced prompts it keeps, and which ones with both kinds of feasible
-    response it upgrades, is random, whatever the sign of Δ. It spends the cap even where IBPO stops because no Δ > 0 is
-    left: the control never has fewer votes than IBPO. Reads settings.cap.
+    It spends the whole cap on random prompts. It accepts as many prompts as IBPO; but which forced prompts it keeps,
+    and which ones with both kinds of feasible response it upgrades, is random, whatever the sign of Δ. IBPO stops where
+    no Δ > 0 is left, so the control never has fewer votes than IBPO. Reads settings.cap.
     """
     margin = 1.0 + rng.permutation(len(feasible))  # float[n]: above 0, no ties
     return maximise_margin(margin, feasible, judged.extended, settings.cap, rng)
@@ -124,7 +124,7 @@ def select_random(judged: Judged, feasible: np.ndarray, settings, rng) -> Select
 
 def select_listing(judged: Judged, feasible: np.ndarray, settings, rng) -> Selection:
     """The SciPy listing of the paper's App. H as it behaves: at most one response per prompt, at most round(q₊ n m)
-    extended ones. What D1-D6 stand for is in ibpo.py. Reads settings.cap.
+    extended ones. D1-D6: see ibpo.py. Reads settings.cap.
 
     D1, D4: the pass rate of a group is the number of its correct responses over all m; 0 if it was not sampled.
     D2: "at most one". D3: the limit counts samples, not accepted responses; from q₊ = 1/m on it never binds.
@@ -207,9 +207,9 @@ class Method(NamedTuple):
     select: Callable[[Judged, np.ndarray, object, np.random.Generator], Selection]
     caps: tuple[str, ...] = ()  # what --budget may limit, names of COSTS; none: it has no budget
     policy_gradient: bool = False  # needs samples from π itself
-    fewest_samples: int = 1  # per prompt; with two, no prompt has both a positive margin and a right single trial
+    fewest_samples: int = 1  # per prompt; with two, a margin above 0 means that the single trial is wrong
     two_groups: bool = False  # knows regular and extended responses only: no short votes
-    accepts_infeasible: bool = False  # does not ask for Ξ: a KL bound, Eq. (7), would have no effect
+    accepts_infeasible: bool = False  # ignores Ξ: a KL bound, Eq. (7), would have no effect
 
 
 METHODS = {

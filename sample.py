@@ -409,7 +409,7 @@ def main() -> None:
               f"{verdict}\n")
     if product is not None:
         level = data.level_of(product)
-        print(f"a problem of level {level} of 5, {data.kind_of(args.problem)}" if level else
+        print(f"a problem of level {level} of 5; its kind: {data.kind_of(args.problem)}" if level else
               f"note: the model has not learned such problems; it knows {data.WHAT_TO_ASK}")
 
 

@@ -4,10 +4,10 @@
     python train.py --stage asv-sft              # its own solutions in the voting templates
 
 Departures from the paper: a single trial is one of the model's own solutions, not a golden one, which would teach it
-more than it can do (see `sft_examples`). D_ASV1 and D_ASV2 are both drawn evenly from all levels. D_ASV1 holds votes
-on problems with at least --sft-distinct different answers (the paper: 4 to 8, of 32 samples). That tells the model
-about difficulty before IBPO does; with --sft-distinct 1 it learns both formats, not when to use them. With --sft-short
-there is a third kind of example, short votes, made in the same way.
+arithmetic, too, not only when to vote (see `sft_examples`). D_ASV1 and D_ASV2 are both drawn evenly from all levels.
+D_ASV1 holds votes on problems with at least --sft-distinct different answers (the paper: 4 to 8, of 32 samples). That
+tells the model about difficulty before IBPO does; with --sft-distinct 1 it learns both formats, not when to use them.
+With --sft-short there is a third kind of example, short votes, made in the same way.
 """
 
 import json
@@ -39,8 +39,8 @@ from plumbing.stage import Stage, for_sampling, is_finished, only_process, open_
 def times_table(step: int, steps: int, book: data.Textbook, rng: random.Random) -> tuple[str, str, str]:
     """A page of chapter one: a product of two numbers, small ones first.
 
-    Read in this order the table is learned within minutes. Met all at once, in longer solutions, it takes hours: modulo
-    p, a known number times an unknown one may be any number, so that one operand alone predicts nothing.
+    Read in this order the table is learned within minutes. Presented all at once, in longer solutions, it takes hours:
+    modulo p, a known number times an unknown one may be any number, so that one operand alone predicts nothing.
     """
     entry = book.table_entry(step / steps, rng)
     return data.question_of(entry), "scot", book.route(entry, rng)[0]
@@ -49,7 +49,7 @@ def times_table(step: int, steps: int, book: data.Textbook, rng: random.Random) 
 def textbook_page(book: data.Textbook, rng: random.Random) -> tuple[str, str, str]:
     """A page of chapter two: one solution, or several routes to one problem and a closing remark.
 
-    Some pages repeat the times tables: there are five of them.
+    Some pages repeat the times tables of the five primes that have one.
     """
     if rng.random() < book.repeats:
         return times_table(1, 1, book, rng)
@@ -144,7 +144,7 @@ def train_base(settings: Settings) -> Path:
 # SV-SFT and ASV-SFT: the base model's own solutions in the voting templates (paper Sec. 4)
 
 
-PROBLEMS_AT_ONCE = 250  # sampled, and kept
+PROBLEMS_AT_ONCE = 250  # sampled, then saved
 
 
 def sampled_solutions(settings: Settings) -> list[dict]:
@@ -244,11 +244,11 @@ def sft_examples(settings: Settings, stage: str, tokenizer, rows: list[dict]) ->
     format of "asv". SV-SFT learns D_SV and single solutions under the base's prompt, ASV-SFT D_ASV1 and alpha times as
     many of D_ASV2.
 
-    A single trial is one of the model's own right samples, so that it does not forget what the votes do not practise
-    (with votes on hard problems alone, it forgot the easy ones within 500 steps). Where no sample is right, the golden
-    solution of the built-in world stands in the response, but not in the loss: only the format of one trial is learned.
-    Learning the solution itself would correct the textbook's misprints, and voting would no longer pay. A problem file
-    brings no solutions; its unsolved problems are left out.
+    A single trial is one of the model's own right samples, so that it does not forget the easy problems, of which it
+    sees hardly any votes (with votes on hard problems alone, it forgot them within 500 steps). Where no sample is
+    right, the golden solution of the built-in world is shown, masked out of the loss: only the format of one trial is
+    learned. Learning the solution itself would correct the textbook's misprints, and voting would no longer pay. A
+    problem file brings no solutions; its unsolved problems are left out.
     """
     rng, condition = random.Random(f"{stage} {settings.seed}"), settings.condition(stage)
     votes, shorts, regular = defaultdict(list), defaultdict(list), defaultdict(list)

@@ -3,7 +3,7 @@
     python train.py                              # built-in world, 2 CPU cores: SV-SFT, ASV-SFT, IBPO at q+ = 0.5, eval
     python train.py smoke                        # the same path in under a minute, to see that everything works
     python train.py --budget vote=0.25           # another cap (the stages before it are reused)
-    python train.py --budget expected-tokens=41  # a cap on tokens instead (with tokens=N it ends above N)
+    python train.py --budget expected-tokens=41  # a cap on tokens instead (see methods.py)
     python train.py --sft-short 2500 --sft-votes 2500 --sft-regular 2500 --budget short=0.3,vote=0.3 --out runs/modes
                                                  # three groups, a cap on each kind of vote
     python train.py --stage ibpo --method random # a control: same cap, random prompts vote (or cgpo, rft, margin)
@@ -53,8 +53,8 @@ from sft import train_base, train_sft
 def train_ibpo(settings: Settings, start: Path) -> Path:
     """Algorithm 1, from the ASV-SFT model in `start`; returns the directory of the trained checkpoint."""
     settings = settings.for_ibpo()
-    # Algorithm 2 accumulates k_b batches of n prompts before an update. The policy does not change in between, so all
-    # k_b n prompts are sampled at once, and one program is solved on them. This product is the n of ibpo.py.
+    # Algorithm 2 accumulates k_b sampled batches before an update. The policy does not change in between, so we sample
+    # the prompts of all k_b batches at once, and solve one program on them. ibpo.py calls their number n.
     prompts_per_step = settings.accumulate * settings.prompts
     problems, validation = training_problems(settings, prompts_per_step)
     sources = {"start": fingerprint(start), "data": digest([(p.question, p.answer, p.level) for p in problems])}
@@ -103,7 +103,8 @@ class Rollout(voting.Judged):
 
 def roll_out(policy: llama.Llama, tokenizer, problems: list[data.Problem], m: int, top_p: float, seed: int,
              settings: Settings) -> Rollout:
-    """Sample m responses to each problem under the ASV prompt (or that of three groups), and judge them."""
+    """Sample m responses to each problem under the ASV prompt (with --sft-short that of three groups), and judge
+    them."""
     condition = settings.condition("ibpo")
     rows = sample.ask(policy, tokenizer, [problem.question for problem in problems], condition, m, top_p=top_p,
                       seed=seed, **settings.sampling)
@@ -151,7 +152,8 @@ def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
 
 
 def weighted_examples(rollout: Rollout, weights: np.ndarray, tokenizer, settings: Settings) -> list[Example]:
-    """The responses with a weight[n, m] other than 0, to learn from. Where the policy gave up (D8): their end alone."""
+    """The responses with a weight[n, m] other than 0, to learn from. With --give-up (D8), of a wrong
+    response only the closing tokens are learned."""
     examples = []
     for i, j in zip(*weights.nonzero()):
         ids = rollout.responses[i][j].ids
@@ -173,7 +175,8 @@ def training_problems(settings: Settings, n: int) -> tuple[list[data.Problem], l
 
 
 def validate(policy: llama.Llama, tokenizer, problems: list[data.Problem], step: int, settings: Settings) -> dict:
-    """Accuracy and votes on the validation problems before this step, for the curves; nothing is chosen by them."""
+    """Accuracy and votes on the validation problems before this step, for the curves: no checkpoint is chosen
+    by them."""
     seen = roll_out(policy, tokenizer, problems, 1, settings.top_p, derive_seed(settings.seed, "v", step), settings)
     return {"valid_accuracy": float(seen.correct.mean()), "valid_vote_share": float(seen.extended.mean()),
             "valid_short_share": float((seen.group == voting.GROUPS.index("short")).mean())}

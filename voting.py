@@ -2,13 +2,13 @@
 
 A *trial* is one [TRIAL] ... [/TRIAL] block that ends in a boxed answer; a *response* is all a model writes.
     regular  (G∘)   one trial and a closing line (taught: one trial is enough); under the base's prompt a plain solution
-    extended (G₊)   a *vote*: trials one after another until an answer has occurred three times, eight at most, then the
-                    consensus stated as the final answer; without one, the plurality (the first seen on ties)
+    extended (G₊)   a *vote*: at most eight trials, one after another, until an answer has occurred three times; then
+                    this consensus is the final answer, or without one the plurality (the first seen on ties)
     short           the same with two of at most three, and closing lines of its own; only where there are three groups
     pair            two trials and nothing else, the second one counts: only under SCoRe's prompt (experiments/score.py)
     malformed       everything else: it belongs to no group, is never accepted, and counts as wrong
-Of the closing lines only the stated answer is checked. The rule is strict because the budget counts votes, not trials:
-a vote that goes on after its consensus would spend trials that no cap counts.
+Of the closing lines only the stated answer is checked. The stop rule is enforced because the budget counts votes, not
+trials: a vote that goes on after its consensus would spend trials that no cap counts.
 
     python voting.py                             # one response of each kind, parsed; the prompts
 """
@@ -203,7 +203,7 @@ def number_answers(answers: list[str | None]) -> tuple[list[int], list[str]]:
 
 
 def times_seen(answers: list[str | None]) -> int:
-    """How often the last answer has come up, CONSENSUS at most, as far as TALLY counts; 0 if it is None."""
+    """How often the last answer has come up, at most CONSENSUS (TALLY counts no further); 0 if it is None."""
     if answers[-1] is None:
         return 0
     return min(sum(a is not None and grade.equal(a, answers[-1]) for a in answers), CONSENSUS)
@@ -221,7 +221,7 @@ def build_vote(solutions: list[str], gold: str, rng: random.Random, rule: Rule =
     """Algorithm 3: a vote made of a problem's sampled solutions; None if its final answer is wrong.
 
     The solutions are shuffled and appended as trials until the rule stops: LONG when one answer has come up three
-    times, after eight at the latest (SHORT: twice, three). Departure from the paper: without consensus, the final
+    times, after eight at the latest (SHORT: twice, after three). Departure from the paper: without consensus, the final
     answer is the plurality, which a model can follow without knowing the truth (the paper takes a correct one if there
     is any).
     """
@@ -231,7 +231,7 @@ def build_vote(solutions: list[str], gold: str, rng: random.Random, rule: Rule =
     if needed is None or plurality(answers[:needed])[0] is None:
         return None
     vote = render_extended(solutions[:needed], answers[:needed], rule)
-    _, right = judge(gold, vote, condition="modes")  # where long and short votes both count
+    _, right = judge(gold, vote, condition="modes")  # which accepts both rules
     return vote if right else None  # also None: a solution with a [TRIAL] in it breaks the vote
 
 
@@ -331,7 +331,7 @@ def judge(gold: str, text: str, finished: bool = True, condition: str = "asv") -
     """The parsed response and r_match: whether its final answer is right. One that was cut off is malformed.
 
     condition: the prompt it answers. With two groups a short vote is malformed, since no cap counts it. Under a prompt
-    that asks for trials so is a plain solution, since attempts inside it would not be counted.
+    that asks for trials a response without [TRIAL] is malformed, too: its attempts could not be counted.
     """
     parsed, reason = (parse_pair if condition == "score" else parse)(text), ""
     if not finished:
@@ -404,7 +404,7 @@ def main() -> None:
     examples = {
         "a vote": render_extended([right[0], wrong, *right[1:]], ["7", "14", "7", "7"]),
         "one trial": render_regular(right[0]),
-        "a short vote": render_extended(right[:2], ["7", "7"], SHORT),
+        "a short vote (malformed without --sft-short)": render_extended(right[:2], ["7", "7"], SHORT),
         "a vote that stopped too early": render_extended(right[:2], ["7", "7"]),
     }
     for name, text in examples.items():

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from experiments import tables
-from experiments.tables import BUDGETED, LEARN_WHEN, NAMES, against_single, boundary, each, of_kinds, table
+from experiments.tables import BUDGETED, LEARN_WHEN, NAMES, against_single, boundary, each, table
 from experiments.tables import points as interval
 from plumbing.statistics import number
 
@@ -102,10 +102,10 @@ def sees(result: dict) -> str:
     rows = []
     for name in present(result, LEARN_WHEN):
         row = result["models"][name]
-        rows.append([called(result, name), *(of_kinds(row, key) for key in ("votes_after_right", "votes_after_wrong")),
-                     *(interval(row["sees"][key]) for key in ("kind", "level"))])
-    return table(["model", "votes after a right first trial, %", "after a wrong one, %", "difference",
-                  "within levels alone"], rows)
+        votes = [each([row["kinds"][kind][f"votes_after_{first}"] for first in ("right", "wrong")], 100)
+                 for kind in ("medium", "hard")]
+        rows.append([called(result, name), *votes, *(interval(row["sees"][key]) for key in ("kind", "level"))])
+    return table(["model", "votes on medium, %", "on hard, %", "wrong − right", "within levels alone"], rows)
 
 
 def giving_up(result: dict) -> str:
@@ -122,10 +122,13 @@ def giving_up(result: dict) -> str:
 
 
 def cost(result: dict) -> str:
-    rows = [[called(result, name), of_kinds(row, "first_trial"), interval(row.get("first_minus_base")),
-             f"{100 * row['malformed']:.1f}"]
-            for name, row in ((name, result["models"][name]) for name in present(result, ["base", *LEARN_WHEN]))]
-    return table(["model", "first trials right, %", "− base, points", "malformed, %"], rows)
+    rows = []
+    for name in present(result, ["base", *LEARN_WHEN]):
+        row = result["models"][name]
+        right = [f"{100 * row['kinds'][kind]['first_trial'][0]:.1f}" for kind in ("medium", "hard", "trap")]
+        rows.append([called(result, name), *right, interval(row.get("first_minus_base")),
+                     f"{100 * row['malformed']:.1f}"])
+    return table(["model", "medium", "hard", "trap", "all − base, points", "malformed, %"], rows)
 
 
 def levels(result: dict) -> str:

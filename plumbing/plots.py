@@ -71,20 +71,18 @@ def plot_budget(summary: dict, path: Path) -> None:
                 x = np.arange(1, len(value) + 1) * models[base][unit][0]
                 axis.plot(x, value, color=GREY, marker=".", ls="")
                 axis.plot(x, 100 * np.array(summary["mixed_self_consistency"]), color=GREY, lw=1,
-                          label=f"self-consistency, 1 to {len(value)} samples, and the best mixture")
-            lines = [((base, sv), dict(color="black", ls="--", label="efficiency boundary"))] if base and sv else []
+                          label=f"self-consistency: 1 to {len(value)} samples (dots), best mixture")
+            if base and sv:
+                ends = models[base], models[sv]
+                axis.plot([row[unit][0] for row in ends], [100 * row["accuracy"][0] for row in ends], lw=1, ls="--",
+                          color="black", label="efficiency boundary")
             if corners := summary.get("adaptive", {}).get("corners", {}).get(unit):
                 x, y = [row[unit] for row in corners], [100 * row["accuracy"] for row in corners]
-                axis.plot(x, y, color=GREEN, ls=":", marker=".", label="adaptive SC, its best rules mixed")
+                axis.plot(x, y, color=GREEN, ls=":", marker=".", label="adaptive SC: until so many agree, best mixture")
                 last = {row["consensus"]: at for row, *at in list(zip(corners, x, y))[1:]}  # of rules that are alike
                 for consensus, at in last.items():
                     axis.annotate(f"{consensus} agree", at, (-4, 9), textcoords="offset points",
                                   fontsize=8, color=GREEN, path_effects=HALO)
-            lines += [([name for name in names if name in models], dict(color=colour))
-                      for names, colour in ((IUB, CAPS[50][0]), (GIVE_UP, PINK))]
-            for names, style in lines:
-                rows = [models[name] for name in names]
-                axis.plot([row[unit][0] for row in rows], [100 * row["accuracy"][0] for row in rows], lw=1, **style)
             for name, style in looks(models).items():
                 (x, x_low, x_high), y = models[name][unit], 100 * models[name]["accuracy"][0]
                 gain, low, high = (100 * value for value in models[name].get("gain") or (0, 0, 0))
@@ -94,7 +92,7 @@ def plot_budget(summary: dict, path: Path) -> None:
                 axis.annotate(label, (x, y), (8, -3), textcoords="offset points", fontsize=9, color=style["color"],
                               path_effects=HALO, zorder=4)
             axis.set_xlabel(f"{unit} per response")
-        axes[0].set_ylabel("accuracy, %" + " (bars: of the gain over the base)" * bool(base))
+        axes[0].set_ylabel("accuracy, %")
         save(figure, path, axes[1], columns=4)
 
 

@@ -16,7 +16,7 @@ def comparison_lines(rows: dict) -> Iterator[tuple[str, Estimate | None]]:
         yield f"self-consistency at equal {unit}", row["minus"]
     for other, row in rows["models"].items():
         yield f"{other} ({row['trials']:.2f} trials)", row["minus"]
-        yield f"{other}, thinned to equal trials", row["minus_at_equal_trials"]
+        yield f"{other}, fewer votes, equal trials", row["minus_at_equal_trials"]
 
 
 def print_differences(title: str, lines: list[tuple[str, Estimate | None, int]]) -> None:
@@ -68,8 +68,8 @@ def print_summary(summary: dict) -> None:
     n, models, sv = summary["problems"], summary["models"], summary["models"].get(summary["sv"])
     print(f"\n{n} problem{'s' * (n != 1)}; 95 % intervals\n")
     print_table(models)
-    print("gain: pass@1 minus that of the base. rule kept: of the responses with several trials, those that stop when "
-          "the rule says.")
+    print("gain: pass@1 minus that of the base. ±: half of the interval. rule kept: of the responses with several "
+          "trials,\nthose that stop when the rule says.")
     if summary["self_consistency"]:
         values = "  ".join(f"{k}: {100 * row.value:.1f}" for k, row in enumerate(summary["self_consistency"], 1))
         print(f"\nself-consistency, % by samples   {values}")
@@ -84,7 +84,7 @@ def print_summary(summary: dict) -> None:
     for name, rows in summary["comparisons"].items():
         print_differences(name, [(*line, n) for line in comparison_lines(rows)])
         for unit, row in rows["self_consistency"].items():
-            if row["gain_ratio"]:
+            if row["gain_ratio"] and row["gain"].low > 0:
                 print(f"    its gain over the base is {number(row['gain_ratio'], 2)} times that of self-consistency at "
                       f"equal {unit}")
         if sv and sv.get("gain") and sv["gain"].low > 0 and rows["boundary"]["trials"]:

@@ -39,10 +39,11 @@ def exit_code(interrupt: KeyboardInterrupt) -> int:
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Hold Ctrl-C, SIGTERM and SIGHUP back until the block is done."""
-    pending, previous = [], {}
-    for number in (signal.SIGINT, *SIGNALS):
-        previous[number] = signal.signal(number, lambda number, frame: pending.append(number))
+    pending = []
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, *SIGNALS)}
     try:
+        for number in previous:  # one may still raise here
+            signal.signal(number, lambda number, frame: pending.append(number))
         yield
     finally:
         for number, handler in previous.items():

@@ -134,17 +134,18 @@ class Stage:
                     distributed.on_main(lambda: self._finish(model))
 
     def _stop(self, why: str) -> str:
-        """Save the state; returns what to tell the user."""
-        lost = ""
-        with suppress(KeyboardInterrupt), uninterrupted():  # a second Ctrl-C has to wait
-            self.bar.close()
-            complete = self.kept
-            if distributed.rank == 0 or self.sharded:  # nobody waits for the others here: they may be gone
-                print(f"{self.name}: saving step {self.done}", flush=True)  # at 8B this takes minutes
-                try:
-                    self._save_state()
-                except OSError as error:
-                    lost = f" ({self.done - self.kept} steps are lost: the state cannot be saved, {error})"
+        """Save the state, also if more signals come meanwhile; returns what to tell the user."""
+        lost, complete, tried = "", self.kept, False
+        while not tried:  # again, if a signal came before the block could hold it back
+            with suppress(KeyboardInterrupt), uninterrupted():
+                tried = True
+                self.bar.close()
+                if distributed.rank == 0 or self.sharded:  # nobody waits for the others here: they may be gone
+                    print(f"{self.name}: saving step {self.done}", flush=True)  # at 8B this takes minutes
+                    try:
+                        self._save_state()
+                    except OSError as error:
+                        lost = f" ({self.done - self.kept} steps are lost: the state cannot be saved, {error})"
         why = f" ({why})" if why else ""
         other = f" (or from step {complete}, if a process could not save its part)" if self.sharded else ""
         return (f"{self.name}: stopped after step {self.kept} of {self.steps}{lost}{why}; the same command continues "

@@ -41,7 +41,7 @@ def verdict(difference: Estimate, problems: int) -> str:
     """Whether a difference over so many problems can be told from 0."""
     if problems < FEWEST:
         return "too few problems"
-    return "above" if difference.low > 0 else "below" if difference.high < 0 else "not told apart"
+    return "above" if difference.low > 0 else "below" if difference.high < 0 else "0 is in the interval"
 
 
 class Bootstrap:

@@ -172,7 +172,7 @@ def test_three_groups(runs, tmp_path, monkeypatch):
 
 def test_sample_answers_one_problem(runs):
     printed = run("sample.py", runs[0] / "ibpo-50", "Compute 3 * 8 * 20 * 11 modulo 47.", "--samples", "2")
-    assert printed.count("-> ") == 2 and "a problem of level 2 of 5, easy" in printed
+    assert printed.count("-> ") == 2 and "a problem of level 2 of 5; its kind: easy" in printed
 
 
 @pytest.mark.parametrize("command, says", [

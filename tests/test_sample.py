@@ -793,8 +793,8 @@ NOT_LEARNED = f"note: the model has not learned such problems; it knows {data.WH
 
 
 @pytest.mark.parametrize("question, gold, last", [
-    ("Compute 2 * 5 * 7 modulo 43.", "27", "a problem of level 1 of 5, medium"),
-    ("Compute 2 * 3 * 4 * 5 * 6 * 7 * 8 modulo 61.", "60", "a problem of level 5 of 5, hopeless"),
+    ("Compute 2 * 5 * 7 modulo 43.", "27", "a problem of level 1 of 5; its kind: medium"),
+    ("Compute 2 * 3 * 4 * 5 * 6 * 7 * 8 modulo 61.", "60", "a problem of level 5 of 5; its kind: hopeless"),
     ("Compute 2 * 5 modulo 7.", None, None),  # not like a problem of the built-in world
     ("What is 1 + 1?", None, None),  # nor is this, which other models can answer
     ("Compute 70 * 3 * 5 modulo 43.", "18", NOT_LEARNED),  # a factor out of range

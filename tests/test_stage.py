@@ -21,7 +21,7 @@ import plumbing.stage
 from learn import add_gradient
 from plumbing import lora
 from plumbing.settings import Settings, UserError
-from plumbing.signals import Stopped, exit_code, stop_on_signals
+from plumbing.signals import SIGNALS, Stopped, exit_code, stop_on_signals, uninterrupted
 from plumbing.stage import Stage, for_sampling, is_finished, save_checkpoint, scheduled
 
 STEPS = 7
@@ -118,6 +118,40 @@ def test_ctrl_c_again_while_the_state_is_saved(stage, tmp_path, monkeypatch):
     monkeypatch.setattr(plumbing.stage, "atomic_write", save)
     assert torch.load(tmp_path / "twice" / "base" / "state.pt")["done"] == 3
     assert_same_stage(stage("twice"), whole)
+
+
+def test_ctrl_c_again_just_before_it_can_be_held_back(stage, tmp_path, monkeypatch):
+    """Seen where the launcher's SIGTERM followed a lost connection: the state has to be saved all the same."""
+    whole, calls, hold_back = stage("whole"), [], plumbing.stage.uninterrupted
+
+    def late():
+        calls.append(None)
+        if len(calls) == 4:  # three updates, then the end
+            os.kill(os.getpid(), signal.SIGINT)
+        return hold_back()
+
+    monkeypatch.setattr(plumbing.stage, "uninterrupted", late)
+    with pytest.raises(Stopped, match="stopped after step 3"):
+        stage("twice", {3: KeyboardInterrupt()})
+    assert len(calls) == 5 and torch.load(tmp_path / "twice" / "base" / "state.pt")["done"] == 3
+    assert_same_stage(stage("twice"), whole)
+
+
+def test_a_signal_while_the_others_are_being_held_back(monkeypatch):
+    """The handlers are as before afterwards."""
+    before, install = [signal.getsignal(number) for number in (signal.SIGINT, *SIGNALS)], signal.signal
+    calls = []
+
+    def interrupted(number, handler):
+        calls.append(number)
+        if len(calls) == 2:
+            raise Stopped(signal.SIGTERM)
+        return install(number, handler)
+
+    monkeypatch.setattr(signal, "signal", interrupted)
+    with pytest.raises(Stopped), uninterrupted():
+        raise AssertionError("not reached")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, *SIGNALS)] == before
 
 
 def test_a_damaged_state_is_one_clear_line(stage, tmp_path):
