@@ -17,14 +17,13 @@ select_cgpo, the paper's baseline without a budget. Other rules for what to acce
 the same program for any number of groups and budgets.
 """
 
-import math
 from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-ROUNDING = 1e-9  # tolerance when a share becomes a count: 0.29 * 100 is 28.999999999999996 and means 29
+ROUNDING = 1e-9  # tolerance of the cap: 0.29 * 100 is 28.999999999999996 and means 29
 
 
 class Selection(NamedTuple):
@@ -147,37 +146,34 @@ def select_ibpo(correct: ArrayLike, extended: ArrayLike, cap: float, valid: Arra
 
 def maximise_margin(margin: np.ndarray, feasible: np.ndarray, extended: ArrayLike, cap: float, rng=None,
                     zero_margin_votes: bool = False) -> Selection:
-    """Serve as many prompts as possible (D2, D6), then maximise Eq. (8): exactly, by counting and one sort.
+    """Serve as many prompts as possible (D2, D6), then maximise Eq. (8): exactly, by one sort and one loop.
 
-    margin: float[n], Δ of each prompt. feasible: bool[n, m], Ξ of Eq. (7). The rest as in select_ibpo.
-    An accepted response counts +Δ if extended and -Δ if regular, so all there is to decide is who votes. Let
-        U = the prompts with a feasible regular response: all accepted, since staying regular costs no budget,
-        F = the prompts whose only feasible responses are extended: forced to vote or be dropped.
-    With f prompts of F accepted and u of U upgraded to a vote, the cap reads  f + u <= q₊ (|U| + f).
-    Make f as large as that allows, then u; each time the largest Δ first, and no upgrade without Δ > 0 (D7).
+    margin: float[n], Δ of each prompt. feasible: bool[n, m], Ξ of Eq. (7). The rest as in select_ibpo. An accepted
+    response counts +Δ if it votes and -Δ if it is regular, so all there is to decide is who votes. At first every
+    prompt with a feasible regular response gets one, which uses up no budget. Then one prompt after another votes, as
+    long as the cap holds: first those that can do nothing else, since they would be lost, then those with Δ > 0 (D7);
+    of both the largest Δ first.
     """
     if not (isinstance(cap, Real) and 0 <= cap <= 1):  # false for NaN, too
         raise ValueError(f"cap must be a number from 0 to 1, not {cap!r}")
     cap, rng = float(cap), np.random.default_rng(rng)
     extended = as_mask("extended", extended, feasible.shape)  # bool[n, m], G₊
     regular, votes = feasible & ~extended, feasible & extended  # bool[n, m]: what may be accepted of G∘ and G₊
-    can_stay, can_vote = regular.any(axis=1), votes.any(axis=1)  # bool[n], U; bool[n]
-    forced = can_vote & ~can_stay  # bool[n], F
+    can_stay, can_vote = regular.any(axis=1), votes.any(axis=1)  # bool[n]
+    forced = can_vote & ~can_stay  # bool[n]: to vote or be dropped
     worth_a_vote = margin >= 0 if zero_margin_votes else margin > 0  # bool[n], D7
     upgradable = can_vote & can_stay & worth_a_vote  # bool[n]
-    n_stay, n_forced = int(can_stay.sum()), int(forced.sum())  # |U|, |F|
-
-    # Eq. (8), the cap, as in D3:  f + u <= cap (|U| + f).  First the largest f (D6): with u = 0 the cap reads
-    # f <= cap (|U| + f), that is f <= cap |U| / (1 - cap). Then the largest u.
-    f = n_forced if cap == 1 else min(n_forced, math.floor(cap * n_stay / (1 - cap) + ROUNDING))
-    u = max(math.floor(cap * (n_stay + f) + ROUNDING) - f, 0)  # max, since ROUNDING may have let f exceed its share
     by_margin = np.lexsort((rng.random(len(margin)), -margin))  # int[n]: prompts, largest Δ first, ties at random
+
     who_votes = np.zeros(len(margin), bool)  # bool[n]
-    who_votes[[i for i in by_margin if forced[i]][:f]] = True
-    who_votes[[i for i in by_margin if upgradable[i]][:u]] = True  # Eq. (8), the maximum
+    n_accepted, n_votes = int(can_stay.sum()), 0
+    for i in [*by_margin[forced[by_margin]], *by_margin[upgradable[by_margin]]]:  # Eq. (8), the maximum
+        if n_votes + 1 <= cap * (n_accepted + forced[i]) + ROUNDING:  # Eq. (8), the cap, a share of the accepted (D3)
+            who_votes[i] = True
+            n_votes, n_accepted = n_votes + 1, n_accepted + int(forced[i])
     # D2: who does not vote gets a regular response. A forced prompt beyond the cap has none: dropped (D6).
     accepted = one_per_prompt(np.where(who_votes[:, None], votes, regular), rng)  # bool[n, m]
-    return selection_of(accepted, extended, feasible, dropped_over_cap=n_forced - f)
+    return selection_of(accepted, extended, feasible, dropped_over_cap=int((forced & ~who_votes).sum()))
 
 
 def select_cgpo(correct: ArrayLike, extended: ArrayLike = None, valid: ArrayLike = None, feasible: ArrayLike = None,

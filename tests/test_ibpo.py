@@ -3,7 +3,7 @@ ibpo.py against oracles: every choice on tiny batches, scipy's milp on larger on
 
     pytest tests/test_ibpo.py
 
-The oracles know nothing of the closed form: margins are written out again with fractions, and Eq. (8) is
+The oracles know nothing of the solution: margins are written out again with fractions, and Eq. (8) is
 solved over single responses, with as many prompts as possible first and the largest margin next (D6).
 """
 
