@@ -239,6 +239,8 @@ def test_feasible_set():
     assert ibpo.feasible_set(correct, valid).tolist() == [[True, True, False, False]]
     assert ibpo.feasible_set(correct, valid, kl, kl_max=1).tolist() == [[True, False, False, False]]
     assert ibpo.feasible_set(correct, valid, kl, kl_max=2).tolist() == [[True, True, False, False]]
+    below = [[-5.0, 5.0, 0.0, 0.0]]     # the estimate of a response is negative where the reference likes it better
+    assert ibpo.feasible_set(correct, valid, below, kl_max=1).tolist() == [[True, False, False, False]]
 
 
 # ---- Departures from the paper's listing, each on a batch where the listing does otherwise ----
