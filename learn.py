@@ -1,7 +1,8 @@
 """The learning step: the gradient of Eq. (5), and AdamW.
 
 `add_gradient` adds the gradient of -sum_ij weight_ij log pi(y_ij | x_i) / n, Eq. (5), and `AdamW` takes the step.
-plumbing/stage.py repeats both, logs a line per step, and continues after an interruption.
+train.py calls the first; `Stage.update` (plumbing/stage.py) the second, logs a line per step, and continues after an
+interruption.
 
     pytest tests/test_learn.py
 
@@ -43,7 +44,7 @@ class Example:
         return len(self.response) if self.loss_mask is None else sum(self.loss_mask)
 
 
-def add_gradient(model: llama.Llama, examples: list[Example], n: float, settings: Settings) -> float:
+def add_gradient(model: llama.Llama, examples: list[Example], n: int, settings: Settings) -> float:
     """Add the gradient of Eq. (5), -sum weight * log pi / n, micro-batch by micro-batch; returns the loss.
 
     n is the number of prompts in the step (of examples, in SFT): one constant, so that the gradient does not depend on
@@ -53,7 +54,7 @@ def add_gradient(model: llama.Llama, examples: list[Example], n: float, settings
     total = 0.0
     for group in part_of_this_process(model, examples, settings.micro_tokens):
         weight = torch.tensor([example.weight for example in group], device=model.lm_head.weight.device)  # [B]
-        with distributed.connection():
+        with distributed.connection():  # if another process is lost, a clear error
             loss = -(weight * log_probabilities(model, group, settings.checkpointing)).sum() / n  # Eq. (5)
             loss.backward()
         total += loss.item()
