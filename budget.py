@@ -2,8 +2,8 @@
 The budgeted program in general: any groups, any costs, any number of budgets.
 
 Eq. (1) of "Think Smarter not Harder" (Yu et al., ICML 2025, arXiv 2501.17974), Sec. 2, allows groups G_1..G_K with a
-cap each. Eq. (8) is the case of two groups and one cap, which ibpo.py solves by counting and sorting. This file solves
-the general case. Of n prompts with m sampled responses each, accept at most one response per prompt:
+cap each. Eq. (8) is the case of two groups and one cap, which ibpo.py solves by one sort and one loop. This file
+solves the general case. Of n prompts with m sampled responses each, accept at most one response per prompt:
 
     as many prompts as possible, and among all ways to do that the largest    Σ_ij x_ij value_ij
     subject to, for each budget k,    Σ_ij x_ij cost_kij <= cap_k · Σ_ij x_ij  (or <= cap_k, a total),   x_ij ∈ {0, 1}

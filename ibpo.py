@@ -11,20 +11,19 @@ budget acts nowhere else. Only numpy is needed.
     python ibpo.py      prints the paper's worked example (Table 2)
 
 Read reward_margin, Eq. (6); feasible_set, Eq. (7); maximise_margin, Eq. (8). select_ibpo is all three in one call, for
-examples and tests; train.py calls the three itself.
+examples and tests; in training train.select calls the second, methods.select_under_budget the two others.
 share_ties then spreads the weight of an accepted response over those that could have been drawn in its place. Then read
 select_cgpo, the paper's baseline without a budget. Other rules for what to accept are in methods.py; budget.py solves
 the same program for any number of groups and budgets.
 """
 
-import math
 from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-ROUNDING = 1e-9  # tolerance when a share becomes a count: 0.29 * 100 is 28.999999999999996 and means 29
+ROUNDING = 1e-9  # tolerance of the cap: 0.29 * 100 is 28.999999999999996 and means 29
 
 
 class Selection(NamedTuple):
@@ -49,7 +48,7 @@ class Selection(NamedTuple):
 def reward_margin(correct: ArrayLike, extended: ArrayLike, valid: ArrayLike = None) -> np.ndarray:
     """Δ = r̄(x, G₊) - r̄(x, G∘), Eq. (6): what voting adds to a prompt's pass rate; float[n] in [-1, 1].
 
-    In Eq. (8) every extended response of the prompt counts Δ, every regular one -Δ, whether or not it is right.
+    In Eq. (8) an extended response of the prompt counts Δ, a regular one -Δ: a value of the group, not of the response.
     Large: the prompt is worth the budget. Near 0: voting changes little, as on problems that are nearly always solved,
     or hardly ever.
 
@@ -66,7 +65,7 @@ def reward_margin(correct: ArrayLike, extended: ArrayLike, valid: ArrayLike = No
     n_vote, n_regular = vote.sum(axis=1), regular.sum(axis=1)  # int[n]
     right_votes, right_regular = (correct & vote).sum(axis=1), (correct & regular).sum(axis=1)  # int[n]
     # Eq. (6): right_votes / n_vote - right_regular / n_regular, each a mean over its own group (D1), as one division:
-    # in floats 1 - 2/3 and 1/3 - 0 differ, and would not tie. If a group was not sampled, the margin is 0 (D4).
+    # in floats 1 - 2/3 and 1/3 - 0 differ, and would not tie. If a group was not sampled, both products are 0 (D4).
     return (right_votes * n_regular - right_regular * n_vote) / np.maximum(n_vote * n_regular, 1)
 
 
@@ -147,37 +146,34 @@ def select_ibpo(correct: ArrayLike, extended: ArrayLike, cap: float, valid: Arra
 
 def maximise_margin(margin: np.ndarray, feasible: np.ndarray, extended: ArrayLike, cap: float, rng=None,
                     zero_margin_votes: bool = False) -> Selection:
-    """Serve as many prompts as possible (D2, D6), then maximise Eq. (8): exactly, by counting and one sort.
+    """Serve as many prompts as possible (D2, D6), then maximise Eq. (8): exactly, by one sort and one loop.
 
-    margin: float[n], Δ of each prompt. feasible: bool[n, m], Ξ of Eq. (7). The rest as in select_ibpo.
-    An accepted response counts +Δ if extended and -Δ if regular, so all there is to decide is who votes. Let
-        U = the prompts with a feasible regular response: all accepted, since staying regular costs no budget,
-        F = the prompts whose only feasible responses are extended: forced to vote or be dropped.
-    With f prompts of F accepted and u of U upgraded to a vote, the cap reads  f + u <= q₊ (|U| + f).
-    Make f as large as that allows, then u; each time the largest Δ first, and no upgrade without Δ > 0 (D7).
+    margin: float[n], Δ of each prompt. feasible: bool[n, m], Ξ of Eq. (7). The rest as in select_ibpo. An accepted
+    response counts +Δ if it votes and -Δ if it is regular, so all there is to decide is who votes. At first every
+    prompt with a feasible regular response gets one, which uses up no budget. Then one prompt after another votes, as
+    long as the cap holds: first those that can do nothing else, since they would be lost, then those with Δ > 0 (D7);
+    within each, the largest Δ first.
     """
     if not (isinstance(cap, Real) and 0 <= cap <= 1):  # false for NaN, too
         raise ValueError(f"cap must be a number from 0 to 1, not {cap!r}")
     cap, rng = float(cap), np.random.default_rng(rng)
     extended = as_mask("extended", extended, feasible.shape)  # bool[n, m], G₊
     regular, votes = feasible & ~extended, feasible & extended  # bool[n, m]: what may be accepted of G∘ and G₊
-    can_stay, can_vote = regular.any(axis=1), votes.any(axis=1)  # bool[n], U; bool[n]
-    forced = can_vote & ~can_stay  # bool[n], F
+    can_stay, can_vote = regular.any(axis=1), votes.any(axis=1)  # bool[n]
+    forced = can_vote & ~can_stay  # bool[n]: to vote or be dropped
     worth_a_vote = margin >= 0 if zero_margin_votes else margin > 0  # bool[n], D7
     upgradable = can_vote & can_stay & worth_a_vote  # bool[n]
-    n_stay, n_forced = int(can_stay.sum()), int(forced.sum())  # |U|, |F|
+    order = np.lexsort((rng.random(len(margin)), -margin, ~forced))  # int[n]: forced first, then largest Δ, then random
 
-    # Eq. (8), the cap, as in D3:  f + u <= cap (|U| + f).  First the largest f (D6): with u = 0 the cap reads
-    # f <= cap (|U| + f), that is f <= cap |U| / (1 - cap). Then the largest u.
-    f = n_forced if cap == 1 else min(n_forced, math.floor(cap * n_stay / (1 - cap) + ROUNDING))
-    u = max(math.floor(cap * (n_stay + f) + ROUNDING) - f, 0)  # max, since ROUNDING may have let f exceed its share
-    by_margin = np.lexsort((rng.random(len(margin)), -margin))  # int[n]: prompts, largest Δ first, ties at random
     who_votes = np.zeros(len(margin), bool)  # bool[n]
-    who_votes[[i for i in by_margin if forced[i]][:f]] = True
-    who_votes[[i for i in by_margin if upgradable[i]][:u]] = True  # Eq. (8), the maximum
+    n_accepted, n_votes = int(can_stay.sum()), 0  # a forced prompt is accepted only when it votes
+    for i in order[(forced | upgradable)[order]]:  # Eq. (8), the maximum
+        if n_votes + 1 <= cap * (n_accepted + forced[i]) + ROUNDING:  # Eq. (8), the cap, a share of the accepted (D3)
+            who_votes[i] = True
+            n_votes, n_accepted = n_votes + 1, n_accepted + int(forced[i])
     # D2: who does not vote gets a regular response. A forced prompt beyond the cap has none: dropped (D6).
     accepted = one_per_prompt(np.where(who_votes[:, None], votes, regular), rng)  # bool[n, m]
-    return selection_of(accepted, extended, feasible, dropped_over_cap=n_forced - f)
+    return selection_of(accepted, extended, feasible, dropped_over_cap=int((forced & ~who_votes).sum()))
 
 
 def select_cgpo(correct: ArrayLike, extended: ArrayLike = None, valid: ArrayLike = None, feasible: ArrayLike = None,
@@ -204,10 +200,9 @@ def share_ties(weights: np.ndarray, feasible: np.ndarray, group: np.ndarray) -> 
     shared = weights.copy()
     for i, row in enumerate(weights):  # float[m]
         accepted = row.nonzero()[0]
-        if len(accepted) == 1:
+        if len(accepted) == 1 and feasible[i, accepted[0]]:
             ties = feasible[i] & (group[i] == group[i, accepted[0]])  # bool[m]
-            if ties.any():
-                shared[i] = row[accepted[0]] * ties / ties.sum()
+            shared[i] = row[accepted[0]] * ties / ties.sum()
     return shared
 
 
@@ -223,7 +218,7 @@ def as_mask(name: str, values: ArrayLike | None, shape: tuple = None, missing: b
     if values.ndim != 2:
         raise ValueError(f"{name} must be an array [prompts, responses], not of shape {values.shape}")
     if shape is not None and values.shape != shape:
-        raise ValueError(f"{name} has the shape {values.shape}, but correct has {shape}")
+        raise ValueError(f"{name} has the shape {values.shape}, but {shape} is expected")
     if values.dtype != bool and not ((values == 0) | (values == 1)).all():
         raise ValueError(f"{name} must hold only True and False, or 1 and 0")
     return values.astype(bool, copy=False)

@@ -1,7 +1,8 @@
 """The learning step: the gradient of Eq. (5), and AdamW.
 
 `add_gradient` adds the gradient of -sum_ij weight_ij log pi(y_ij | x_i) / n, Eq. (5), and `AdamW` takes the step.
-plumbing/stage.py repeats both, logs a line per step, and continues after an interruption.
+train.py calls the first; `Stage.update` (plumbing/stage.py) the second, logs a line per step, and continues after an
+interruption.
 
     pytest tests/test_learn.py
 
@@ -43,16 +44,21 @@ class Example:
         return len(self.response) if self.loss_mask is None else sum(self.loss_mask)
 
 
-def micro_batches(examples: list[Example], micro_tokens: int) -> Iterator[list[Example]]:
-    """The examples, longest first, in groups of at most micro_tokens tokens after padding (or of one example)."""
-    group = []
-    for example in sorted(examples, key=len, reverse=True):
-        if group and len(group[0]) * (len(group) + 1) > micro_tokens:
-            yield group
-            group = []
-        group.append(example)
-    if group:
-        yield group
+def add_gradient(model: llama.Llama, examples: list[Example], n: int, settings: Settings) -> float:
+    """Add the gradient of Eq. (5), -sum weight * log pi / n, micro-batch by micro-batch; returns the loss.
+
+    n is the number of prompts in the step (of examples, in SFT): one constant, so that the gradient does not depend on
+    micro_tokens. Each process adds the gradient of a part of the examples; Stage.update sums them (for a sharded model
+    the backward pass does). The loss is that of all examples.
+    """
+    total = 0.0
+    for group in part_of_this_process(model, examples, settings.micro_tokens):
+        weight = torch.tensor([example.weight for example in group], device=model.lm_head.weight.device)  # [B]
+        with distributed.connection():  # if another process is lost, a clear error
+            loss = -(weight * log_probabilities(model, group, settings.checkpointing)).sum() / n  # Eq. (5)
+            loss.backward()
+        total += loss.item()
+    return distributed.total(total)
 
 
 LOGITS_AT_ONCE = 512  # tokens whose logits are in memory at once, with checkpointing
@@ -86,24 +92,26 @@ def log_probabilities(model: llama.Llama, group: list[Example], checkpoint: bool
     return torch.zeros(B, device=device).index_add(0, row, logp)
 
 
-def add_gradient(model: llama.Llama, examples: list[Example], n: float, settings: Settings) -> float:
-    """Add the gradient of Eq. (5), -sum weight * log pi / n, micro-batch by micro-batch; returns the loss.
+def micro_batches(examples: list[Example], micro_tokens: int) -> Iterator[list[Example]]:
+    """The examples, longest first, in groups of at most micro_tokens tokens after padding (or of one example)."""
+    group = []
+    for example in sorted(examples, key=len, reverse=True):
+        if group and len(group[0]) * (len(group) + 1) > micro_tokens:
+            yield group
+            group = []
+        group.append(example)
+    if group:
+        yield group
 
-    n is the number of prompts in the step (of examples, in SFT): one constant, so that the gradient does not depend on
-    micro_tokens. Each process adds the gradient of a part of the examples; Stage.update sums them (for a sharded model
-    the backward pass does). The loss is that of all examples.
-    """
-    total = 0.0
+
+def part_of_this_process(model: llama.Llama, examples: list[Example], micro_tokens: int) -> list[list[Example]]:
+    """The micro-batches of this process. Of a sharded model all processes need equally many: some are then empty."""
     mine = distributed.share(examples, [len(example) for example in examples])
-    groups = list(micro_batches(mine, settings.micro_tokens))
-    # of a sharded model all processes take equally many micro-batches: some of them hold nothing
-    for group in sharding.in_lockstep(model, groups, nothing=[Example([0], [0], weight=0.0)]):
-        weight = torch.tensor([example.weight for example in group], device=model.lm_head.weight.device)  # [B]
-        with distributed.connection():
-            loss = -(weight * log_probabilities(model, group, settings.checkpointing)).sum() / n  # Eq. (5)
-            loss.backward()
-        total += loss.item()
-    return distributed.total(total)
+    return sharding.in_lockstep(model, list(micro_batches(mine, micro_tokens)), nothing=[Example([0], [0], weight=0.0)])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# AdamW
 
 
 def random_bits(step: int, first: int, count: int, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -34,7 +34,7 @@ from voting import GROUPS, Judged
 
 
 def select_under_budget(judged: Judged, feasible: np.ndarray, settings, rng) -> Selection:
-    """IBPO, Eq. (8). One cap on votes, the paper's case, has the closed form of ibpo.py; the rest is budget.py's."""
+    """IBPO, Eq. (8). One cap on votes, the paper's case, is solved in ibpo.py; the rest in budget.py."""
     if set(settings.caps) == {"vote"} and not settings.sft_short:
         margin = reward_margin(judged.correct, judged.extended, judged.valid)  # float[n], Eq. (6)
         return maximise_margin(margin, feasible, judged.extended, settings.cap, rng,

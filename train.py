@@ -53,8 +53,8 @@ from sft import train_base, train_sft
 def train_ibpo(settings: Settings, start: Path) -> Path:
     """Algorithm 1, from the ASV-SFT model in `start`; returns the directory of the trained checkpoint."""
     settings = settings.for_ibpo()
-    # Algorithm 2 accumulates k_b sampled batches before an update. The policy does not change in between, so we sample
-    # the prompts of all k_b batches at once, and solve one program on them. ibpo.py calls their number n.
+    # Algorithm 2 is this product: it accumulates k_b sampled batches per update. The policy does not change in between,
+    # so we sample the prompts of all k_b batches at once and solve one program on them. ibpo.py calls their number n.
     prompts_per_step = settings.accumulate * settings.prompts
     problems, validation = training_problems(settings, prompts_per_step)
     sources = {"start": fingerprint(start), "data": digest([(p.question, p.answer, p.level) for p in problems])}
@@ -103,8 +103,7 @@ class Rollout(voting.Judged):
 
 def roll_out(policy: llama.Llama, tokenizer, problems: list[data.Problem], m: int, top_p: float, seed: int,
              settings: Settings) -> Rollout:
-    """Sample m responses to each problem under the ASV prompt (with --sft-short that of three groups), and judge
-    them."""
+    """Sample m responses to each problem under the ASV prompt (with --sft-short: three groups), and judge them."""
     condition = settings.condition("ibpo")
     rows = sample.ask(policy, tokenizer, [problem.question for problem in problems], condition, m, top_p=top_p,
                       seed=seed, **settings.sampling)
@@ -122,7 +121,7 @@ def logprobs_of(model: llama.Llama, examples: list[Example], settings: Settings)
         found = {}
         for group in micro_batches([examples[i] for i in chosen], settings.micro_tokens):
             logp = log_probabilities(model, group, settings.checkpointing, settings.temperature)  # [B]
-            found |= zip(map(id, group), logp.tolist())
+            found |= zip(map(id, group), logp.tolist())  # by identity: micro_batches reorders
         return [found[id(examples[i])] for i in chosen]
 
     return np.array(distributed.spread(score, [len(example) for example in examples]))
@@ -137,7 +136,8 @@ def kl_estimate(rollout: Rollout, reference: llama.Llama, settings: Settings) ->
 
 def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
            seed: int) -> tuple[ibpo.Selection, np.ndarray]:
-    """The responses accepted in a step, Eq. (8) for the method ibpo, and weights[n, m] to learn with.
+    """The responses accepted in a step, Eq. (8) for the method ibpo, and the weights[n, m] to learn with: theirs, or
+    (share_ties) those spread over all responses that tie with them.
 
     Policy gradients give every response a weight, some negative.
     """
@@ -175,8 +175,7 @@ def training_problems(settings: Settings, n: int) -> tuple[list[data.Problem], l
 
 
 def validate(policy: llama.Llama, tokenizer, problems: list[data.Problem], step: int, settings: Settings) -> dict:
-    """Accuracy and votes on the validation problems before this step, for the curves: no checkpoint is chosen
-    by them."""
+    """Accuracy and votes on the validation problems before this step, for the curves alone."""
     seen = roll_out(policy, tokenizer, problems, 1, settings.top_p, derive_seed(settings.seed, "v", step), settings)
     return {"valid_accuracy": float(seen.correct.mean()), "valid_vote_share": float(seen.extended.mean()),
             "valid_short_share": float((seen.group == voting.GROUPS.index("short")).mean())}

@@ -1,5 +1,5 @@
 """
-budget.py against oracles: the closed form of ibpo.py on two groups, scipy's linprog and milp and brute force elsewhere.
+budget.py against oracles: the solution of ibpo.py on two groups, scipy's linprog and milp and brute force elsewhere.
 
     pytest tests/test_budget.py
 

@@ -3,7 +3,7 @@ ibpo.py against oracles: every choice on tiny batches, scipy's milp on larger on
 
     pytest tests/test_ibpo.py
 
-The oracles know nothing of the closed form: margins are written out again with fractions, and Eq. (8) is
+The oracles know nothing of the solution: margins are written out again with fractions, and Eq. (8) is
 solved over single responses, with as many prompts as possible first and the largest margin next (D6).
 """
 
@@ -239,6 +239,8 @@ def test_feasible_set():
     assert ibpo.feasible_set(correct, valid).tolist() == [[True, True, False, False]]
     assert ibpo.feasible_set(correct, valid, kl, kl_max=1).tolist() == [[True, False, False, False]]
     assert ibpo.feasible_set(correct, valid, kl, kl_max=2).tolist() == [[True, True, False, False]]
+    below = [[-5.0, 5.0, 0.0, 0.0]]     # the estimate of a response is negative where the reference likes it better
+    assert ibpo.feasible_set(correct, valid, below, kl_max=1).tolist() == [[True, False, False, False]]
 
 
 # ---- Departures from the paper's listing, each on a batch where the listing does otherwise ----

@@ -584,6 +584,22 @@ def test_saving_over_what_was_loaded(tmp_path):
         assert torch.equal(llama.load(directory).lm_head.weight, model.lm_head.weight)
 
 
+def test_initial_weights():
+    """Normal with 0.02, but what the blocks add to the residual stream is scaled down by their number (as in GPT-2)."""
+    config = llama.Config(vocab_size=300, hidden_size=64, intermediate_size=128, num_hidden_layers=8,
+                          num_attention_heads=4, tie_word_embeddings=True)
+    weights, again, other = (llama.initialise(llama.Llama(config), seed).state_dict() for seed in (1, 1, 2))
+    for name, weight in weights.items():
+        assert torch.equal(weight, again[name])
+        if weight.dim() == 1:  # of a norm
+            assert (weight == 1).all()
+            continue
+        assert not torch.equal(weight, other[name])
+        added = name.endswith(("o_proj.weight", "down_proj.weight"))
+        assert weight.std().item() == pytest.approx(0.02 / 4 if added else 0.02, rel=0.1)
+        assert abs(weight.mean().item()) < 0.002
+
+
 @pytest.mark.parametrize("variant", ["plain", "tied head"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @torch.no_grad()

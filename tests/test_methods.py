@@ -2,7 +2,7 @@
 
     pytest tests/test_methods.py
 
-The oracles write each rule out again, response by response, and know nothing of the closed forms.
+The oracles write each rule out again, response by response, and know nothing of the solvers.
 """
 
 import subprocess

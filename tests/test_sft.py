@@ -21,7 +21,7 @@ import voting
 from learn import AdamW, Example, encode
 from plumbing.files import derive_seed
 from plumbing.settings import Settings, UserError
-from plumbing.stage import only_process
+from plumbing.stage import Stage, only_process
 
 
 def test_base_is_built_in_the_type_that_is_asked_for():
@@ -327,6 +327,35 @@ def test_chapters_of_the_textbook():
     for (pages, solutions, counting), exercises in zip(later, (0, 0.5)):
         assert pages == 60 and abs(counting - exercises) < 0.2
         assert abs(solutions - (exercises + (1 - exercises) * 0.7)) < 0.2
+
+
+def test_pages_are_new_in_every_step_and_for_every_seed():
+    tokenizer, book = data.build_tokenizer(data.world_pieces() + voting.pieces()), data.Textbook(0)
+
+    def pages(seed: int, step: int) -> list[list[int]]:
+        settings = Settings(seed=seed, base_batch=2, base_chapter_2=10, base_chapter_3=20, base_steps=30)
+        return [page.prompt + page.response for page in sft.textbook_batch(step, settings, tokenizer, book)]
+
+    places = [(seed, step) for seed in (0, 1) for step in (8, 9, 10, 11, 28, 29)]
+    found = [pages(*place) for place in places]
+    assert all(found[i] != found[j] for i in range(len(found)) for j in range(i))
+    assert [pages(*place) for place in places] == found
+
+
+def test_learning_rate_of_the_base(tmp_path, monkeypatch):
+    """It rises for ten times the warm-up, falls to 0.4 by chapter three, and would be 0 one step after the last."""
+    rates = []
+
+    def update(stage: Stage, learning_rate: float, *_) -> None:
+        rates.append(learning_rate)
+        stage.done += 1
+
+    monkeypatch.setattr(Stage, "update", update)
+    monkeypatch.setattr(sft, "textbook_batch", lambda *_: [])
+    monkeypatch.setattr(sft, "add_supervised_gradient", lambda *_: {"nll_per_token": 0.0})
+    sft.train_base(Settings(out=str(tmp_path), base_steps=30, base_chapter_2=5, base_chapter_3=20, warmup=1, base_lr=2))
+    assert rates == pytest.approx([0.194 * t for t in range(1, 11)] + [1.94 - 0.114 * t for t in range(1, 11)]
+                                  + [0.8 * (1 - t / 11) for t in range(1, 11)])
 
 
 def test_words_that_the_tokenizer_lacks_are_added(tmp_path):

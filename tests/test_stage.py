@@ -395,6 +395,27 @@ def test_gradient_is_clipped_and_its_norm_logged(stage):
     assert any(not torch.equal(free[0][name], clipped[0][name]) for name in free[0])
 
 
+def test_steps_are_those_of_torch(tmp_path, tokenizer):
+    """The gradient of all weights together is clipped, and the settings reach AdamW. The norm before is logged."""
+    settings = Settings(out=str(tmp_path), micro_tokens=40, max_grad_norm=0.5, beta2=0.9, weight_decay=0.1)
+    model, twin = build(len(tokenizer)), build(len(tokenizer))
+    adamw = torch.optim.AdamW(twin.parameters(), betas=(0.9, 0.9), weight_decay=0.1)
+    norms = []
+    with Stage(settings, "base", model, tokenizer, 4) as running:
+        for step in running:
+            for each in model, twin:
+                add_gradient(each, random_examples(4, seed=step), 4, settings)
+            norms.append(torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.5).item())
+            adamw.param_groups[0]["lr"] = rate = 1e-2 / (step + 1)
+            adamw.step()
+            adamw.zero_grad()
+            running.update(rate, {}, "")
+    log = [json.loads(line) for line in (running.directory / "log.jsonl").read_text().splitlines()]
+    assert min(norms) > 1 and [line["grad_norm"] for line in log] == pytest.approx(norms, rel=1e-5)
+    for mine, expected in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(mine, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_a_step_without_a_gradient_changes_nothing(tmp_path, tokenizer, capsys):
     """Nothing accepted: no decay, no momentum, one line in the log, and it is said once."""
     model, settings = build(len(tokenizer)), Settings(out=str(tmp_path), micro_tokens=40)

@@ -214,13 +214,34 @@ def test_a_run_takes_new_prompts_and_samples_each_step(run):
     assert len({each["seed"] for each in run.rollouts}) == 6 and len({seed for _, seed, _ in run.selected}) == 4
     validation = data.load("builtin", "validation", 10, derive_seed(0, "valid"))
     assert [each["problems"] for each in validations] == [validation] * 2
-    assert [line.get("valid_accuracy") for line in log] == [
-        pytest.approx(each["rollout"].correct.mean()) if each else None
-        for each in (validations[0], None, validations[1], None)]
+    for line, each in zip(log, (validations[0], None, validations[1], None), strict=True):
+        expected = [each["rollout"].correct.mean(), each["rollout"].extended.mean()] if each else [None, None]
+        assert [line.get("valid_accuracy"), line.get("valid_vote_share")] == pytest.approx(expected)
     assert all(line["accepted_vote_share"] <= 0.5 and line["accepted"] for line in log)
     assert all(line["seconds_sampling"] >= 0 and line["seconds_learning"] > 0 for line in log)
     for earlier, later in zip(steps, steps[1:]):  # on-policy: each step samples from what the last one has learned
         assert not torch.equal(earlier["weight"], later["weight"])
+
+
+def test_seeds_share_nothing(run):
+    """Each seed of a run has problems, samples and ties of its own: else seeds would vary less than they should."""
+    drawn = []
+    for seed in range(2):
+        run.rollouts, run.selected, run.tmp_path = [], [], run.tmp_path / "next"
+        run.tmp_path.mkdir()
+        run(seed=seed, prompts=2, accumulate=1, samples=4, steps=3, valid_every=2, valid_problems=2)
+        drawn.append([{each["seed"] for each in run.rollouts}, {of_ties for _, of_ties, _ in run.selected},
+                      {p.question for each in run.rollouts for p in each["problems"]}])
+    for of_one, of_other in zip(*drawn, strict=True):
+        assert of_one and of_one.isdisjoint(of_other)
+
+
+def test_the_learning_rate_is_that_of_ibpo(run, monkeypatch):
+    rates, update = [], train.Stage.update
+    monkeypatch.setattr(train.Stage, "update",
+                        lambda stage, rate, *arguments: rates.append(rate) or update(stage, rate, *arguments))
+    run(prompts=2, accumulate=1, samples=4, steps=4, valid_every=0, lr=0.8, sft_lr=0.1, warmup=2)
+    assert rates == pytest.approx([0.4, 0.8 * 3 / 4, 0.8 * 2 / 4, 0.8 / 4])
 
 
 def test_a_run_learns_from_what_is_accepted(run, monkeypatch):
