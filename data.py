@@ -245,7 +245,7 @@ def build_tokenizer(pieces: list[str]) -> "PreTrainedTokenizerFast":
     special = ["<|begin|>", "<|end|>", "<|pad|>", "<|unknown|>", "<|problem|>", "<|answer|>"]
     vocabulary = {piece: i for i, piece in enumerate(special + pieces)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unknown|>"))
-    longest_first = sorted(set(pieces), key=len, reverse=True)
+    longest_first = sorted(set(pieces), key=lambda piece: (-len(piece), piece))
     # \d+ first: "612" is one unknown number, not a 61 and a 2
     pattern = "|".join([r"\d+"] + [re.escape(piece) for piece in longest_first if not piece.isdigit()])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")

@@ -15,7 +15,8 @@ from experiments.chapter import TABLES, chapter
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 RESULTS = json.loads((ROOT / "results/results.json").read_text())
-ROWS = {"base": "base", "ASV-SFT": "asv-sft", "IuB-50 %": "ibpo-50", "SV-SFT": "sv-sft"}
+ROWS = {"base": "base", "ASV-SFT": "asv-sft", "IuB-10 %": "ibpo-10", "IuB-25 %": "ibpo-25", "IuB-50 %": "ibpo-50",
+        "SV-SFT": "sv-sft"}
 
 
 def names_in(path: Path) -> set[str]:
