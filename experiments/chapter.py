@@ -68,7 +68,9 @@ def equal(result: dict) -> str:
              interval(against_single(result, name, "trials").get("minus")), interval(result["minus_start"].get(name)),
              interval(result["minus_random_at_equal_trials"].get(name))]
             for name in present(result, BUDGETED)]
-    return table(["model", "− boundary", "− self-consistency", "− ASV-SFT", "− random groups"], rows)
+    columns = ["model", "− boundary", "− self-consistency", "− ASV-SFT", "− random groups"]
+    shown = 5 if any(row[-1] for row in rows) else 4  # the last column needs a model that may not be there yet
+    return table(columns[:shown], [row[:shown] for row in rows])
 
 
 def adaptive(result: dict) -> str:

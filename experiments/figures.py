@@ -27,7 +27,7 @@ def plot_training(logs: dict, result: dict, path: Path) -> None:
     """
     if not logs:
         return
-    columns = min(len(logs), 2 + (len(logs) > 4))
+    columns = min(len(logs), 2 if len(logs) == 4 else 3)
     rows = -(-len(logs) // columns)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 0.6 + 3 * rows), sharex=True, sharey=True,
