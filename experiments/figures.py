@@ -145,7 +145,8 @@ def plot_time(runs: list | None, path: Path) -> None:
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(6, 3.6))
         for part, colour in (("sampling", GREY), ("learning", ORANGE), ("solving", CAPS[50][0])):
-            seconds = np.mean([[row[f"seconds_{part}"] for row in run] for run in runs], axis=0)  # [steps]
+            # the median over seeds: on a shared machine a run may stand still for a while
+            seconds = np.median([[row[f"seconds_{part}"] for row in run] for run in runs], axis=0)  # [steps]
             axis.plot([row["step"] for row in runs[0]], seconds, color=colour, lw=1.8,
                       label=f"{part}: {seconds.mean():.2g} s")
         axis.set_yscale("log")
