@@ -104,8 +104,8 @@ def sees(result: dict) -> str:
     rows = []
     for name in present(result, LEARN_WHEN):
         row = result["models"][name]
-        kinds = [row["kinds"].get(kind, {}) for kind in ("medium", "hard")]  # {}: a tiny run without such problems
-        votes = [each([kind.get(f"votes_after_{first}") for first in ("right", "wrong")], 100) for kind in kinds]
+        shown = [row["kinds"].get(kind, {}) for kind in ("medium", "hard")]  # {}: a tiny run without such problems
+        votes = [each([kind.get(f"votes_after_{first}") for first in ("right", "wrong")], 100) for kind in shown]
         rows.append([called(result, name), *votes, *(interval(row["sees"][key]) for key in ("kind", "level"))])
     return table(["model", "votes on medium, %", "on hard, %", "wrong − right", "within levels alone"], rows)
 
@@ -127,8 +127,8 @@ def cost(result: dict) -> str:
     rows = []
     for name in present(result, ["base", *LEARN_WHEN]):
         row = result["models"][name]
-        kinds = [row["kinds"].get(kind) for kind in ("medium", "hard", "trap")]  # None: as in `sees`
-        right = [f"{100 * kind['first_trial'][0]:.1f}" if kind else "" for kind in kinds]
+        shown = [row["kinds"].get(kind) for kind in ("medium", "hard", "trap")]  # None: as in `sees`
+        right = [f"{100 * kind['first_trial'][0]:.1f}" if kind else "" for kind in shown]
         rows.append([called(result, name), *right, interval(row.get("first_minus_base")),
                      f"{100 * row['malformed']:.1f}"])
     return table(["model", "medium", "hard", "trap", "all − base, points", "malformed, %"], rows)
