@@ -162,14 +162,45 @@ def oracles(result: dict) -> str:
     return table(["model", "trials", "height", "knows level and kind", "and pass rates", "and the first trial"], rows)
 
 
+def with_other(result: dict, name: str) -> list[tuple[str, dict]]:
+    """(textbook, numbers) of those that have the model; none without the numbers of another textbook."""
+    both = [("first", result), ("second", result["other"])] if result.get("other") else []
+    return [(textbook, numbers) for textbook, numbers in both if name in numbers["models"]]
+
+
+def textbooks(result: dict) -> str:
+    rows = []
+    for name in MAIN:
+        for textbook, numbers in with_other(result, name):
+            row = numbers["models"][name]
+            times = row.get("times_boundary") if name in LEARN_WHEN else None
+            over = [interval(row["minus_adaptive"][unit]) for unit in ("trials", "tokens")] if times else ["", ""]
+            rows.append([f"{called(numbers, name)}, {textbook}", interval(row.get("gain")), number(row["trials"], 2),
+                         number(times["trials"], 2) if times else "", *over])
+    return table(["model, textbook", "gain", "trials", "times the boundary", "− adaptive SC, trials", "tokens"], rows)
+
+
+def textbook_kinds(result: dict) -> str:
+    rows = []
+    for what, name, key in (("base: right", "base", "accuracy"), ("IuB-25 %: votes", "ibpo-25", "vote_share"),
+                            ("IuB-50 %: votes", "ibpo-50", "vote_share")):
+        for textbook, numbers in with_other(result, name):
+            shares = [f"{100 * row[key][0]:.1f}" for row in numbers["models"][name]["kinds"].values()]
+            rows.append([f"{what}, {textbook}", *shares[:-2], " / ".join(shares[-2:])])
+    *others, last_two = list(result["models"]["base"]["kinds"])[:-1]
+    return table(["%", *others, f"{last_two} / {list(result['models']['base']['kinds'])[-1]}"], rows)
+
+
 TABLES = {f.__name__: f for f in (world, consistency, main, paper, multiples, equal, adaptive, agreement, kinds,
-                                  heights, sees, giving_up, cost, levels, ladder, oracles)}
+                                  heights, sees, giving_up, cost, levels, ladder, oracles, textbooks,
+                                  textbook_kinds)}
 TABLE = re.compile(r"\[\[(\w+)\]\]")
 IF = re.compile(r"^(\* )?\[\[if ([^\]]+)\]\] (.*\n(?:(?!\* |\n).*\n)*)", re.MULTILINE)  # up to a blank line or an item
 
 
-def chapter(result: dict, prose: str = None) -> str:
-    """chapter.md with its tables. prose: another text than that."""
+def chapter(result: dict, prose: str = None, other: dict = None) -> str:
+    """chapter.md with its tables. prose: another text than that; other: results with the base of another textbook."""
+    result = {**result, "other": other}
     prose = Path(__file__).with_suffix(".md").read_text() if prose is None else prose
     kept, there = [], {*result["models"]}
     prose = IF.sub(lambda found: (found[1] or "") + found[3] if {*found[2].split()} <= there else "", prose)

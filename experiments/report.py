@@ -259,8 +259,14 @@ def seed_by_seed(record: Record, logs: list[list[dict]], of: tuple[int, ...], us
     return row
 
 
-def report(results: Path, models: list[str], seeds: int) -> None:
-    """results.json, results.md and the figures. models, seeds: what there should be, to say what is missing."""
+OTHER = "textbook-1"  # the folder in results/ with those of a base with another textbook
+
+
+def report(results: Path, models: list[str], seeds: int, prose: bool = True) -> None:
+    """results.json, results.md, the figures and, with its prose, the chapter, which is about the committed base.
+
+    models, seeds: what there should be, to say what is missing.
+    """
     result, logs = numbers(Kept(results / "records", models), models, seeds)
     for name in FIGURES:  # one that is no longer drawn would be of other records
         (results / f"{name}.png").unlink(missing_ok=True)
@@ -285,6 +291,9 @@ def report(results: Path, models: list[str], seeds: int) -> None:
     figures = [f"{title}:\n\n![{title}]({name}.png)\n" for name, title in FIGURES.items()
                if (results / f"{name}.png").exists()]
     (results / "results.md").write_text("\n".join([text(result), "## Figures\n", *figures]))
-    (results / "README.md").write_text(chapter(result))
+    if prose:
+        other = results / OTHER / "results.json"
+        (results / "README.md").write_text(
+            chapter(result, other=json.loads(other.read_text()) if other.exists() else None))
     print(f"{results}/results.md: seeds {', '.join(map(str, result['seeds']))}"
           + "".join(f"\n    missing: {line}" for line in result["missing"]))

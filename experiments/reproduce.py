@@ -214,7 +214,7 @@ def main(argv: list[str] = None) -> None:
             options = (["--smoke"] * args.smoke + ["--model", args.model] * bool(args.model)
                        + ["--results", str(args.results)] * bool(args.results))
             failed = run_all(todo, args.jobs, runs, options)
-        report.report(results, MODELS, args.seeds)
+        report.report(results, MODELS, args.seeds, prose=not args.results)
         if failed:
             raise UserError(f"{failed} of {len(todo)} jobs failed (see above); the same command tries again")
     except (UserError, data.DataError, llama.CheckpointError) as error:

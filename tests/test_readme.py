@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.chapter import TABLES, chapter
+from experiments.report import OTHER
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -76,8 +77,8 @@ def test_it_is_read_in_ten_minutes():
 
 
 def test_the_results_chapter_is_that_of_the_results():
-    text = (ROOT / "results/README.md").read_text()
-    assert text == chapter(RESULTS)
+    text, other = (ROOT / "results/README.md").read_text(), ROOT / f"results/{OTHER}/results.json"
+    assert text == chapter(RESULTS, other=json.loads(other.read_text()) if other.exists() else None)
     for target in re.findall(r"\]\(([^)]+)\)", text):
         assert (ROOT / "results" / target).exists(), target
     for line in text.splitlines():

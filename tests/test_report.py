@@ -8,6 +8,7 @@ import json
 import random
 import re
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import voting
 from experiments import oracles, reproduce, tables
 from experiments.chapter import chapter
 from plumbing import plots, statistics
+from plumbing.statistics import number
 
 ROOT = Path(__file__).resolve().parent.parent
 PROBLEMS, ORACLE_PROBLEMS, SEEDS = 100, 40, 2
@@ -505,7 +507,7 @@ def test_what_is_missing_is_said_and_left_out(made, copy):
     assert "IuB-50 %" not in ladder and ladder["GRPO"][-1] == "" and ladder["CGPO"][-1].endswith("(ASV-SFT)")
 
 
-def test_the_first_jobs_alone_make_a_report_and_a_chapter(copy):
+def test_the_first_jobs_alone_make_a_report_and_a_chapter(copy, made):
     """What nobody has trained yet is left out: no empty table, no section without its table, no text about it."""
     first = ["base", "base-greedy", *list(reproduce.JOBS)[:10]]
     assert {"asv-sft", "sv-sft", "ibpo-25", "ibpo-50-give-up", "random-50", "cgpo"} <= {*first}
@@ -513,6 +515,8 @@ def test_the_first_jobs_alone_make_a_report_and_a_chapter(copy):
         if path.name.split(".npz")[0].split(".jsonl")[0] not in first:
             path.unlink()
     (copy / "results/ladder_training.png").write_text("of an earlier report")
+    (copy / "results/textbook-1").mkdir()
+    shutil.copy(made[0] / "results/results.json", copy / "results/textbook-1")
     reproduce.main(["--report", "--seeds", str(SEEDS)])
     result, markdown = results_in(copy)
     missing = [name for name in reproduce.MODELS if name not in first]
@@ -523,10 +527,26 @@ def test_the_first_jobs_alone_make_a_report_and_a_chapter(copy):
         for section in text.split("\n## "):
             lines = [*section.splitlines(), ""]
             assert all(below.startswith("|") for line, below in zip(lines, lines[1:]) if line.startswith("| ---"))
-    assert "**CGPO**" in page and "**GRPO**" not in page
+    assert "**CGPO**" in page and "**GRPO**" not in page and "## Another textbook" in page
     assert (copy / "results/ladder_training.png").stat().st_size > 1000
     for target in re.findall(r"\]\(([\w.]+\.png)\)", markdown + page):
         assert (copy / "results" / target).exists(), target
+
+
+def test_another_textbook(made):
+    """The main rows of both, side by side; without the second there is no such section."""
+    *_, first = made
+    assert "## Another textbook" not in chapter(first)
+    second = deepcopy(first)
+    del second["models"]["sv-sft"]
+    second["models"]["ibpo-50"] |= {"seeds": 1, "trials": [1.234, 1.2, 1.3]}
+    second["models"]["ibpo-25"]["kinds"]["medium"]["vote_share"] = [0.987, 0.9, 1.0]
+    main, by_kind = tables_of(chapter(first, other=second), "Another textbook")
+    rows = {row[0]: row[1:] for row in main}
+    assert rows["IuB-25 %, first"][1] == number(first["models"]["ibpo-25"]["trials"], 2)
+    assert rows["IuB-50 % (1 of 2 seeds), second"][1] == "1.23 [1.20, 1.30]"
+    assert rows["SV-SFT, first"][2:] == ["", "", ""] and "SV-SFT, second" not in rows
+    assert len(by_kind) == 6 and by_kind[3][0] == "IuB-25 %: votes, second" and by_kind[3][2] == "98.7"
 
 
 def test_sections_of_the_chapter():

@@ -22,11 +22,14 @@ def test_the_most_important_jobs_come_first(monkeypatch, tmp_path):
     done = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reproduce, "run_job", lambda name, settings, kept: done.append((settings.seed, name)))
-    monkeypatch.setattr(report, "report", lambda *_: None)
+    chapters = []
+    monkeypatch.setattr(report, "report", lambda *_, prose: chapters.append(prose))
     reproduce.main(["--seeds", "2", "--jobs", "1"])
     assert done == [(seed, name) for name in reproduce.JOBS for seed in (0, 1)]
     assert list(reproduce.JOBS)[:10] == ["asv-sft", "sv-sft", "base", "ibpo-25", "ibpo-50", "ibpo-10",
                                          "ibpo-25-give-up", "ibpo-50-give-up", "random-50", "cgpo"]
+    reproduce.main(["--report", "--results", "elsewhere"])
+    assert chapters == [True, False]  # it is about the committed base
     assert reproduce.JOBS["ibpo-50-give-up"]["give_up"] and reproduce.JOBS["asv-sft-2"]["sft_alpha"] == 2
 
 
