@@ -14,6 +14,7 @@ from experiments.tables import BUDGETED, LEARN_WHEN, NAMES, against_single, boun
 from experiments.tables import points as interval
 from plumbing.statistics import number
 
+FIRST_RUNGS = ("asv-sft", "ibpo-50", "ibpo-50-give-up", "adaptive-sc")
 MAIN = ("base", "asv-sft", "ibpo-10", "ibpo-25", "ibpo-25-give-up", "ibpo-50", "ibpo-50-give-up", "sv-sft")
 
 
@@ -81,7 +82,7 @@ def adaptive(result: dict) -> str:
 
 def agreement(result: dict) -> str:
     rows = [[row["samples"], interval(row["agree"]), interval(row["wrong"])] for row in result["adaptive"]["agreement"]]
-    return table(["samples", "all agree, %", "and are wrong, %"], rows)
+    return table(["samples", "all agree, %", "of these wrong, %"], rows)
 
 
 def kinds(result: dict) -> str:
@@ -146,13 +147,15 @@ def levels(result: dict) -> str:
 
 
 def ladder(result: dict) -> str:
+    if not {name for name, *_ in tables.LADDER} & {*result["models"]} - {*FIRST_RUNGS}:
+        return ""  # nothing to compare them with
     rows = []
     for name, what in [(name, what) for name, _, what in tables.LADDER if name in result["models"]]:
         row = result["models"][name]
         share = "" if name == "adaptive-sc" else f"{100 * row['vote_share']:.1f}"
         rows.append([called(result, name), what, interval(row["accuracy"]), f"{row['trials'][0]:.2f}", share,
                      boundary(result, name)])
-    return table(["rung", "what it does", "accuracy, %", "trials", "votes, %", "− boundary"], rows)
+    return table(["method", "what it does", "accuracy, %", "trials", "votes, %", "− boundary"], rows)
 
 
 def oracles(result: dict) -> str:
