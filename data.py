@@ -23,13 +23,13 @@ A step is misprinted where the result so far is one of the *weak* numbers of the
 its *awkward* ones. The steps after it are right, so that all routes with one doubled product end at the same wrong
 answer, twice the right one: that is how wrong answers coincide. Another order of the factors meets other results, hence
 other misprints or none. A wrong trial can therefore be recognised: a weak number met an awkward factor in it
-(experiments/probe.py measures how well a model can tell). The right product is never printed there; otherwise training
-on right answers would teach it, and voting would no longer be what is learned. For the same reason not all products of
-a weak number are misprinted, and no kind always prints the same multiple. Of two multiples, nucleus sampling offers the
-model these two and nothing else; of one, it would try other numbers as well, and hit on the right product.
-Levels differ in length, three to seven factors, and in how common each kind is. The modulus stands at the end of the
-question, and whoever computes has to read it; so a model can tell the kinds apart. Solutions that serve as golden ones
-come from an answer key without misprints.
+(experiments/probe.py measures how well a model can tell). The right product is never printed there (of *hopeless*: only
+by chance); otherwise training on right answers would teach it, and voting would no longer be what is learned. For the
+same reason no kind always prints the same multiple, and where only some steps are misprinted, not all products of a
+weak number are. Of two multiples, nucleus sampling offers the model these two and nothing else; of one, it would try
+other numbers as well, and hit on the right product. Levels differ in length, three to seven factors, and in how common
+each kind is. The modulus stands at the end of the question, and whoever computes has to read it; so a model can tell
+the kinds apart. Solutions that serve as golden ones come from an answer key without misprints.
 
     python data.py                               # a few problems of each level and how many there are
     python data.py path/to/math500.jsonl         # what a file holds: problems per level
@@ -67,7 +67,7 @@ class Kind:
     """One modulus: how many steps are misprinted, how, and how common it is."""
 
     modulus: int  # a prime
-    misprinted: float  # the share of steps that the textbook never prints right
+    misprinted: float  # the share of steps that the textbook misprints
     multiples: dict[int, float]  # what is printed instead: so many times the product, so often. {}: any number
     shares: tuple[int, ...]  # of the problems of levels 1 to 5, in percent
 

@@ -11,10 +11,10 @@ budget acts nowhere else. Only numpy is needed.
     python ibpo.py      prints the paper's worked example (Table 2)
 
 Read reward_margin, Eq. (6); feasible_set, Eq. (7); maximise_margin, Eq. (8). select_ibpo is all three in one call, for
-examples and tests; in training train.select calls the second, methods.select_under_budget the two others.
-share_ties then spreads the weight of an accepted response over those that could have been drawn in its place. Then read
-select_cgpo, the paper's baseline without a budget. Other rules for what to accept are in methods.py; budget.py solves
-the same program for any number of groups and budgets.
+examples and tests. In training train.select calls feasible_set, and methods.select_under_budget reward_margin and
+maximise_margin. share_ties then spreads the weight of an accepted response over those that could have been drawn in its
+place. Then read select_cgpo, the paper's baseline without a budget. Other rules for what to accept are in methods.py;
+budget.py solves the same program for any number of groups and budgets.
 """
 
 from numbers import Real
@@ -29,11 +29,12 @@ ROUNDING = 1e-9  # tolerance of the cap: 0.29 * 100 is 28.999999999999996 and me
 class Selection(NamedTuple):
     """What a method accepted. Printing it gives a one-line report."""
 
-    weights: np.ndarray  # float[n, m]: 1 = learn from this response, 0 = do not (policy gradients: any number)
+    weights: np.ndarray  # float[n, m]: 1 = learn from this response, 0 = do not (policy gradients: any number). What
+    # is learned from may be spread over ties (share_ties).
     accepted: int  # number of responses with weight 1 (any above 0)
     extended: int  # number of extended ones among them
-    dropped_no_correct: int  # prompts without a single response that may be accepted (D5)
-    dropped_over_cap: int  # prompts that only an extended response could serve, beyond the cap (D6)
+    dropped_no_correct: int  # prompts without a feasible response, most often because none is correct (D5)
+    dropped_over_cap: int  # prompts that have feasible votes only, beyond the cap (D6)
 
     def __str__(self) -> str:
         share = self.extended / max(self.accepted, 1)
@@ -56,17 +57,18 @@ def reward_margin(correct: ArrayLike, extended: ArrayLike, valid: ArrayLike = No
         array([0.5])
 
     correct, extended, valid: bool[n, m] or 0/1. valid=False: malformed, in neither group; None: all are valid.
-    ValueError: shapes that differ, entries other than 0/1, NaN.
+    ValueError: shapes that differ, entries other than 0/1, NaN. D1 and D4: see above select_ibpo.
     """
     correct = as_mask("correct", correct)  # bool[n, m]
     extended = as_mask("extended", extended, correct.shape)  # bool[n, m]
     valid = as_mask("valid", valid, correct.shape, missing=True)  # bool[n, m]
-    vote, regular = valid & extended, valid & ~extended  # bool[n, m]: G₊ and G∘
-    n_vote, n_regular = vote.sum(axis=1), regular.sum(axis=1)  # int[n]
-    right_votes, right_regular = (correct & vote).sum(axis=1), (correct & regular).sum(axis=1)  # int[n]
-    # Eq. (6): right_votes / n_vote - right_regular / n_regular, each a mean over its own group (D1), as one division:
-    # in floats 1 - 2/3 and 1/3 - 0 differ, and would not tie. If a group was not sampled, both products are 0 (D4).
-    return (right_votes * n_regular - right_regular * n_vote) / np.maximum(n_vote * n_regular, 1)
+    votes, regular = valid & extended, valid & ~extended  # bool[n, m]: G₊ and G∘
+    n_votes, n_regular = votes.sum(axis=1), regular.sum(axis=1)  # int[n]
+    right_votes, right_regular = (correct & votes).sum(axis=1), (correct & regular).sum(axis=1)  # int[n]
+    # Eq. (6), right_votes / n_votes - right_regular / n_regular, each a mean over its own group (D1), over one common
+    # denominator, so that equal margins are equal floats (1 - 2/3 and 1/3 - 0 are not). If one of the groups was not
+    # sampled, the numerator is 0 (D4).
+    return (right_votes * n_regular - right_regular * n_votes) / np.maximum(n_votes * n_regular, 1)
 
 
 def feasible_set(correct: ArrayLike, valid: ArrayLike = None, kl: ArrayLike = None,
@@ -139,39 +141,39 @@ def select_ibpo(correct: ArrayLike, extended: ArrayLike, cap: float, valid: Arra
     Returns a Selection. ValueError: shapes that differ, entries other than 0/1, NaN, cap outside [0, 1].
     """
     margin = reward_margin(correct, extended, valid)  # float[n], Eq. (6)
-    allowed = feasible_set(correct, valid)  # bool[n, m], Eq. (7)
-    allowed &= as_mask("feasible", feasible, allowed.shape, missing=True)
-    return maximise_margin(margin, allowed, extended, cap, rng)  # Eq. (8)
+    near = as_mask("feasible", feasible, np.shape(correct), missing=True)  # bool[n, m]
+    return maximise_margin(margin, feasible_set(correct, valid) & near, extended, cap, rng)  # Eq. (7) and (8)
 
 
 def maximise_margin(margin: np.ndarray, feasible: np.ndarray, extended: ArrayLike, cap: float, rng=None,
                     zero_margin_votes: bool = False) -> Selection:
-    """Serve as many prompts as possible (D2, D6), then maximise Eq. (8): exactly, by one sort and one loop.
+    """Eq. (8) for as many prompts as possible (D2, D6), solved exactly by one sort and one loop.
 
-    margin: float[n], Δ of each prompt. feasible: bool[n, m], Ξ of Eq. (7). The rest as in select_ibpo. An accepted
-    response counts +Δ if it votes and -Δ if it is regular, so all there is to decide is who votes. At first every
-    prompt with a feasible regular response gets one, which uses up no budget. Then one prompt after another votes, as
-    long as the cap holds: first those that can do nothing else, since they would be lost, then those with Δ > 0 (D7);
-    within each, the largest Δ first.
+    margin: float[n], Δ of each prompt. feasible: bool[n, m], Ξ of Eq. (7). The rest as in select_ibpo. A regular
+    response uses up no budget, so every prompt that has a feasible one gets one, worth -Δ. A vote in its place is worth
+    +Δ, 2Δ more, and each takes the same share of the cap. So prompts vote in this order, until the cap is reached:
+    those with feasible votes only, which would be dropped otherwise; then those with Δ > 0 (D7); of both, the largest
+    Δ first.
     """
     if not (isinstance(cap, Real) and 0 <= cap <= 1):  # false for NaN, too
         raise ValueError(f"cap must be a number from 0 to 1, not {cap!r}")
     cap, rng = float(cap), np.random.default_rng(rng)
     extended = as_mask("extended", extended, feasible.shape)  # bool[n, m], G₊
     regular, votes = feasible & ~extended, feasible & extended  # bool[n, m]: what may be accepted of G∘ and G₊
-    can_stay, can_vote = regular.any(axis=1), votes.any(axis=1)  # bool[n]
-    forced = can_vote & ~can_stay  # bool[n]: to vote or be dropped
-    worth_a_vote = margin >= 0 if zero_margin_votes else margin > 0  # bool[n], D7
-    upgradable = can_vote & can_stay & worth_a_vote  # bool[n]
+    has_regular, has_vote = regular.any(axis=1), votes.any(axis=1)  # bool[n]
+    forced = has_vote & ~has_regular  # bool[n]: vote, or be dropped
+    gains = margin >= 0 if zero_margin_votes else margin > 0  # bool[n], D7
     order = np.lexsort((rng.random(len(margin)), -margin, ~forced))  # int[n]: forced first, then largest Δ, then random
 
     who_votes = np.zeros(len(margin), bool)  # bool[n]
-    n_accepted, n_votes = int(can_stay.sum()), 0  # a forced prompt is accepted only when it votes
-    for i in order[(forced | upgradable)[order]]:  # Eq. (8), the maximum
-        if n_votes + 1 <= cap * (n_accepted + forced[i]) + ROUNDING:  # Eq. (8), the cap, a share of the accepted (D3)
+    n_accepted, n_votes = int(has_regular.sum()), 0  # a forced prompt is accepted only when it votes
+    for i in order:  # Eq. (8), the maximum
+        if forced[i] or has_vote[i] and gains[i]:
+            if n_votes + 1 > cap * (n_accepted + forced[i]) + ROUNDING:  # Eq. (8), the cap: a share of the accepted, D3
+                break  # nor is there room for any that follow
             who_votes[i] = True
             n_votes, n_accepted = n_votes + 1, n_accepted + int(forced[i])
-    # D2: who does not vote gets a regular response. A forced prompt beyond the cap has none: dropped (D6).
+    # All others get a regular response (D2). A forced prompt beyond the cap has none: it is dropped (D6).
     accepted = one_per_prompt(np.where(who_votes[:, None], votes, regular), rng)  # bool[n, m]
     return selection_of(accepted, extended, feasible, dropped_over_cap=int((forced & ~who_votes).sum()))
 

@@ -1,4 +1,4 @@
-"""What IBPO is compared with: other rules for which responses of a step to learn from, and how much.
+"""The rules for which responses of a step to learn from, and how much: IBPO, and what it is compared with.
 
 Every method has one signature and is listed in one table, METHODS at the end of this file; `--method NAME` picks one:
 
@@ -25,9 +25,8 @@ from typing import NamedTuple
 import numpy as np
 
 import budget
-import ibpo
 from ibpo import Selection, maximise_margin, one_per_prompt, reward_margin, selection_of
-from voting import GROUPS, Judged
+from voting import Judged
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Eq. (8), for the caps of --budget
@@ -56,7 +55,7 @@ def expected_tokens(judged: Judged) -> np.ndarray:
 # What a cap of --budget may limit, on average over the accepted responses: name -> cost[n, m] of each response.
 COSTS = {
     "vote": lambda judged: judged.extended,
-    "short": lambda judged: judged.group == GROUPS.index("short"),
+    "short": lambda judged: judged.in_group("short"),
     "tokens": lambda judged: judged.tokens,
     "expected-tokens": expected_tokens,
 }
@@ -97,8 +96,8 @@ def select_raft(judged: Judged, feasible: np.ndarray, settings, rng) -> Selectio
 
 
 def select_cgpo(judged: Judged, feasible: np.ndarray, settings, rng) -> Selection:
-    """CGPO: one random response of Ξ per prompt (ibpo.select_cgpo); the paper's baseline without a budget."""
-    return ibpo.select_cgpo(judged.correct, judged.extended, judged.valid, feasible, rng)
+    """CGPO: one random response of Ξ per prompt, as ibpo.select_cgpo; the paper's baseline without a budget."""
+    return selection_of(one_per_prompt(feasible, rng), judged.extended, feasible)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

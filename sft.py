@@ -241,8 +241,8 @@ def sft_examples(settings: Settings, stage: str, tokenizer, rows: list[dict]) ->
     """Training examples from the rows of sampled_solutions.
 
     In the paper's names: D_SV are votes under the prompt "sv", D_ASV1 the same under "asv", D_ASV2 single trials in the
-    format of "asv". SV-SFT learns D_SV and single solutions under the base's prompt, ASV-SFT D_ASV1 and alpha times as
-    many of D_ASV2.
+    format of "asv". SV-SFT learns D_SV and single solutions under the base's prompt; ASV-SFT learns sft_votes examples
+    of D_ASV1 and sft_alpha * sft_regular of D_ASV2.
 
     A single trial is one of the model's own right samples, so that it does not forget the easy problems, of which it
     sees hardly any votes (with votes on hard problems alone, it forgot them within 500 steps). Where no sample is

@@ -52,11 +52,11 @@ from sft import train_base, train_sft
 
 def train_ibpo(settings: Settings, start: Path) -> Path:
     """Algorithm 1, from the ASV-SFT model in `start`; returns the directory of the trained checkpoint."""
-    settings = settings.for_ibpo()
-    # Algorithm 2 is this product: it accumulates k_b sampled batches per update. The policy does not change in between,
-    # so we sample the prompts of all k_b batches at once and solve one program on them. ibpo.py calls their number n.
-    prompts_per_step = settings.accumulate * settings.prompts
-    problems, validation = training_problems(settings, prompts_per_step)
+    settings = settings.for_ibpo()  # where log-probabilities are compared, sampling in the dtype of training
+    # Algorithm 2 accumulates k_b sampled batches per update. The policy does not change in between, so the prompts of
+    # all k_b batches are sampled at once and share one program: n prompts, as in ibpo.py and learn.py.
+    n = settings.accumulate * settings.prompts
+    problems, validation = load_problems(settings, n)
     sources = {"start": fingerprint(start), "data": digest([(p.question, p.answer, p.level) for p in problems])}
     if is_finished(settings, "ibpo", sources):
         return settings.directory("ibpo")
@@ -66,25 +66,21 @@ def train_ibpo(settings: Settings, start: Path) -> Path:
     with Stage(settings, "ibpo", model, tokenizer, settings.steps, sources) as stage:
         for step in stage:
             policy = for_sampling(model, settings)  # the current model itself, or a copy of it in a faster dtype
-            validated = {}
-            if settings.valid_every and step % settings.valid_every == 0:
-                validated = validate(policy, tokenizer, validation, step, settings)
-
-            batch = [problems[i] for i in
-                     shuffled(len(problems), step, prompts_per_step, derive_seed(settings.seed, "order"))]
-            with stage.timed("sampling"):
+            validated = validate(policy, tokenizer, validation, step, settings)  # for the curves; {} in most steps
+            batch = [problems[i] for i in shuffled(len(problems), step, n, derive_seed(settings.seed, "order"))]
+            with stage.timed("sampling"):  # m responses to each of n prompts
                 rollout = roll_out(policy, tokenizer, batch, settings.samples, settings.rl_top_p,
                                    derive_seed(settings.seed, "rollout", step), settings)
             del policy  # if it is a copy, learning needs its memory
-            with stage.timed("solving"):  # who is accepted, and with which weight: Eq. (6)-(8)
+            with stage.timed("solving"):  # which responses are accepted, Eq. (6)-(8)
                 selection, weights = select(rollout, reference, settings, derive_seed(settings.seed, "select", step))
             with stage.timed("learning"):  # Eq. (5)
                 examples = weighted_examples(rollout, weights, tokenizer, settings)
-                loss = add_gradient(model, examples, prompts_per_step, settings)
+                loss = add_gradient(model, examples, n, settings)
 
             record = {"loss": loss, **describe(rollout, selection), **stage.seconds, **validated}
-            stage.update(scheduled(settings, settings.lr, step, settings.steps), record, progress_text(record),
-                         notes_on(record, rollout, settings))  # clip, AdamW, log
+            learning_rate = scheduled(settings, settings.lr, step, settings.steps)
+            stage.update(learning_rate, record, progress_text(record), notes_on(record, rollout, settings))  # AdamW
     return stage.directory
 
 
@@ -136,8 +132,7 @@ def kl_estimate(rollout: Rollout, reference: llama.Llama, settings: Settings) ->
 
 def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
            seed: int) -> tuple[ibpo.Selection, np.ndarray]:
-    """The responses accepted in a step, Eq. (8) for the method ibpo, and the weights[n, m] to learn with: theirs, or
-    (share_ties) those spread over all responses that tie with them.
+    """What the method accepts, for the log, and the weights[n, m] to learn with: its own, or spread over ties.
 
     Policy gradients give every response a weight, some negative.
     """
@@ -145,10 +140,12 @@ def select(rollout: Rollout, reference: llama.Llama | None, settings: Settings,
     feasible = ibpo.feasible_set(rollout.correct, rollout.valid, kl, settings.kl_max)  # bool[n, m], Eq. (7)
     if settings.give_up:
         feasible = ibpo.with_giving_up(feasible, rollout.valid, rollout.extended)  # bool[n, m], D8
-    selection = METHODS[settings.method].select(rollout, feasible, settings, np.random.default_rng(seed))
+    method = METHODS[settings.method].select  # of ibpo: methods.select_under_budget, Eq. (6) and (8)
+    selection = method(rollout, feasible, settings, np.random.default_rng(seed))
+    weights = selection.weights  # float[n, m]
     if settings.share_ties and settings.ties_are_equal:
-        return selection, ibpo.share_ties(selection.weights, feasible, rollout.group)
-    return selection, selection.weights
+        weights = ibpo.share_ties(weights, feasible, rollout.group)
+    return selection, weights
 
 
 def weighted_examples(rollout: Rollout, weights: np.ndarray, tokenizer, settings: Settings) -> list[Example]:
@@ -163,7 +160,7 @@ def weighted_examples(rollout: Rollout, weights: np.ndarray, tokenizer, settings
     return examples
 
 
-def training_problems(settings: Settings, n: int) -> tuple[list[data.Problem], list[data.Problem]]:
+def load_problems(settings: Settings, n: int) -> tuple[list[data.Problem], list[data.Problem]]:
     """Problems to learn from, n per step, and those of the validation curves."""
     count = settings.steps * n if settings.data == data.BUILTIN else None  # a file is used whole
     problems = data.load(settings.data, "train", count, derive_seed(settings.seed, "rl"))
@@ -175,10 +172,12 @@ def training_problems(settings: Settings, n: int) -> tuple[list[data.Problem], l
 
 
 def validate(policy: llama.Llama, tokenizer, problems: list[data.Problem], step: int, settings: Settings) -> dict:
-    """Accuracy and votes on the validation problems before this step, for the curves alone."""
-    seen = roll_out(policy, tokenizer, problems, 1, settings.top_p, derive_seed(settings.seed, "v", step), settings)
-    return {"valid_accuracy": float(seen.correct.mean()), "valid_vote_share": float(seen.extended.mean()),
-            "valid_short_share": float((seen.group == voting.GROUPS.index("short")).mean())}
+    """Accuracy and votes on the validation problems before this step, for the curves; {} if it is not their turn."""
+    if not settings.valid_every or step % settings.valid_every:
+        return {}
+    rollout = roll_out(policy, tokenizer, problems, 1, settings.top_p, derive_seed(settings.seed, "v", step), settings)
+    return {"valid_accuracy": float(rollout.correct.mean()), "valid_vote_share": float(rollout.extended.mean()),
+            "valid_short_share": float(rollout.in_group("short").mean())}
 
 
 def progress_text(record: dict) -> str:

@@ -51,12 +51,12 @@ _SV = (
     f" As soon as the same answer has come up {times(CONSENSUS)}, stop and state it as the final answer. "
     f"If {NUMBERS[MAX_TRIALS]} trials bring no such consensus, stop, say so, and state the answer that came up most "
     "often.")
-_EASY = (
+_IF_EASY = (
     " First judge how hard the problem is. If it is easy, write a single trial between [TRIAL] and [/TRIAL] and say "
     "that one trial is enough.")
 _ASV = " If it is of medium difficulty or hard, proceed as follows."
 _MODES = " If it is of medium difficulty, take a short vote, and if it is hard, a long one, as follows."
-_SHORT = (
+_IF_SHORT = (
     f" For a short vote, stop as soon as the same answer has come up {times(SHORT_CONSENSUS)}, say that "
     f"{NUMBERS[SHORT_CONSENSUS]} trials agree, and state it as the final answer. If {NUMBERS[SHORT_MAX_TRIALS]} trials "
     f"bring no {NUMBERS[SHORT_CONSENSUS]} that agree, say so, and state the first answer. For a long vote, do not stop "
@@ -68,8 +68,8 @@ _PAIR = (
 PROMPTS = {
     "scot": _SCOT,  # one chain of thought: the base model's format
     "sv": _SCOT + _TRIALS + _SV,  # always vote
-    "asv": _SCOT + _EASY + _ASV + _TRIALS + _SV,  # decide for yourself
-    "modes": _SCOT + _EASY + _MODES + _TRIALS + _SHORT + _SV,  # decide among three groups
+    "asv": _SCOT + _IF_EASY + _ASV + _TRIALS + _SV,  # decide for yourself
+    "modes": _SCOT + _IF_EASY + _MODES + _TRIALS + _IF_SHORT + _SV,  # decide among three groups
     "score": _SCOT + _PAIR,  # correct yourself: what IBPO is compared with
 }
 
@@ -218,7 +218,7 @@ def trials_needed(answers: list[str | None], rule: Rule = LONG) -> int | None:
 
 
 def build_vote(solutions: list[str], gold: str, rng: random.Random, rule: Rule = LONG) -> str | None:
-    """Algorithm 3: a vote made of a problem's sampled solutions; None if its final answer is wrong.
+    """Algorithm 3: a right vote made of a problem's sampled solutions; None where they make none.
 
     The solutions are shuffled and appended as trials until the rule stops: LONG when one answer has come up three
     times, after eight at the latest (SHORT: twice, after three). Departure from the paper: without consensus, the final
@@ -228,11 +228,11 @@ def build_vote(solutions: list[str], gold: str, rng: random.Random, rule: Rule =
     solutions = rng.sample(solutions, len(solutions))
     answers = [grade.extract(solution) for solution in solutions]
     needed = trials_needed(answers, rule)
-    if needed is None or plurality(answers[:needed])[0] is None:
+    if needed is None or plurality(answers[:needed])[0] is None:  # too few solutions, or none with an answer
         return None
     vote = render_extended(solutions[:needed], answers[:needed], rule)
-    _, right = judge(gold, vote, condition="modes")  # which accepts both rules
-    return vote if right else None  # also None: a solution with a [TRIAL] in it breaks the vote
+    _, right = judge(gold, vote, condition="modes")  # under this prompt LONG and SHORT are both allowed
+    return vote if right else None  # wrong, or broken by a [TRIAL] inside a solution
 
 
 # ---------------------------------------------------------------------------------------------------------------------

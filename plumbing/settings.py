@@ -56,7 +56,8 @@ class Settings:
         "length), expected-tokens=N (that of their group on the prompt), short=q (with --sft-short: the share of short "
         "votes), or several: vote=0.5,tokens=90", FIRST, ("ibpo",), when=lambda s: s.method in CAPPED)
     steps: int = setting(50, "IBPO: gradient steps", FIRST, ("ibpo",), least=1)
-    prompts: int = setting(32, "IBPO: n, prompts per sampled batch", FIRST, ("ibpo",), least=1)
+    prompts: int = setting(32, "IBPO: prompts per sampled batch; a step has n = --prompts times --accumulate of them",
+                           FIRST, ("ibpo",), least=1)
     accumulate: int = setting(4, "IBPO: k_b, sampled batches per gradient step", FIRST, ("ibpo",), least=1)
     samples: int = setting(16, "IBPO: m, responses per prompt; margins are estimated on these", FIRST, ("ibpo",),
                            least=1)
