@@ -78,10 +78,11 @@ def plot_budget(summary: dict, path: Path) -> None:
                           color="black", label="efficiency boundary")
             if corners := summary.get("adaptive", {}).get("corners", {}).get(unit):
                 x, y = [row[unit] for row in corners], [100 * row["accuracy"] for row in corners]
-                axis.plot(x, y, color=GREEN, ls=":", marker=".", label="adaptive SC: until so many agree, best mixture")
-                last = {row["consensus"]: at for row, *at in list(zip(corners, x, y))[1:]}  # of rules that are alike
-                for consensus, at in last.items():
-                    axis.annotate(f"{consensus} agree", at, (-4, 9), textcoords="offset points",
+                last = {row["consensus"]: i for i, row in enumerate(corners) if i > 0}  # of rules that are alike
+                axis.plot(x, y, color=GREEN, ls=":", marker=".", markevery=list(last.values()),
+                          label="adaptive SC: until so many agree, best mixture")
+                for consensus, i in last.items():
+                    axis.annotate(f"{consensus} agree", (x[i], y[i]), (7, -9), textcoords="offset points",
                                   fontsize=8, color=GREEN, path_effects=HALO)
             for name, style in looks(models).items():
                 (x, x_low, x_high), y = models[name][unit], 100 * models[name]["accuracy"][0]
