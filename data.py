@@ -235,6 +235,11 @@ def world_pieces() -> list[str]:
             "}"]
 
 
+CHAT_TEMPLATE = ("{{ bos_token }}{% for message in messages %}"
+                 "{% if message['role'] == 'user' %}<|problem|>{% endif %}{{ message['content'] }}"
+                 "{% endfor %}{% if add_generation_prompt %}<|answer|>{% endif %}")
+
+
 def build_tokenizer(pieces: list[str]) -> "PreTrainedTokenizerFast":
     """A Hugging Face tokenizer whose tokens are these pieces of text, with a chat template.
 
@@ -254,9 +259,7 @@ def build_tokenizer(pieces: list[str]) -> "PreTrainedTokenizerFast":
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=special[0], eos_token=special[1], pad_token=special[2],
         unk_token=special[3], clean_up_tokenization_spaces=False,
-        chat_template="{{ bos_token }}{% for message in messages %}"
-                      "{% if message['role'] == 'user' %}<|problem|>{% endif %}{{ message['content'] }}"
-                      "{% endfor %}{% if add_generation_prompt %}<|answer|>{% endif %}")
+        chat_template=CHAT_TEMPLATE)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

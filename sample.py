@@ -16,7 +16,7 @@ import argparse
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -326,19 +326,22 @@ def generate(model: llama.Llama, prompts: list[list[int]], max_new_tokens: int, 
 
 
 def ask(model: llama.Llama, tokenizer: "Tokenizer", questions: list[str], condition: str, samples: int,
-        **options) -> list[list[Response]]:
+        stop_ids: Iterable[int] = (), **options) -> list[list[Response]]:
     """`samples` responses to each question, under a condition of voting.PROMPTS. options: those of `generate`.
+
+    They end with an id that ends a response, or with one of stop_ids.
 
     Each process (plumbing/distributed.py) answers a part of the questions; all get all responses.
     """
     prompts = [voting.encode_prompt(tokenizer, question, condition) for question in questions]
+    ends = (*stop_ids_in(model, tokenizer), *stop_ids)
 
     def answer(chosen: list[int]) -> list[list[Response]]:
         indices = [i * samples + j for i in chosen for j in range(samples)]
         repeated = [prompts[i] for i in chosen for _ in range(samples)]
         if "progress" in options:
             options["progress"] = distributed.as_of_all(options["progress"], len(repeated), samples * len(prompts))
-        completions = generate(model, repeated, stop_ids=stop_ids_in(model, tokenizer), indices=indices, **options)
+        completions = generate(model, repeated, stop_ids=ends, indices=indices, **options)
         responses = []
         for prompt, written in zip(repeated, completions, strict=True):
             text = tokenizer.decode(written.ids[:-1] if written.finished else written.ids)

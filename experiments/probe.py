@@ -44,9 +44,9 @@ class Choices:
 def first_trials(model: llama.Llama, tokenizer, problems: list[data.Problem],
                  seed: int) -> tuple[list[data.Problem], list[Example]]:
     """One response to each problem, up to the end of its first trial; problems where none ends are left out."""
-    rows = sample.ask(model, tokenizer, [problem.question for problem in problems], "asv", 1, top_p=0.9, seed=seed,
-                      max_new_tokens=64)  # a trial takes up to 32; what follows it is not needed
     close = tokenizer.convert_tokens_to_ids(voting.CLOSE)
+    rows = sample.ask(model, tokenizer, [problem.question for problem in problems], "asv", 1, top_p=0.9, seed=seed,
+                      stop_ids=[close], max_new_tokens=64)  # a trial takes up to 32
     ended = [(problem, Example(response.prompt, response.ids[: response.ids.index(close) + 1]))
              for problem, (response,) in zip(problems, rows) if close in response.ids]
     return [problem for problem, _ in ended], [trial for _, trial in ended]

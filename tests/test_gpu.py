@@ -29,11 +29,12 @@ def test_device(name, device):
 
 
 @pytest.mark.slow
-def test_it_runs_through(tmp_path, capsys):
+def test_it_runs_through(tmp_path, capsys, monkeypatch):
     """Each part, beside both ways of transformers; what it writes is what the plan reads."""
+    monkeypatch.setattr(device_checks, "CHECKS", dict([*device_checks.CHECKS.items()][:2]))  # above are all of them
     found = gpu.main(["--device", "cpu", "--tiny", "--out", str(tmp_path)])
     printed = capsys.readouterr().out
-    assert set(found["checks"].values()) == {"passed"} and "FAILED" not in printed
+    assert [*found["checks"].values()] == ["passed"] * 2 and "FAILED" not in printed
     (row,) = found["sampling"]
     assert row["tokens_per_second"] > 0 and row["generate"] > 0 and row["generate_batch"] > 0
     assert 1 <= row["rows"] <= gpu.FEW.slots and 0 < row["share"] < 1
@@ -43,12 +44,9 @@ def test_it_runs_through(tmp_path, capsys):
     assert json.loads((tmp_path / "CPU.json").read_text()) == found
     kept = gpu.main(["--device", "cpu", "--tiny", "--out", str(tmp_path), "--only", "learning"])
     assert kept["step"] == found["step"]
-
-
-@pytest.mark.slow
-def test_the_plan_reads_what_it_writes(tmp_path, monkeypatch):
-    gpu.main(["--device", "cpu", "--tiny", "--out", str(tmp_path), "--only", "learning"])
     written = json.loads((tmp_path / "CPU.json").read_text())
+    del written["sampling"]  # as after --only learning in an empty folder
+    (tmp_path / "CPU.json").write_text(json.dumps(written))
     monkeypatch.setattr(plan, "MEASURED", tmp_path)
     rates = plan.rates_of("CPU", 10**6)
     assert rates.learning == written["learning"][0]["share"] and rates.products == written["products"]

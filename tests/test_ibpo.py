@@ -151,7 +151,7 @@ def test_optimum_by_brute_force():
 @pytest.mark.slow
 def test_optimum_by_milp():
     rng, seen = np.random.default_rng(2), Counter()
-    for _ in range(1200):
+    for _ in range(800):
         correct, extended, valid, feasible = random_batch(rng, rng.integers(1, 17), rng.integers(1, 9))
         cap = random_cap(rng)
         s = ibpo.select_ibpo(correct, extended, float(cap), valid, feasible, rng)
@@ -163,7 +163,7 @@ def test_optimum_by_milp():
         seen.update({"cap binds": s.extended < free.extended, "over the cap": s.dropped_over_cap > 0,
                      "nothing correct": s.dropped_no_correct > 0, "malformed": not valid.all(),
                      "masked": not feasible.all(), "cap 0": cap == 0, "cap 1": cap == 1})
-    assert min(seen.values()) >= 50, f"the random batches are too tame: {seen}"
+    assert min(seen.values()) >= 30, f"the random batches are too tame: {seen}"
 
 
 def test_cap_is_never_exceeded():

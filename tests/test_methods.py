@@ -86,7 +86,7 @@ def random_batch(rng, n, m):
 @pytest.mark.slow
 def test_listing_is_the_optimum_by_milp():
     rng, seen = np.random.default_rng(0), Counter()
-    for _ in range(1200):
+    for _ in range(800):
         n, m = rng.integers(1, 13), rng.integers(1, 9)
         correct, extended, valid, feasible = random_batch(rng, n, m)
         cap = float(rng.choice([0, 0.02, 0.05, 0.1, 0.15, 0.5, 1]))
@@ -105,7 +105,7 @@ def test_listing_is_the_optimum_by_milp():
                  "nothing correct": not correct.any(axis=1).all(), "nothing at all": not correct.any(),
                  "malformed": not valid.all(), "masked": not feasible.all(), "m = 1": m == 1, "n = 1": n == 1}
         seen.update({fact: int(holds) for fact, holds in facts.items()})
-    assert min(seen.values()) >= 25, f"the random batches are too tame: {seen}"
+    assert min(seen.values()) >= 15, f"the random batches are too tame: {seen}"
 
 
 @pytest.mark.parametrize("correct, extended, cap, expected", [

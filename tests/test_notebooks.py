@@ -13,6 +13,8 @@ from pathlib import Path
 import nbclient
 import nbformat
 import pytest
+from jupyter_client import AsyncKernelManager
+from jupyter_core.utils import run_sync
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 NUMBER = re.compile(r"[+-]?\d+(?:\.(\d*))?(?:e([+-]?\d+))?")  # the groups: decimals, exponent
@@ -21,16 +23,46 @@ SOLUTION = re.compile(r"```python\n(.*?)```", re.DOTALL)
 TIME = re.compile(r"\d+(?:\.\d+)? m?s\b")
 
 
+# What a notebook leaves behind, and the next one must not find: names, its path, this repository's modules, settings.
+LIKE_NEW = """
+%reset -f
+import sys
+sys.path[:] = [entry for entry in sys.path if entry != ROOT]
+for name, module in [*sys.modules.items()]:
+    file = getattr(module, "__file__", None) or ""
+    if file.startswith(ROOT) and "site-packages" not in file:
+        del sys.modules[name]
+if "torch" in sys.modules:
+    sys.modules["torch"].set_grad_enabled(True)
+if "matplotlib" in sys.modules:
+    sys.modules["matplotlib"].rcdefaults()
+%reset -f
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    """One for all notebooks: starting it and importing torch takes seconds."""
+    manager = AsyncKernelManager()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.delenv("MPLBACKEND", raising=False)  # the kernel's own, which shows figures
+        yield manager
+    if manager.has_kernel:
+        run_sync(manager.shutdown_kernel)(now=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_notebook_runs(path: Path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own, which shows figures
+def test_notebook_runs(path: Path, kernel):
     notebook = nbformat.read(path, as_version=4)
     committed = outputs(notebook)
     assert any(text for text, _ in committed), "it is committed without its outputs"
-    nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(path.parent)}}).execute()
-    for (now, figures_now), (before, figures_before) in zip(outputs(notebook), committed, strict=True):
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(LIKE_NEW.replace("ROOT", repr(str(path.parent.parent)))))
+    client = nbclient.NotebookClient(notebook, kernel, timeout=900, resources={"metadata": {"path": str(path.parent)}})
+    client.execute()
+    client.kc.stop_channels()
+    for (now, figures_now), (before, figures_before) in zip(outputs(notebook)[1:], committed, strict=True):
         assert not difference(now, before)
         assert figures_now == figures_before
 

@@ -12,7 +12,7 @@ import pytest
 
 import eval as evaluation
 from experiments import report, reproduce, tables
-from plumbing import settings, stage
+from plumbing import plots, settings, stage, statistics
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -73,6 +73,9 @@ def test_tiny_real_run(tmp_path, monkeypatch, capsys):
         return enter(self)
 
     monkeypatch.setattr(stage.Stage, "__enter__", noted)
+    monkeypatch.setattr(statistics, "RESAMPLES", 300)
+    savefig = plots.plt.Figure.savefig
+    monkeypatch.setattr(plots.plt.Figure, "savefig", lambda _, path, **__: path.touch())  # at last, they are drawn
     reproduce.main(command)
     assert trained == ["sv-sft", "ibpo-50", "asv-sft-2", "length-penalty-0.05"]  # asv-sft was there
     results, run = tmp_path / "runs/reproduce-smoke/results", tmp_path / "runs/reproduce-smoke/seed-0"
@@ -80,6 +83,7 @@ def test_tiny_real_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluation, "make_record", interrupted)
     reproduce.main(command)
     shutil.rmtree(run)
+    monkeypatch.setattr(plots.plt.Figure, "savefig", savefig)
     reproduce.main(command)  # all is kept: no checkpoint is needed any more
     assert {path.stem for path in results.glob("records/seed-0/eval/*")} == {*some, "base-greedy"}
     assert {path.stem for path in results.glob("records/seed-0/oracle/*")} == {

@@ -5,9 +5,12 @@ r"""sample.py: cached, batched generation against uncached decoding of one seque
 Small random models in fp32 with weights large enough that no next token is nearly certain or nearly tied.
 """
 
+import contextlib
+import io
 import json
 import os
 import random
+import subprocess
 from collections import Counter
 from itertools import product
 from pathlib import Path
@@ -133,9 +136,9 @@ def test_tiny_top_p_is_greedy(model):
 @pytest.mark.parametrize("temperature, top_p", [(1.0, 1.0), (0.7, 1.0), (1.5, 0.8)])
 @pytest.mark.slow
 def test_same_seed_same_ids_whatever_the_slots(model, temperature, top_p):
-    prompts = [prompt for prompt in PROMPTS for _ in range(4)]
+    prompts = [prompt for prompt in PROMPTS for _ in range(3)]
     options = dict(temperature=temperature, top_p=top_p, stop_ids=(3, 8))
-    runs = [generate(model, prompts, 20, seed=11, slots=slots, **options) for slots in (1, 3, 7, 64, 256)]
+    runs = [generate(model, prompts, 20, seed=11, slots=slots, **options) for slots in (1, 7, 256)]
     for run in runs[1:]:
         assert [(r.ids, r.finished) for r in run] == [(r.ids, r.finished) for r in runs[0]]
         assert [r.logprob for r in run] == pytest.approx([r.logprob for r in runs[0]], abs=1e-4)
@@ -185,7 +188,7 @@ def test_a_prompt_is_read_once_for_all_its_samples(model, passes):
 @pytest.mark.slow
 def test_little_is_computed_in_vain(model, passes, slots):
     """Lengths differ ten-fold, and yet nine of ten computed tokens are kept."""
-    responses = generate(model, [[1, 2]] * 20 * slots, 40, stop_ids=[3], seed=1, slots=slots)
+    responses = generate(model, [[1, 2]] * 12 * slots, 40, stop_ids=[3], seed=1, slots=slots)
     lengths = [len(r.ids) for r in responses]
     assert max(lengths) >= 10 * min(lengths)
     kept, computed = sum(lengths) - len(lengths), sum(rows for rows, width in passes if width == 1)
@@ -213,7 +216,7 @@ def test_memory_follows_from_the_limit():
 
 
 @pytest.mark.parametrize("rows, temperature, top_p, stop_ids", [
-    (1, 0, 1.0, ()), (1, 1.0, 1.0, (5,)), (2, 1.0, 0.9, ()), (2, 1.0, 1.0, (5,)), (3, 0.9, 1.0, ())])
+    (1, 0, 1.0, ()), (1, 1.0, 1.0, (5,)), (2, 1.0, 1.0, (5,)), (3, 0.9, 0.9, ())])
 @pytest.mark.slow
 def test_a_small_memory_changes_no_response(model, rows, temperature, top_p, stop_ids, monkeypatch):
     """Memory for so many of the longest responses. What has to be put back is sampled again, with the same tokens."""
@@ -721,6 +724,7 @@ TEMPLATES = {  # a chat template, and what the line says
     "Compute 3 * 4 modulo 61.": "drops the system turn: the prompts for scot and sv are the same",
     "": "drops the system turn",
 }
+HARMLESS = [*TEMPLATES][:4] + [*TEMPLATES][-2:]  # they end soon, and need no process of their own
 NO_SYSTEM_TURN = {  # a template, and what the line says if voting.encode_prompt needs a system turn
     "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     "{{ messages[0].content }}": "the chat template fails (System role not supported)",
@@ -729,10 +733,22 @@ NO_SYSTEM_TURN = {  # a template, and what the line says if voting.encode_prompt
 }
 
 
+def trial_run_here(command: list[str], input: str, **_) -> subprocess.CompletedProcess:
+    """In place of subprocess.run: in this process, which has imported transformers."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr("sys.stdin", io.StringIO(input))
+        checkpoints.templates.main()
+    return subprocess.CompletedProcess(command, 0, printed.getvalue(), "")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux limits the memory of the trial run")
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_chat_templates_that_are_refused(directory, template, monkeypatch):
+    if template in HARMLESS:
+        monkeypatch.setattr(checkpoints.templates, "limit", lambda *_: None)
+        monkeypatch.setattr(checkpoints.templates.subprocess, "run", trial_run_here)
     if "still running" in TEMPLATES[template]:
         monkeypatch.setattr(checkpoints.templates, "SECONDS", 2)
     (directory / "chat_template.jinja").write_text(template)

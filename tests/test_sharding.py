@@ -5,15 +5,17 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from sharded import run_stage
-from test_distributed import ROOT, output_of, start
 from tiny import build
 
 import llama
 from plumbing import distributed, sharding
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def weights_of(directory) -> torch.Tensor:
@@ -21,16 +23,15 @@ def weights_of(directory) -> torch.Tensor:
 
 
 @pytest.mark.slow
-def test_shards_are_a_model(tmp_path):
+def test_shards_are_a_model(tmp_path, launch):
     """2 and 3 processes: gradients, random bits, whole stages, and one stage by 2, by 3, then by 1 process.
 
     At last one of 3 fails in a step: all end.
     """
     run_stage(tmp_path / "one")
     for processes in (2, 3):
-        process = start("tests/sharded.py", tmp_path, processes)
-        printed = output_of(process)
-        assert process.returncode == (processes == 3) and printed.count("all is well") == 1, printed
+        status, printed = launch(processes, "tests/sharded.py", tmp_path, processes)
+        assert status == (processes == 3) and printed.count("all is well") == 1, printed
     assert "continues at step 2 of 6" in printed and printed.count("Traceback") == 1, printed
     assert "ZeroDivisionError" in printed and "process 0: base: stopped after step 2" in printed, printed
     assert not sharding.newest_state(tmp_path / "fails/base")  # the part of process 1 is lost
