@@ -1,4 +1,4 @@
-"""train.py with a stage of twenty short steps in place of the real ones, which needs no checkpoint and no tokenizer.
+"""train.py with a stage of forty short steps in place of the real ones, which needs no checkpoint and no tokenizer.
 
 For tests of what ends several processes: starting, main, signals, exit codes, saved states and logs are train.py's own.
 
@@ -19,7 +19,7 @@ from plumbing import distributed
 from plumbing.settings import Settings, parse_args
 from plumbing.stage import Stage
 
-STEPS = 20
+STEPS = 40
 PAUSE = 0.1  # seconds of a step, for whoever wants to send a signal in the middle of the stage
 
 
