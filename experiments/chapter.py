@@ -166,21 +166,24 @@ def oracles(result: dict) -> str:
 
 
 def with_other(result: dict, name: str) -> list[tuple[str, dict]]:
-    """(textbook, numbers) of those that have the model; none without the numbers of another textbook."""
-    both = [("first", result), ("second", result["other"])] if result.get("other") else []
-    return [(textbook, numbers) for textbook, numbers in both if name in numbers["models"]]
+    """(textbook, numbers) of both textbooks; none if one of them does not have the model."""
+    both = [("first", result), ("second", result.get("other") or {"models": {}})]
+    return both if all(name in numbers["models"] for _, numbers in both) else []
 
 
 def textbooks(result: dict) -> str:
     rows = []
-    for name in MAIN:
+    for name in MAIN[1:]:
         for textbook, numbers in with_other(result, name):
             row = numbers["models"][name]
-            times = row.get("times_boundary") if name in LEARN_WHEN else None
-            over = [interval(row["minus_adaptive"][unit]) for unit in ("trials", "tokens")] if times else ["", ""]
-            rows.append([f"{called(numbers, name)}, {textbook}", interval(row.get("gain")), number(row["trials"], 2),
-                         number(times["trials"], 2) if times else "", *over])
-    return table(["model, textbook", "gain", "trials", "times the boundary", "− adaptive SC, trials", "tokens"], rows)
+            times = over = ""
+            if name in LEARN_WHEN:
+                times = number(row["times_boundary"]["trials"], 2)
+                over = " / ".join(interval(row["minus_adaptive"][unit]) for unit in ("trials", "tokens"))
+            rows.append([f"{called(numbers, name)}, {textbook}", interval(row["gain"]), number(row["trials"], 2), times,
+                         over, f"{100 * row['malformed']:.1f}"])
+    return table(["model, textbook", "gain", "trials", "times the boundary", "− adaptive SC, trials / tokens",
+                  "malformed, %"], rows)
 
 
 def textbook_kinds(result: dict) -> str:

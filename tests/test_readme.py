@@ -72,6 +72,12 @@ def test_what_ibpo_adds_to_its_start():
     assert f"the {value:.1f} points [{low:.1f}, {high:.1f}] at equal trials" in " ".join(README.split())
 
 
+def test_the_second_base():
+    second = json.loads((ROOT / "results" / OTHER / "results.json").read_text())
+    value, low, high = (100 * x for x in second["comparisons"]["ibpo-50"]["boundary"]["trials"])
+    assert f"IuB-50 is {value:.1f} points [{low:.1f}, {high:.1f}] above the boundary" in " ".join(README.split())
+
+
 def test_it_is_read_in_ten_minutes():
     assert len(README.split()) <= 1800
 
