@@ -5,7 +5,7 @@ The heart of "Think Smarter not Harder: Adaptive Reasoning with Inference Aware 
     correct[n, m]    the final answer matches the ground truth (r_match)
     extended[n, m]   the response votes over several trials (group G₊); the others are one trial (group G∘)
     cap              q₊: at most this share of the accepted responses may be extended
-become weights[n, m], and train.py takes one gradient step on -Σ_ij weights_ij log π(y_ij | x_i) / n, Eq. (5). The
+become weights[n, m], and learn.py takes one gradient step on -Σ_ij weights_ij log π(y_ij | x_i) / n, Eq. (5). The
 budget acts nowhere else. Only numpy is needed.
 
     python ibpo.py      prints the paper's worked example (Table 2)
@@ -149,11 +149,12 @@ def maximise_margin(margin: np.ndarray, feasible: np.ndarray, extended: ArrayLik
                     zero_margin_votes: bool = False) -> Selection:
     """Eq. (8) for as many prompts as possible (D2, D6), solved exactly by one sort and one loop.
 
-    margin: float[n], Δ of each prompt. feasible: bool[n, m], Ξ of Eq. (7). The rest as in select_ibpo. A regular
-    response uses up no budget, so every prompt that has a feasible one gets one, worth -Δ. A vote in its place is worth
-    +Δ, 2Δ more, and each takes the same share of the cap. So prompts vote in this order, until the cap is reached:
-    those with feasible votes only, which would be dropped otherwise; then those with Δ > 0 (D7); of both, the largest
-    Δ first.
+    margin: float[n], Δ of each prompt. feasible: bool[n, m], Ξ of Eq. (7). The rest as in select_ibpo.
+    The cap leaves room for votes: cap * accepted - votes, which must not fall below 0. At first each prompt with a
+    feasible regular response gets one, worth -Δ. A vote in its place adds 2Δ and takes 1 of the room. A prompt with
+    feasible votes only (forced) is accepted when it votes; that takes 1 - cap. So the forced vote first, since other
+    votes would take their room; then those with Δ > 0 (D7); of both, the largest Δ first. Compared with brute force in
+    tests/test_ibpo.py.
     """
     if not (isinstance(cap, Real) and 0 <= cap <= 1):  # false for NaN, too
         raise ValueError(f"cap must be a number from 0 to 1, not {cap!r}")
@@ -170,7 +171,7 @@ def maximise_margin(margin: np.ndarray, feasible: np.ndarray, extended: ArrayLik
     for i in order:  # Eq. (8), the maximum
         if forced[i] or has_vote[i] and gains[i]:
             if n_votes + 1 > cap * (n_accepted + forced[i]) + ROUNDING:  # Eq. (8), the cap: a share of the accepted, D3
-                break  # nor is there room for any that follow
+                break  # the room never grows, and those that follow take no less
             who_votes[i] = True
             n_votes, n_accepted = n_votes + 1, n_accepted + int(forced[i])
     # All others get a regular response (D2). A forced prompt beyond the cap has none: it is dropped (D6).

@@ -71,7 +71,7 @@ def log_probabilities(model: llama.Llama, group: list[Example], checkpoint: bool
     device = model.lm_head.weight.device
     # Padded on the right. Masks come from lengths, not from pad ids: the stop id may be the pad id, too.
     ids = torch.zeros(B, T, dtype=torch.long)  # [B, T]
-    predicts = torch.zeros(B, T, dtype=torch.bool)  # [B, T], the places whose *next* token is in the loss
+    predicts = torch.zeros(B, T, dtype=torch.bool)  # [B, T], N places whose *next* token is in the loss
     for row, example in enumerate(group):
         ids[row, : len(example)] = torch.tensor(example.prompt + example.response)
         in_loss = True if example.loss_mask is None else torch.tensor(example.loss_mask)

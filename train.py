@@ -54,7 +54,7 @@ def train_ibpo(settings: Settings, start: Path) -> Path:
     """Algorithm 1, from the ASV-SFT model in `start`; returns the directory of the trained checkpoint."""
     settings = settings.for_ibpo()  # where log-probabilities are compared, sampling in the dtype of training
     # Algorithm 2 accumulates k_b sampled batches per update. The policy does not change in between, so the prompts of
-    # all k_b batches are sampled at once and share one program: n prompts, as in ibpo.py and learn.py.
+    # all k_b batches are sampled at once; we solve one program for them: n prompts, as in ibpo.py and learn.py.
     n = settings.accumulate * settings.prompts
     problems, validation = load_problems(settings, n)
     sources = {"start": fingerprint(start), "data": digest([(p.question, p.answer, p.level) for p in problems])}

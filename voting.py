@@ -231,7 +231,7 @@ def build_vote(solutions: list[str], gold: str, rng: random.Random, rule: Rule =
     if needed is None or plurality(answers[:needed])[0] is None:  # too few solutions, or none with an answer
         return None
     vote = render_extended(solutions[:needed], answers[:needed], rule)
-    _, right = judge(gold, vote, condition="modes")  # under this prompt LONG and SHORT are both allowed
+    _, right = judge(gold, vote, condition="modes")  # parsed as modes, where SHORT is valid, too
     return vote if right else None  # wrong, or broken by a [TRIAL] inside a solution
 
 

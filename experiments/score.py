@@ -112,7 +112,7 @@ def rewards(stage: str, first: np.ndarray, second: np.ndarray, kl: np.ndarray, s
     """Rewards of both turns, float[n, m] each. first, second: bool[n, m], is the trial right?  kl: float[2, n, m]."""
     if stage == STAGE_1:
         return -settings.kl_first * kl[0], second - settings.kl * kl[1]  # Eq. (3)
-    bonus = settings.alpha * settings.bonus * (second.astype(float) - first)  # Eq. (5)
+    bonus = settings.alpha * settings.bonus * (second.astype(float) - first)  # Eq. (5) of SCoRe
     return first - settings.kl * kl[0], second + bonus - settings.kl * kl[1]  # Eq. (4)
 
 
