@@ -42,6 +42,7 @@ from experiments.tables import ALPHAS, ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SA
 from plumbing.files import atomic_write
 from plumbing.records import read_record
 from plumbing.settings import PRESETS, Settings, UserError
+from plumbing.signals import Stopped, stop_on_signals
 from sft import train_sft
 from train import train_ibpo
 
@@ -159,9 +160,12 @@ def run_all(todo: list[tuple[int, str]], jobs: int, runs: Path, options: list[st
                     bar.write(f"seed {job[0]} {job[1]} failed; {text} ends with: {' '.join(last)}")
                 else:
                     bar.update()
-    except KeyboardInterrupt:  # they have got it as well: they save their state and end
+    except KeyboardInterrupt as stop:
         for process in running.values():
-            process.wait()
+            if isinstance(stop, Stopped):  # Ctrl-C has reached them, too; a signal to this process has not
+                process.terminate()
+        for process in running.values():
+            process.wait()  # they save their state
         raise
     finally:
         for process in running.values():  # none, but for an error of our own: nobody would wait for them
@@ -170,6 +174,7 @@ def run_all(todo: list[tuple[int, str]], jobs: int, runs: Path, options: list[st
     return len(failed)
 
 
+@stop_on_signals()
 def main(argv: list[str] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -6,6 +6,7 @@
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 import eval as evaluation
 from experiments import report, reproduce, tables
 from plumbing import plots, settings, stage, statistics
+from plumbing.signals import Stopped
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -132,6 +134,28 @@ def test_jobs_wait_for_what_they_start_from(tmp_path, monkeypatch):
     started.clear()
     assert reproduce.run_all([(0, "asv-sft"), (0, "cgpo")], 2, tmp_path, ["bad"]) == 1
     assert started == [("0", "asv-sft")]  # nothing starts from what has failed
+
+
+@pytest.mark.parametrize("stop, told", [(KeyboardInterrupt(), 0), (Stopped(signal.SIGTERM), 2)])
+def test_jobs_end_with_the_program(stop, told, tmp_path, monkeypatch):
+    """Ctrl-C reaches them by itself, SIGTERM does not; it waits for both."""
+    done = []
+
+    class Job(Process):
+        def terminate(self):
+            done.append("terminate")
+
+        def wait(self):
+            done.append("wait")
+
+    def interrupt(seconds):
+        raise stop
+
+    monkeypatch.setattr(reproduce.subprocess, "Popen", lambda command, **_: Job(command, looks=99, code=0))
+    monkeypatch.setattr(reproduce.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce.run_all([(0, "asv-sft"), (1, "asv-sft")], 2, tmp_path, [])
+    assert done[:told + 2] == ["terminate"] * told + ["wait"] * 2
 
 
 @pytest.mark.parametrize("arguments", ["--seeds 0", "--seed 5", "--only base --report"])
