@@ -93,8 +93,7 @@ def group_margin(correct: ArrayLike, group: ArrayLike, valid: ArrayLike | None =
     correct: bool[n, m] or 0/1.  group: int[n, m] from 0, cheapest first.  valid: bool[n, m]; None: all are valid.
     Returns float[n, m]: the pass rate of the response's group among the prompt's valid responses, less that of the
     first group that was sampled. It is 0 if no other group was sampled (D4), and for invalid responses.
-    With two groups: ibpo.reward_margin for votes, 0 for the others. Eq. (8) counts -Δ there, with the same solutions: a
-    vote in place of a regular response then adds 2Δ instead of Δ.
+    With two groups: ibpo.reward_margin for votes, 0 for the others (-Δ, as in Eq. (8), has the same solutions).
     ValueError: shapes that differ; groups that are not whole numbers from 0.
     """
     correct, group = np.asarray(correct), np.asarray(group)

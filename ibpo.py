@@ -29,8 +29,7 @@ ROUNDING = 1e-9  # tolerance of the cap: 0.29 * 100 is 28.999999999999996 and me
 class Selection(NamedTuple):
     """What a method accepted. Printing it gives a one-line report."""
 
-    weights: np.ndarray  # float[n, m]: 1 = learn from this response, 0 = do not (policy gradients: any number). What
-    # is learned from may be spread over ties (share_ties).
+    weights: np.ndarray  # float[n, m]: 1 = learn from this response, 0 = do not (policy gradients: any number)
     accepted: int  # number of responses with weight 1 (any above 0)
     extended: int  # number of extended ones among them
     dropped_no_correct: int  # prompts without a feasible response, most often because none is correct (D5)

@@ -193,8 +193,8 @@ def textbook_kinds(result: dict) -> str:
         for textbook, numbers in with_other(result, name):
             shares = [f"{100 * row[key][0]:.1f}" for row in numbers["models"][name]["kinds"].values()]
             rows.append([f"{what}, {textbook}", *shares[:-2], " / ".join(shares[-2:])])
-    *others, last_two = list(result["models"]["base"]["kinds"])[:-1]
-    return table(["%", *others, f"{last_two} / {list(result['models']['base']['kinds'])[-1]}"], rows)
+    kinds = list(result["models"]["base"]["kinds"])
+    return table(["%", *kinds[:-2], " / ".join(kinds[-2:])], rows)
 
 
 TABLES = {f.__name__: f for f in (world, consistency, main, paper, multiples, equal, adaptive, agreement, kinds,
