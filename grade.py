@@ -40,7 +40,8 @@ from plumbing.formulas import LONGEST, Shape, Values, compute, kind, numbers, re
 
 WIDEST = 50                                                 # items of a list; boxes of one answer
 
-# ---- Extraction ----------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
+# Extraction
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(\{)?")
 PIECE = re.compile(r"\\.|[{}$\s]", re.DOTALL)               # what may end a box; after a backslash, a brace does not
 BETWEEN = re.compile(r"(?:\\(?:text|mbox|q?quad)(?![a-z])|\\[()\[\],;! ]|\b(?:and|or)\b|[\s$,;{}&]"
@@ -100,7 +101,8 @@ def stated(text: str) -> str | None:
     return line[:TAIL.search(line).start()] or None
 
 
-# ---- Equality: shape by shape --------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
+# Equality: shape by shape
 def same(gold: Shape, answer: Shape) -> bool:
     """Tuples, intervals and matrices in order; sets, lists and unions in any order."""
     kinds = kind(gold), kind(answer)

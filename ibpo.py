@@ -13,8 +13,8 @@ budget acts nowhere else. Only numpy is needed.
 Read reward_margin, Eq. (6); feasible_set, Eq. (7); maximise_margin, Eq. (8). select_ibpo is all three in one call, for
 examples and tests. In training train.select calls feasible_set, and methods.select_under_budget reward_margin and
 maximise_margin. share_ties then spreads the weight of an accepted response over those that could have been drawn in its
-place. Then read select_cgpo, the paper's baseline without a budget. Other rules for what to accept are in methods.py;
-budget.py solves the same program for any number of groups and budgets.
+place. Then read select_cgpo, the paper's baseline without a budget (in training, methods.select_cgpo). Other rules for
+what to accept are in methods.py; budget.py solves the same program for any number of groups and budgets.
 """
 
 from numbers import Real
@@ -30,8 +30,8 @@ class Selection(NamedTuple):
     """What a method accepted. Printing it gives a one-line report."""
 
     weights: np.ndarray  # float[n, m]: 1 = learn from this response, 0 = do not (policy gradients: any number)
-    accepted: int  # number of responses with weight 1 (any above 0)
-    extended: int  # number of extended ones among them
+    accepted: int  # how many responses have a weight above 0
+    extended: int  # how many of these are extended
     dropped_no_correct: int  # prompts without a feasible response, most often because none is correct (D5)
     dropped_over_cap: int  # prompts that have feasible votes only, beyond the cap (D6)
 
@@ -64,9 +64,9 @@ def reward_margin(correct: ArrayLike, extended: ArrayLike, valid: ArrayLike = No
     votes, regular = valid & extended, valid & ~extended  # bool[n, m]: G₊ and G∘
     n_votes, n_regular = votes.sum(axis=1), regular.sum(axis=1)  # int[n]
     right_votes, right_regular = (correct & votes).sum(axis=1), (correct & regular).sum(axis=1)  # int[n]
-    # Eq. (6), right_votes / n_votes - right_regular / n_regular, each a mean over its own group (D1), over one common
-    # denominator, so that equal margins are equal floats (1 - 2/3 and 1/3 - 0 are not). If one of the groups was not
-    # sampled, the numerator is 0 (D4).
+    # Eq. (6): right_votes / n_votes - right_regular / n_regular, each a mean over its own group (D1). Over one common
+    # denominator, equal margins are equal floats (1 - 2/3 and 1/3 - 0 are not). A group that was not sampled is right
+    # in 0 of 0, so both products are 0, and so is the margin (D4).
     return (right_votes * n_regular - right_regular * n_votes) / np.maximum(n_votes * n_regular, 1)
 
 
@@ -151,9 +151,10 @@ def maximise_margin(margin: np.ndarray, feasible: np.ndarray, extended: ArrayLik
     margin: float[n], Δ of each prompt. feasible: bool[n, m], Ξ of Eq. (7). The rest as in select_ibpo.
     The cap leaves room for votes: cap * accepted - votes, which must not fall below 0. At first each prompt with a
     feasible regular response gets one, worth -Δ. A vote in its place adds 2Δ and takes 1 of the room. A prompt with
-    feasible votes only (forced) is accepted when it votes; that takes 1 - cap. So the forced vote first, since other
-    votes would take their room; then those with Δ > 0 (D7); of both, the largest Δ first. Compared with brute force in
-    tests/test_ibpo.py.
+    feasible votes only (forced) is accepted when it votes; that takes 1 - cap. Serving many prompts comes before the
+    margin, so forced prompts are tried first, then those with Δ > 0 (D7). Within each of the two, every vote takes the
+    same room, so the largest Δ comes first. The room never grows, so the first vote without room ends the loop.
+    Compared with brute force in tests/test_ibpo.py.
     """
     if not (isinstance(cap, Real) and 0 <= cap <= 1):  # false for NaN, too
         raise ValueError(f"cap must be a number from 0 to 1, not {cap!r}")
@@ -163,16 +164,16 @@ def maximise_margin(margin: np.ndarray, feasible: np.ndarray, extended: ArrayLik
     has_regular, has_vote = regular.any(axis=1), votes.any(axis=1)  # bool[n]
     forced = has_vote & ~has_regular  # bool[n]: vote, or be dropped
     gains = margin >= 0 if zero_margin_votes else margin > 0  # bool[n], D7
+    may_vote = forced | (has_vote & gains)  # bool[n]
     order = np.lexsort((rng.random(len(margin)), -margin, ~forced))  # int[n]: forced first, then largest Δ, then random
 
     who_votes = np.zeros(len(margin), bool)  # bool[n]
     n_accepted, n_votes = int(has_regular.sum()), 0  # a forced prompt is accepted only when it votes
-    for i in order:  # Eq. (8), the maximum
-        if forced[i] or has_vote[i] and gains[i]:
-            if n_votes + 1 > cap * (n_accepted + forced[i]) + ROUNDING:  # Eq. (8), the cap: a share of the accepted, D3
-                break  # the room never grows, and those that follow take no less
-            who_votes[i] = True
-            n_votes, n_accepted = n_votes + 1, n_accepted + int(forced[i])
+    for i in order[may_vote[order]]:  # Eq. (8), the maximum
+        if n_votes + 1 > cap * (n_accepted + forced[i]) + ROUNDING:  # Eq. (8), the cap: a share of the accepted, D3
+            break
+        who_votes[i] = True
+        n_votes, n_accepted = n_votes + 1, n_accepted + int(forced[i])
     # All others get a regular response (D2). A forced prompt beyond the cap has none: it is dropped (D6).
     accepted = one_per_prompt(np.where(who_votes[:, None], votes, regular), rng)  # bool[n, m]
     return selection_of(accepted, extended, feasible, dropped_over_cap=int((forced & ~who_votes).sum()))
@@ -184,10 +185,10 @@ def select_cgpo(correct: ArrayLike, extended: ArrayLike = None, valid: ArrayLike
 
     Arguments, errors and Selection as in select_ibpo. extended is for the count only; None: all are regular.
     """
-    allowed = feasible_set(correct, valid)  # bool[n, m], Eq. (7)
-    allowed &= as_mask("feasible", feasible, allowed.shape, missing=True)
-    extended = as_mask("extended", extended, allowed.shape, missing=False)  # bool[n, m]
-    return selection_of(one_per_prompt(allowed, np.random.default_rng(rng)), extended, allowed)
+    near = as_mask("feasible", feasible, np.shape(correct), missing=True)  # bool[n, m]
+    feasible = feasible_set(correct, valid) & near  # bool[n, m], Eq. (7)
+    extended = as_mask("extended", extended, feasible.shape, missing=False)  # bool[n, m]
+    return selection_of(one_per_prompt(feasible, np.random.default_rng(rng)), extended, feasible)
 
 
 def share_ties(weights: np.ndarray, feasible: np.ndarray, group: np.ndarray) -> np.ndarray:

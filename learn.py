@@ -1,8 +1,8 @@
 """The learning step: the gradient of Eq. (5), and AdamW.
 
 `add_gradient` adds the gradient of -sum_ij weight_ij log pi(y_ij | x_i) / n, Eq. (5), and `AdamW` takes the step.
-train.py calls the first; `Stage.update` (plumbing/stage.py) the second, logs a line per step, and continues after an
-interruption.
+train.py calls the first, and `Stage` (plumbing/stage.py) the second; it also logs a line per step, and continues after
+an interruption.
 
     pytest tests/test_learn.py
 
@@ -52,10 +52,10 @@ def add_gradient(model: llama.Llama, examples: list[Example], n: int, settings: 
     the backward pass does). The loss is that of all examples.
     """
     total = 0.0
-    for group in part_of_this_process(model, examples, settings.micro_tokens):
-        weight = torch.tensor([example.weight for example in group], device=model.lm_head.weight.device)  # [B]
+    for micro_batch in part_of_this_process(model, examples, settings.micro_tokens):
+        weight = torch.tensor([example.weight for example in micro_batch], device=model.lm_head.weight.device)  # [B]
         with distributed.connection():  # if another process is lost, a clear error
-            loss = -(weight * log_probabilities(model, group, settings.checkpointing)).sum() / n  # Eq. (5)
+            loss = -(weight * log_probabilities(model, micro_batch, settings.checkpointing)).sum() / n  # Eq. (5)
             loss.backward()
         total += loss.item()
     return distributed.total(total)
@@ -64,15 +64,15 @@ def add_gradient(model: llama.Llama, examples: list[Example], n: int, settings: 
 LOGITS_AT_ONCE = 512  # tokens whose logits are in memory at once, with checkpointing
 
 
-def log_probabilities(model: llama.Llama, group: list[Example], checkpoint: bool = False,
+def log_probabilities(model: llama.Llama, micro_batch: list[Example], checkpoint: bool = False,
                       temperature: float = 1.0) -> torch.Tensor:
     """log pi(response | prompt) of each example, summed over the tokens in its loss, stop id included: [B], fp32."""
-    B, T = len(group), max(map(len, group))
+    B, T = len(micro_batch), max(map(len, micro_batch))
     device = model.lm_head.weight.device
     # Padded on the right. Masks come from lengths, not from pad ids: the stop id may be the pad id, too.
     ids = torch.zeros(B, T, dtype=torch.long)  # [B, T]
     predicts = torch.zeros(B, T, dtype=torch.bool)  # [B, T], N places whose *next* token is in the loss
-    for row, example in enumerate(group):
+    for row, example in enumerate(micro_batch):
         ids[row, : len(example)] = torch.tensor(example.prompt + example.response)
         in_loss = True if example.loss_mask is None else torch.tensor(example.loss_mask)
         predicts[row, len(example.prompt) - 1 : len(example) - 1] = in_loss
@@ -200,7 +200,8 @@ class AdamW:
 def closing_mask(tokenizer, ids: list[int]) -> list[bool]:
     """True for the tokens of a response after its last [/TRIAL]: the decision to stop, and the closing line.
 
-    [/TRIAL] is found by decoding, since a tokenizer may spell it with several tokens, or with parts of others.
+    The response has a [/TRIAL]. It is found by decoding, since a tokenizer may spell it with several tokens, or with
+    parts of others.
     """
     last_close = len(ids)
     while "[/TRIAL]" not in tokenizer.decode(ids[last_close:]):

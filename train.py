@@ -52,9 +52,9 @@ from sft import train_base, train_sft
 
 def train_ibpo(settings: Settings, start: Path) -> Path:
     """Algorithm 1, from the ASV-SFT model in `start`; returns the directory of the trained checkpoint."""
-    settings = settings.for_ibpo()  # where log-probabilities are compared, sampling in the dtype of training
+    settings = settings.for_ibpo()  # with --kl-max and policy gradients, sampling in the dtype of training
     # Algorithm 2 accumulates k_b sampled batches per update. The policy does not change in between, so the prompts of
-    # all k_b batches are sampled at once; we solve one program for them: n prompts, as in ibpo.py and learn.py.
+    # all k_b batches are sampled at once, and one program is solved for all: n prompts, as in ibpo.py and learn.py.
     n = settings.accumulate * settings.prompts
     problems, validation = load_problems(settings, n)
     sources = {"start": fingerprint(start), "data": digest([(p.question, p.answer, p.level) for p in problems])}
@@ -115,9 +115,9 @@ def logprobs_of(model: llama.Llama, examples: list[Example], settings: Settings)
 
     def score(chosen: list[int]) -> list[float]:
         found = {}
-        for group in micro_batches([examples[i] for i in chosen], settings.micro_tokens):
-            logp = log_probabilities(model, group, settings.checkpointing, settings.temperature)  # [B]
-            found |= zip(map(id, group), logp.tolist())  # by identity: micro_batches reorders
+        for micro_batch in micro_batches([examples[i] for i in chosen], settings.micro_tokens):
+            logp = log_probabilities(model, micro_batch, settings.checkpointing, settings.temperature)  # [B]
+            found |= zip(map(id, micro_batch), logp.tolist())  # by identity: micro_batches reorders
         return [found[id(examples[i])] for i in chosen]
 
     return np.array(distributed.spread(score, [len(example) for example in examples]))

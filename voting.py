@@ -1,13 +1,14 @@
 """Sequential voting: prompts, response templates, Algorithm 3, and `parse` (paper Sec. 4, App. B and G).
 
 A *trial* is one [TRIAL] ... [/TRIAL] block that ends in a boxed answer; a *response* is all a model writes.
-    regular  (G∘)   one trial and a closing line (taught: one trial is enough); under the base's prompt a plain solution
+    regular  (G∘)   one trial and a closing line; under the base's prompt, a plain solution without tags
     extended (G₊)   a *vote*: at most eight trials, one after another, until an answer has occurred three times; then
                     this consensus is the final answer, or without one the plurality (the first seen on ties)
     short           the same with two of at most three, and closing lines of its own; only where there are three groups
     pair            two trials and nothing else, the second one counts: only under SCoRe's prompt (experiments/score.py)
     malformed       everything else: it belongs to no group, is never accepted, and counts as wrong
-Of the closing lines only the stated answer is checked. The stop rule is enforced because the budget counts votes, not
+Closing lines must be there, and the answer they state is checked; of their words, only the opening ones of a short vote
+mean anything. The stop rule is enforced because the budget counts votes, not
 trials: a vote that goes on after its consensus would spend trials that no cap counts.
 
     python voting.py                             # one response of each kind, parsed; the prompts
@@ -251,7 +252,7 @@ class Parsed:
 
 
 def parse(text: str) -> Parsed:
-    """Split a response into trials and decide its group by the stop rule."""
+    """Split a response into trials, name its group, and check that it keeps the group's stop rule."""
     begun = text.count("[TRIAL]")
     if not begun and "[/TRIAL]" not in text:  # a plain solution: one chain of thought
         final = grade.extract(text)

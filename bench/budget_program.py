@@ -1,5 +1,4 @@
-"""
-budget.py against scipy's milp (HiGHS) in processor time: 1,024 prompts with 8 responses each.
+"""budget.py against scipy's milp (HiGHS) in processor time: 1,024 prompts with 8 responses each.
 
     OMP_NUM_THREADS=1 python bench/budget_program.py              # about ten seconds
     OMP_NUM_THREADS=1 python bench/budget_program.py --full       # with three budgets, where milp takes a minute

@@ -167,7 +167,7 @@ def oracles(result: dict) -> str:
 
 def with_other(result: dict, name: str) -> list[tuple[str, dict]]:
     """(textbook, numbers) of both textbooks; none if one of them does not have the model."""
-    both = [("first", result), ("second", result.get("other") or {"models": {}})]
+    both = [("first", result), ("second", result["others"].get("textbook-1", {"models": {}}))]
     return both if all(name in numbers["models"] for _, numbers in both) else []
 
 
@@ -197,16 +197,39 @@ def textbook_kinds(result: dict) -> str:
     return table(["%", *kinds[:-2], " / ".join(kinds[-2:])], rows)
 
 
+UNINFORMED = ("asv-sft", "random-25", "cgpo", "ibpo-10", "ibpo-25", "ibpo-25-give-up", "ibpo-50")
+
+
+def uninformed(result: dict) -> str:
+    numbers = result["others"].get("uninformed-start", {"models": {}})
+    rows = []
+    for name in present(numbers, UNINFORMED):
+        row = numbers["models"][name]
+        rows.append([called(numbers, name), interval(row["gain"]), number(row["trials"], 2), boundary(numbers, name),
+                     interval(numbers["minus_start"].get(name)), interval(row["minus_adaptive"]["trials"])])
+    return table(["model", "gain", "trials", "− boundary", "− ASV-SFT", "− adaptive SC"], rows)
+
+
+def uninformed_kinds(result: dict) -> str:
+    numbers = result["others"].get("uninformed-start", {"models": {}})
+    rows = []
+    for name in present(numbers, UNINFORMED):
+        votes = [f"{100 * row['vote_share'][0]:.1f}" for row in numbers["models"][name]["kinds"].values()]
+        rows.append([called(numbers, name), *votes[:-2], " / ".join(votes[-2:])])
+    kinds = list(result["models"]["base"]["kinds"])
+    return table(["votes, %", *kinds[:-2], " / ".join(kinds[-2:])], rows)
+
+
 TABLES = {f.__name__: f for f in (world, consistency, main, paper, multiples, equal, adaptive, agreement, kinds,
                                   heights, sees, giving_up, cost, levels, ladder, oracles, textbooks,
-                                  textbook_kinds)}
+                                  textbook_kinds, uninformed, uninformed_kinds)}
 TABLE = re.compile(r"\[\[(\w+)\]\]")
 IF = re.compile(r"^(\* )?\[\[if ([^\]]+)\]\] (.*\n(?:(?!\* |\n).*\n)*)", re.MULTILINE)  # up to a blank line or an item
 
 
-def chapter(result: dict, prose: str = None, other: dict = None) -> str:
-    """chapter.md with its tables. prose: another text than that; other: results with the base of another textbook."""
-    result = {**result, "other": other}
+def chapter(result: dict, prose: str = None, others: dict = None) -> str:
+    """chapter.md with its tables. prose: another text than that; others: the results of report.OTHERS, by name."""
+    result = {**result, "others": others or {}}
     prose = Path(__file__).with_suffix(".md").read_text() if prose is None else prose
     kept, there = [], {*result["models"]}
     prose = IF.sub(lambda found: (found[1] or "") + found[3] if {*found[2].split()} <= there else "", prose)

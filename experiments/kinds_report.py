@@ -17,6 +17,7 @@ from eval import Evaluation, summarise  # noqa: E402
 from experiments import by_kind, tables  # noqa: E402
 from experiments.references import AdaptiveHull  # noqa: E402
 from plumbing.records import Record, joined, read_record  # noqa: E402
+from voting import MAX_TRIALS  # noqa: E402
 
 SECTIONS = (tables.world, tables.gains, tables.adaptive, tables.by_kind, tables.sees, tables.cost)
 
@@ -38,8 +39,9 @@ def report(records: dict[str, Record], runs: int) -> str:
     """The sections of results.md that need no more than records. ValueError: problems of another world."""
     evaluation = Evaluation(list(records.values()), runs)
     base = evaluation.find("scot")
-    if base is None or records[base].correct.shape[1] < 2:
-        raise data.DataError("there are no several samples of a base model: run eval.py with the base, too")
+    if base is None or records[base].correct.shape[1] < MAX_TRIALS:
+        raise data.DataError(f"a base model has to be among them, with {MAX_TRIALS} samples of each problem "
+                             f"(eval.py --samples {MAX_TRIALS})")
     result, hull = summarise(evaluation), AdaptiveHull(evaluation, base)
     result |= {"adaptive": hull.describe(), "pass_rates": by_kind.pass_rates(records[base])}
     for name, row in by_kind.describe(evaluation, hull).items():

@@ -259,7 +259,13 @@ def seed_by_seed(record: Record, logs: list[list[dict]], of: tuple[int, ...], us
     return row
 
 
-OTHER = "textbook-1"  # the folder in results/ with those of a base with another textbook
+OTHERS = "textbook-1", "uninformed-start"  # folders in results/: a base with another textbook, another start of IBPO
+
+
+def others_in(results: Path) -> dict[str, dict]:
+    """The numbers of OTHERS, as far as they are there."""
+    files = {name: results / name / "results.json" for name in OTHERS}
+    return {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
 
 
 def report(results: Path, models: list[str], seeds: int, prose: bool = True) -> None:
@@ -292,8 +298,6 @@ def report(results: Path, models: list[str], seeds: int, prose: bool = True) -> 
                if (results / f"{name}.png").exists()]
     (results / "results.md").write_text("\n".join([text(result), "## Figures\n", *figures]))
     if prose:
-        other = results / OTHER / "results.json"
-        (results / "README.md").write_text(
-            chapter(result, other=json.loads(other.read_text()) if other.exists() else None))
+        (results / "README.md").write_text(chapter(result, others=others_in(results)))
     print(f"{results}/results.md: seeds {', '.join(map(str, result['seeds']))}"
           + "".join(f"\n    missing: {line}" for line in result["missing"]))

@@ -5,6 +5,7 @@
     python experiments/reproduce.py --report         # tables and figures again, from the records in results/
     python experiments/reproduce.py --smoke          # the same path in minutes, in runs/reproduce-smoke; no results
     python experiments/reproduce.py --model DIR --results results/textbook-1     # from another base, kept elsewhere
+    python experiments/reproduce.py --variant uninformed-start    # with other settings (VARIANTS), kept elsewhere
 
 For each seed: SV-SFT and ASV-SFT; from ASV-SFT all caps and methods, on the same prompts, with as many samples and
 steps; and ASV-SFT with another share of one-trial examples. Each model answers the test problems of its seed (eval/)
@@ -47,16 +48,18 @@ from sft import train_sft
 from train import train_ibpo
 
 RUNS = [*(dict(method="ibpo", budget=f"vote={cap / 100:g}") for cap in (25, 50, 10)),  # the most important first
-        dict(method="ibpo", budget="vote=0.25", give_up=True), dict(method="ibpo", budget="vote=0.5", give_up=True),
-        dict(method="random", budget="vote=0.5"), dict(method="cgpo"),
-        dict(method="rft"), dict(method="random", budget="vote=0.25"),
-        dict(method="margin"), *(dict(sft_alpha=alpha) for alpha in ALPHAS),
+        dict(method="random", budget="vote=0.25"), dict(method="ibpo", budget="vote=0.25", give_up=True),
+        dict(method="cgpo"), dict(method="margin"), dict(method="random", budget="vote=0.5"), dict(method="rft"),
         *(dict(method="length-penalty", length_price=price, rl_top_p=1.0) for price in PRICES),
-        dict(method="grpo", rl_top_p=1.0), dict(method="listing")]
+        dict(method="listing"), dict(method="grpo", rl_top_p=1.0), dict(method="ibpo", budget="vote=0.5", give_up=True),
+        *(dict(sft_alpha=alpha) for alpha in ALPHAS)]
 # name -> settings; all others start from the first one
 JOBS = {"asv-sft": {}, "sv-sft": {}, "base": {}, **{
     replace(Settings(), **run).name("asv-sft" if "sft_alpha" in run else "ibpo"): {"valid_every": 0, **run}
     for run in RUNS}}
+# Other settings for all models of a run: an ASV-SFT whose examples of votes are of any problems, not of those on which
+# the base's samples disagree; then all that is known of where to vote has to come from IBPO.
+VARIANTS = {"uninformed-start": dict(sft_distinct=1, zero_margin="vote", lr=1e-4, steps=100)}
 FIRST = ["base", "base-greedy", "sv-sft", "asv-sft"]
 MODELS = [*FIRST, *(name for name in JOBS if name not in FIRST)]
 
@@ -83,6 +86,8 @@ def train_model(name: str, settings: Settings) -> Path:
     if name == "base":
         return Path(settings.model)
     changes = JOBS[name]
+    if changes.get("method") != "ibpo":
+        settings = replace(settings, zero_margin="regular")  # a choice of that method alone
     if name.endswith("-sft") or "sft_alpha" in changes:
         return train_sft(replace(settings, **changes), "sv-sft" if name == "sv-sft" else "asv-sft")
     return train_ibpo(replace(settings, **changes), train_sft(settings, "asv-sft"))
@@ -183,6 +188,8 @@ def main(argv: list[str] = None) -> None:
                         help="models at a time (default: one per core, fastest); 1: in this process, on all cores")
     parser.add_argument("--model", help=f"the base model (default {Settings.model})")
     parser.add_argument("--results", type=Path, help="where to keep the records (default: results)")
+    parser.add_argument("--variant", choices=list(VARIANTS),
+                        help="other settings for all models; results/NAME keeps the records")
     parser.add_argument("--only", choices=list(JOBS), metavar="NAME",
                         help=f"this model and no report: {', '.join(JOBS)}; see --seed")
     parser.add_argument("--seed", type=int, help="with --only: of this seed (default 0)")
@@ -192,6 +199,9 @@ def main(argv: list[str] = None) -> None:
     settings = Settings(**PRESETS["smoke"] if args.smoke else {})
     if args.model:
         settings = replace(settings, model=args.model)
+    if args.variant:
+        settings = replace(settings, **VARIANTS[args.variant])
+        args.results = args.results or Path("results") / args.variant
     runs = Path("runs/reproduce" + "-smoke" * args.smoke)
     results = args.results or (runs / "results" if args.smoke else Path("results"))
     if args.results and not args.smoke:
@@ -217,7 +227,8 @@ def main(argv: list[str] = None) -> None:
                 run_job(name, *of(seed))
         elif todo:
             options = (["--smoke"] * args.smoke + ["--model", args.model] * bool(args.model)
-                       + ["--results", str(args.results)] * bool(args.results))
+                       + ["--results", str(args.results)] * bool(args.results)
+                       + ["--variant", args.variant] * bool(args.variant))
             failed = run_all(todo, args.jobs, runs, options)
         report.report(results, MODELS, args.seeds, prose=not args.results)
         if failed:

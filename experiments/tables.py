@@ -28,7 +28,7 @@ def cap_of(name: str) -> int:
 
 RANDOM_OF = {name: f"random-{cap_of(name)}" for name in BUDGETED if f"random-{cap_of(name)}" in RANDOM}
 AT_EQUAL_TRIALS = {  # with what a model is compared so: name -> the other
-    "minus_start": dict.fromkeys(BUDGETED, "asv-sft"), "minus_random_at_equal_trials": RANDOM_OF,
+    "minus_start": dict.fromkeys([*BUDGETED, *RANDOM, "cgpo"], "asv-sft"), "minus_random_at_equal_trials": RANDOM_OF,
     "minus_next_cap": dict(zip(IUB, IUB[1:])),
     "minus_paper_rule": {name: name.removesuffix("-give-up") for name in GIVE_UP}}
 

@@ -23,7 +23,8 @@ DEEPEST = 50                                                # nested brackets an
 BITS = 10_000                                               # of a fraction that is still computed with exactly
 
 
-# ---- Arithmetic ----------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
+# Arithmetic
 class Values(tuple):
     """The values of an expression at the random points, one if it is constant; None where it is undefined."""
 
@@ -139,7 +140,8 @@ NAME = re.compile(rf"(\\((var)?({GREEK.replace(' ', '|')})|infty|ell|triangle|an
 FUNCTION_NAME = re.compile(r"[fghpqA-Z]'*(_\w+)?|\\?(var)?(phi|sigma|tau)|‹.*›|«.*»")
 ONE, MINUS, TWO, DEGREE = (Values([x]) for x in (Fraction(1), Fraction(-1), Fraction(2), cmath.pi / 180 + 0j))
 
-# ---- Parser: tokens to a shape of expressions ----------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
+# Parser: tokens to a shape of expressions
 RELATIONS, SIGNS = ("=", "<", ">", "<=", ">=", "!="), ("+", "-", r"\pm", r"\mp")
 HALVES = ("‹am›", "‹pm›")
 LEVELS = (), (",",), RELATIONS, (":", r"\cup", r"\over", *HALVES), SIGNS, ("*", "/"), ("^",), ("!", "°")

@@ -47,7 +47,8 @@ def character_table() -> dict[int, str]:
 CHARACTERS = character_table()
 SCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻₀₁₂₃₄₅₆₇₈₉", "0123456789-0123456789")
 
-# ---- Words ---------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
+# Words
 CARDINALS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
              "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety").split()
 # A phrase with one of these in it is no unit: 3 dozen eggs are not 3. "two-digit numbers" are a unit.
@@ -94,7 +95,8 @@ PLAIN_WORD = rf"(?!{SYMBOL})(?:[A-Z][a-z]{{2,}}|[a-z]{{4,}})(?![A-Za-z])"
 PHRASE = rf"{SHORT_UNIT}|(?<!\d)(?:{SMALL_WORD} )*{PLAIN_WORD}(?: (?:{SMALL_WORD}|{PLAIN_WORD}))*"
 
 
-# ---- Notations -----------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
+# Notations
 def opaque(text: str) -> str:
     """A part of a name: letters and digits stay, any other sign is its code."""
     return re.sub(r"\W", lambda sign: f"{ord(sign[0]):x}", re.sub("[‹›«» {}]", "", text))

@@ -26,17 +26,17 @@ from scipy.stats import chisquare
 import budget
 import ibpo
 
-INSTANCES = 100     # of each kind
+INSTANCES = 100  # of each kind
 
 
 # ---- Random instances ----
 
 class Instance(NamedTuple):
-    value: np.ndarray           # float[n, m]
-    costs: np.ndarray           # int[K, n, m]
-    caps: list[Fraction]        # K of them
-    allowed: np.ndarray         # bool[n, m]
-    total: list[bool]           # K of them
+    value: np.ndarray  # float[n, m]
+    costs: np.ndarray  # int[K, n, m]
+    caps: list[Fraction]  # K of them
+    feasible: np.ndarray  # bool[n, m]
+    total: list[bool]  # K of them
 
     def net(self) -> tuple[np.ndarray, np.ndarray]:
         """float[K, n, m] and float[K]: the budgets as sum of x net <= limit."""
@@ -45,23 +45,23 @@ class Instance(NamedTuple):
         return self.costs - shares, np.array(limit)
 
     def affordable(self) -> np.ndarray:
-        """bool[n, m]: allowed, and not dearer than all prompts together may be. No whole choice has anything else."""
-        n = int(self.allowed.any(axis=1).sum())
+        """bool[n, m]: feasible, and not dearer than all prompts together may be. No whole choice has anything else."""
+        n = int(self.feasible.any(axis=1).sum())
         most = [cap * (1 if total else n) for cap, total in zip(self.caps, self.total, strict=True)]
         within = [[[cost <= cap for cost in row] for row in costs.tolist()]
                   for costs, cap in zip(self.costs, most, strict=True)]
-        return self.allowed & np.array(within, bool).reshape(self.costs.shape).all(axis=0)
+        return self.feasible & np.array(within, bool).reshape(self.costs.shape).all(axis=0)
 
     def solve(self, rng: int | np.random.Generator | None = 0, **more) -> budget.Allocation:
         caps = [float(cap) for cap in self.caps]
-        return budget.select(self.value, self.costs, caps, self.allowed, self.total, rng=rng, **more)
+        return budget.select(self.value, self.costs, caps, self.feasible, self.total, rng=rng, **more)
 
 
 def random_batch(rng: np.random.Generator, n: int, m: int) -> tuple[np.ndarray, ...]:
     """correct, extended, valid, feasible: bool[n, m]; easy, hard, one-sided and broken rows, mixed."""
     correct = rng.random((n, m)) < rng.choice([0, 0.2, 0.5, 0.8, 1], (n, 1))
     extended = rng.random((n, m)) < rng.choice([0, 0.2, 0.5, 0.8, 1], (n, 1), p=[0.1, 0.25, 0.3, 0.25, 0.1])
-    correct &= extended | (rng.random((n, 1)) < 0.7)                            # some prompts only votes can solve
+    correct &= extended | (rng.random((n, 1)) < 0.7)  # some prompts only votes can solve
     valid = rng.random((n, m)) < rng.choice([0.7, 1])
     feasible = rng.random((n, m)) < rng.choice([0.7, 1])
     return correct, extended, valid, feasible
@@ -72,7 +72,7 @@ def fraction(rng: np.random.Generator, low: float, high: float) -> Fraction:
 
 
 def groups(rng: np.random.Generator, n: int, m: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """value float[n, m] by group_margin, group int[n, m], allowed bool[n, m]: easy, hard and hopeless prompts."""
+    """value float[n, m] by group_margin, group int[n, m], feasible bool[n, m]: easy, hard and hopeless prompts."""
     group = rng.integers(count, size=(n, m))
     right = rng.choice([0, 0.2, 0.5, 0.8, 1], (n, 1)) + rng.choice([0, 0.1, 0.3], (n, 1)) * group
     correct, valid = rng.random((n, m)) < right, rng.random((n, m)) < 0.95
@@ -85,38 +85,38 @@ def tokens_of(rng: np.random.Generator, group: np.ndarray) -> np.ndarray:
 
 
 def two_groups(rng: np.random.Generator, n: int, m: int) -> Instance:
-    value, group, allowed = groups(rng, n, m, 2)
-    return Instance(value, (group == 1)[None] * 1, [fraction(rng, 0, 1)], allowed, [False])
+    value, group, feasible = groups(rng, n, m, 2)
+    return Instance(value, (group == 1)[None] * 1, [fraction(rng, 0, 1)], feasible, [False])
 
 
 def three_groups(rng: np.random.Generator, n: int, m: int) -> Instance:
-    value, group, allowed = groups(rng, n, m, 3)
+    value, group, feasible = groups(rng, n, m, 3)
     caps = [fraction(rng, 0.05, 0.6), fraction(rng, 0.05, 0.6)]
-    return Instance(value, np.array([group == 1, group == 2]) * 1, caps, allowed, [False, False])
+    return Instance(value, np.array([group == 1, group == 2]) * 1, caps, feasible, [False, False])
 
 
 def tokens(rng: np.random.Generator, n: int, m: int) -> Instance:
-    value, group, allowed = groups(rng, n, m, 3)
+    value, group, feasible = groups(rng, n, m, 3)
     value = rng.choice([value, rng.normal(size=(n, m))])
     if rng.random() < 0.5:
-        return Instance(value, tokens_of(rng, group)[None], [fraction(rng, 50, 150)], allowed, [False])
-    return Instance(value, tokens_of(rng, group)[None], [n * fraction(rng, 50, 150)], allowed, [True])
+        return Instance(value, tokens_of(rng, group)[None], [fraction(rng, 50, 150)], feasible, [False])
+    return Instance(value, tokens_of(rng, group)[None], [n * fraction(rng, 50, 150)], feasible, [True])
 
 
 def groups_and_tokens(rng: np.random.Generator, n: int, m: int) -> Instance:
-    value, group, allowed = groups(rng, n, m, 3)
+    value, group, feasible = groups(rng, n, m, 3)
     costs = np.array([tokens_of(rng, group), group == 1, group == 2])
     caps = [fraction(rng, 60, 140), fraction(rng, 0.1, 0.6), fraction(rng, 0.1, 0.6)]
     kept = [0, 2] if rng.random() < 0.5 else [0, 1, 2]
-    return Instance(value, costs[kept], [caps[k] for k in kept], allowed, [False] * len(kept))
+    return Instance(value, costs[kept], [caps[k] for k in kept], feasible, [False] * len(kept))
 
 
 def infeasible(rng: np.random.Generator, n: int, m: int) -> Instance:
     """Rarely can every prompt be served, some cannot be at any price, and at times none can."""
     instance = [tokens, groups_and_tokens][rng.integers(2)](rng, n, m)
     lean = [cap * int(rng.integers(3, 8)) / 10 if k == 0 else cap / 2 for k, cap in enumerate(instance.caps)]
-    allowed = instance.allowed & (rng.random((n, 1)) < 0.8)
-    return instance._replace(caps=[Fraction(cap) for cap in lean], allowed=allowed)
+    feasible = instance.feasible & (rng.random((n, 1)) < 0.8)
+    return instance._replace(caps=[Fraction(cap) for cap in lean], feasible=feasible)
 
 
 def degenerate(rng: np.random.Generator, n: int, m: int) -> Instance:
@@ -128,7 +128,7 @@ def degenerate(rng: np.random.Generator, n: int, m: int) -> Instance:
     caps = [Fraction(int(rng.integers(0, 5)), 2) for _ in range(K)]
     total = [bool(flag) for flag in rng.random(K) < 0.3]
     if K > 1 and rng.random() < 0.3:
-        costs[1], caps[1], total[1] = costs[0], caps[0], total[0]               # the same budget twice
+        costs[1], caps[1], total[1] = costs[0], caps[0], total[0]  # the same budget twice
     caps = [cap * n if flag else cap for cap, flag in zip(caps, total, strict=True)]
     return Instance(value, costs, caps, rng.random((n, m)) < 0.8, total)
 
@@ -194,10 +194,10 @@ def check_record(case: Instance, a: budget.Allocation) -> None:
     """What must hold for every allocation, whatever the input. Caps exactly, in fractions."""
     n, m = case.value.shape
     assert a.weights.shape == a.relaxed.shape == (n, m) and set(np.unique(a.weights)) <= {0, 1}
-    assert not a.weights[~case.allowed].any() and not a.relaxed[~case.allowed].any()
+    assert not a.weights[~case.feasible].any() and not a.relaxed[~case.feasible].any()
     assert (a.weights.sum(axis=1) <= 1).all() and a.accepted == a.weights.sum()
-    assert a.dropped_not_allowed == (~case.allowed.any(axis=1)).sum()
-    assert a.accepted + a.dropped_not_allowed + a.dropped_over_cap == n
+    assert a.dropped_no_feasible == (~case.feasible.any(axis=1)).sum()
+    assert a.accepted + a.dropped_no_feasible + a.dropped_over_cap == n
     for cost, cap, total, spent in zip(case.costs, case.caps, case.total, a.spent, strict=True):
         used = int((cost * a.weights).sum())
         assert used == spent and used <= cap * (1 if total else a.accepted)
@@ -239,16 +239,16 @@ def compared(kind: str) -> Counter:
                      "dropped": a.dropped_over_cap > 0, "some": a.accepted > 0})
         assert accepted - K <= a.accepted <= accepted
         if K == 1:
-            assert a.accepted == accepted                       # one budget: exact
+            assert a.accepted == accepted  # one budget: exact
         if a.accepted < accepted:
             _, best = whole_program(case, a.accepted)
-        worth = np.where(case.allowed, case.value, 0)
-        one_prompt = (worth.max(axis=1, initial=0) - worth.min(axis=1, initial=0)).max()        # dropping it is worth 0
-        budgets = K + (a.dropped_over_cap > 0)                  # coverage is one more budget, when it is short
+        worth = np.where(case.feasible, case.value, 0)
+        one_prompt = (worth.max(axis=1, initial=0) - worth.min(axis=1, initial=0)).max()  # dropping it is worth 0
+        budgets = K + (a.dropped_over_cap > 0)  # coverage is one more budget, when it is short
         assert best - budgets * one_prompt - 1e-9 <= a.value <= best + 1e-9
         seen["as much value"] += int(a.value > best - 1e-9)
         if kind == "two groups":
-            assert a.value == pytest.approx(best, abs=1e-9)     # one cap and costs of 0 and 1: exact
+            assert a.value == pytest.approx(best, abs=1e-9)  # one cap and costs of 0 and 1: exact
     return seen
 
 
@@ -276,10 +276,10 @@ def test_equal_to_the_closed_form():
         value = budget.group_margin(correct, extended * 1, valid)
         ours = budget.select(value, [extended], [float(cap)], correct & valid & feasible, thrifty=True, rng=rng)
         assert (ours.accepted, ours.spent[0]) == (exact.accepted, exact.extended)
-        assert (ours.dropped_not_allowed, ours.dropped_over_cap) == (exact.dropped_no_correct, exact.dropped_over_cap)
+        assert (ours.dropped_no_feasible, ours.dropped_over_cap) == (exact.dropped_no_correct, exact.dropped_over_cap)
         assert ours.spent[0] <= cap * ours.accepted
-        margin = ibpo.reward_margin(correct, extended, valid)[:, None]                              # float[n, 1]
-        objective = np.where(extended, margin, -margin)                                     # float[n, m], Eq. (8)
+        margin = ibpo.reward_margin(correct, extended, valid)[:, None]  # float[n, 1]
+        objective = np.where(extended, margin, -margin)  # float[n, m], Eq. (8)
         assert (ours.weights * objective).sum() == pytest.approx((exact.weights * objective).sum())
 
 
@@ -315,11 +315,11 @@ def test_worked_example():
     tokens = np.tile([100, 200], (5, 1))
     a = budget.select(value, [tokens], [140])
     assert a.weights[:, 1].tolist() == [0, 0, 0, 1, 1] and a.value == pytest.approx(0.9) and a.rounding_gap == 0
-    a = budget.select(value, [tokens], [150])                           # half of the third; its gain is the price
+    a = budget.select(value, [tokens], [150])  # half of the third; its gain is the price
     assert a.relaxed[:, 1].tolist() == [0, 0, 0.5, 1, 1] and a.prices == [pytest.approx(0.003)]
     assert a.weights[:, 1].tolist() == [0, 0, 0, 1, 1] and a.rounding_gap == pytest.approx(0.15)
-    assert budget.select(value, [tokens], [750], total=True).prices == [pytest.approx(0.003)]   # the same as a total
-    assert budget.select(value, [tokens], [200]).prices == [0]          # not short: free
+    assert budget.select(value, [tokens], [750], total=True).prices == [pytest.approx(0.003)]  # the same as a total
+    assert budget.select(value, [tokens], [200]).prices == [0]  # not short: free
 
 
 def test_price_is_the_slope_of_the_value():
@@ -336,7 +336,7 @@ def test_price_is_the_slope_of_the_value():
 
 
 def test_cheap_prompts_pay_for_expensive_ones():
-    tokens = [[100], [100], [100], [400]]                               # 700 tokens, one response each
+    tokens = [[100], [100], [100], [400]]  # 700 tokens, one response each
     value = np.zeros((4, 1))
     assert budget.select(value, [tokens], [175]).accepted == 4
     assert budget.select(value, [tokens], [174]).accepted == 3
@@ -352,17 +352,17 @@ def test_cheap_prompts_pay_for_expensive_ones():
 def test_nothing_to_choose():
     empty = budget.select(np.zeros((0, 3)), [np.zeros((0, 3))], [1.0])
     assert empty.weights.shape == (0, 3) and empty.accepted == 0 and empty.value == 0
-    none = budget.select(np.ones((2, 3)), [np.ones((2, 3))], [1.0], allowed=np.zeros((2, 3)))
-    assert not none.weights.any() and (none.accepted, none.dropped_not_allowed, none.dropped_over_cap) == (0, 2, 0)
+    none = budget.select(np.ones((2, 3)), [np.ones((2, 3))], [1.0], feasible=np.zeros((2, 3)))
+    assert not none.weights.any() and (none.accepted, none.dropped_no_feasible, none.dropped_over_cap) == (0, 2, 0)
     broke = budget.select(np.ones((2, 3)), [np.ones((2, 3))], [0.5])
-    assert not broke.weights.any() and (broke.accepted, broke.dropped_not_allowed, broke.dropped_over_cap) == (0, 0, 2)
-    free = budget.select([[1.0, 3.0, 2.0]], [], [])                     # no budget at all
+    assert not broke.weights.any() and (broke.accepted, broke.dropped_no_feasible, broke.dropped_over_cap) == (0, 0, 2)
+    free = budget.select([[1.0, 3.0, 2.0]], [], [])  # no budget at all
     assert free.weights.tolist() == [[0, 1, 0]] and free.prices.shape == (0,)
 
 
 def test_what_may_not_be_accepted_may_hold_anything():
     value, tokens = [[np.nan, 1.0], [2.0, np.inf]], [[-1, 3], [3, np.nan]]
-    a = budget.select(value, [tokens], [3], allowed=[[0, 1], [1, 0]])
+    a = budget.select(value, [tokens], [3], feasible=[[0, 1], [1, 0]])
     assert a.weights.tolist() == [[0, 1], [1, 0]] and a.value == 3 and a.spent == [6]
 
 
@@ -384,22 +384,22 @@ def uniform(counts: np.ndarray) -> bool:
 def test_choice_among_equal_responses_is_uniform():
     n = 3000
     value, votes = np.zeros((n, 6)), np.tile([0, 0, 0, 1, 1, 1], (n, 1))
-    allowed = np.tile([1, 0, 1, 1, 1, 1], (n, 1))
-    thrifty = budget.select(value, [votes], [0.5], allowed, thrifty=True, rng=1).weights.sum(axis=0)
-    assert uniform(thrifty[[0, 2]]) and thrifty[3:].sum() == 0          # no value: no vote
+    feasible = np.tile([1, 0, 1, 1, 1, 1], (n, 1))
+    thrifty = budget.select(value, [votes], [0.5], feasible, thrifty=True, rng=1).weights.sum(axis=0)
+    assert uniform(thrifty[[0, 2]]) and thrifty[3:].sum() == 0  # no value: no vote
     tokens = np.tile([50, 60, 70, 80, 90, 99], (n, 1))
-    free = budget.select(value, [tokens], [100.0], allowed, rng=2).weights.sum(axis=0)
-    assert uniform(free[[0, 2, 3, 4, 5]])                               # budget enough: the shortest is not favoured
+    free = budget.select(value, [tokens], [100.0], feasible, rng=2).weights.sum(axis=0)
+    assert uniform(free[[0, 2, 3, 4, 5]])  # budget enough: the shortest is not favoured
 
 
 @pytest.mark.parametrize("row", [[1, 0, 1, 1], [0, 0, 1, 1]], ids=["upgrade", "forced"])
 def test_ties_between_prompts_are_random(row):
     # The last prompt has one vote to choose, the others two: no reason to be drawn less often.
-    allowed = np.array([[1, 1, 0, 0]] + [row] * 5 + [[row[0], 0, 1, 0]])
+    feasible = np.array([[1, 1, 0, 0]] + [row] * 5 + [[row[0], 0, 1, 0]])
     votes, value = np.tile([0, 0, 1, 1], (7, 1)), np.tile([0, 0, 0.5, 0.5], (7, 1))
     cap, rng, counts = 0.15 if row[0] else 0.5, np.random.default_rng(7), np.zeros(7)
     for _ in range(200):
-        counts += budget.select(value, [votes], [cap], allowed, rng=rng).weights[:, 2:].sum(axis=1)
+        counts += budget.select(value, [votes], [cap], feasible, rng=rng).weights[:, 2:].sum(axis=1)
     assert counts.sum() == 200 and counts[0] == 0 and uniform(counts[1:])
 
 
@@ -425,12 +425,12 @@ def test_group_margin_of_two_groups():
 def test_group_margin_of_three_groups():
     group = [[0, 0, 1, 1, 2], [0, 0, 1, 1, 2], [1, 1, 2, 2, 2], [2, 2, 2, 2, 2]]
     correct = [[1, 0, 1, 1, 0], [0, 0, 1, 0, 1], [0, 1, 1, 1, 0], [1, 0, 1, 0, 1]]
-    expected = [[0, 0, 0.5, 0.5, -0.5],                                 # long was right less often than one trial
+    expected = [[0, 0, 0.5, 0.5, -0.5],  # long was right less often than one trial
                 [0, 0, 0.5, 0.5, 1],
-                [0, 0, 1 / 6, 1 / 6, 1 / 6],                            # no regular response: against the short vote
-                [0, 0, 0, 0, 0]]                                        # one group only: no evidence (D4)
+                [0, 0, 1 / 6, 1 / 6, 1 / 6],  # no regular response: against the short vote
+                [0, 0, 0, 0, 0]]  # one group only: no evidence (D4)
     assert budget.group_margin(correct, group) == pytest.approx(np.array(expected))
-    valid = [[1, 0, 1, 1, 0]] * 4                                       # no long one, of the regular the first
+    valid = [[1, 0, 1, 1, 0]] * 4  # no long one, of the regular the first
     assert budget.group_margin(correct[:2], group[:2], valid[:2]).tolist() == [[0] * 5, [0, 0, 0.5, 0.5, 0]]
 
 
@@ -445,7 +445,7 @@ GOOD = dict(value=np.ones((2, 3)), costs=[np.ones((2, 3))], caps=[1.0])
     (dict(caps=1.0), "one number per budget"), (dict(caps=[np.nan]), "caps must be finite"),
     (dict(caps=[-1.0]), "caps must not be negative"), (dict(costs=[-np.ones((2, 3))]), "costs must not be negative"),
     (dict(costs=[np.full((2, 3), np.inf)]), "costs must be"), (dict(value=np.full((2, 3), np.nan)), "value must be"),
-    (dict(allowed=np.ones((3, 2))), "allowed must hold"), (dict(allowed=np.full((2, 3), 2)), "allowed must hold"),
+    (dict(feasible=np.ones((3, 2))), "feasible must hold"), (dict(feasible=np.full((2, 3), 2)), "feasible must hold"),
     (dict(total=[True, False]), "total and thrifty"), (dict(thrifty=[True, False]), "total and thrifty"),
 ])
 def test_bad_input_is_refused_in_one_line(bad, message):
@@ -466,7 +466,7 @@ def test_bad_groups_are_refused(bad, message):
 
 def test_report_and_script():
     report = str(budget.select([[0, 3.0], [0, 2.0]], [[[0, 5], [0, 5]]], [4]))
-    assert report == ("accepted 2, value 3 (at most 4.2); dropped prompts: 0 nothing allowed, 0 over the cap; "
+    assert report == ("accepted 2, value 3 (at most 4.2); dropped prompts: 0 nothing feasible, 0 over the cap; "
                       "prices [0.4]")
     run = subprocess.run([sys.executable, budget.__file__], capture_output=True, text=True, check=True)
     assert "made whole from 0.80 regular and 0.20 long vote" in run.stdout and run.stdout.count("accepted 6") == 2
@@ -480,7 +480,7 @@ def test_needs_no_torch():
 # ---- Costs of very different sizes, and rounding errors ----
 
 def wide_program(rng: np.random.Generator, K: int, n: int, m: int) -> tuple[np.ndarray, ...]:
-    """value, costs, caps, allowed, total: costs and caps over twelve orders of magnitude, in every budget."""
+    """value, costs, caps, feasible, total: costs and caps over twelve orders of magnitude, in every budget."""
     costs = 10.0 ** rng.uniform(-6, 6, (K, n, m))
     caps = 10.0 ** rng.uniform(-4, 6, K)
     return rng.normal(size=(n, m)), costs, caps, rng.random((n, m)) < 0.8, rng.random(K) < 0.5
@@ -490,17 +490,17 @@ def check_caps(a: budget.Allocation, caps: np.ndarray, total: np.ndarray) -> Non
     assert (a.spent <= caps * np.where(total, 1, a.accepted) * (1 + 2e-9)).all()
 
 
-def best_by_enumeration(value: np.ndarray, costs: np.ndarray, caps: np.ndarray, allowed: np.ndarray, total: np.ndarray
+def best_by_enumeration(value: np.ndarray, costs: np.ndarray, caps: np.ndarray, feasible: np.ndarray, total: np.ndarray
                         ) -> tuple[int, float]:
     """(accepted, value) of the best of all whole choices."""
     n, m = value.shape
-    options = np.array(list(itertools.product(range(m + 1), repeat=n)))                     # int[choices, n]; m: drop
-    value, allowed = np.pad(value, ((0, 0), (0, 1))), np.pad(allowed, ((0, 0), (0, 1)), constant_values=True)
+    options = np.array(list(itertools.product(range(m + 1), repeat=n)))  # int[choices, n]; m: drop
+    value, feasible = np.pad(value, ((0, 0), (0, 1))), np.pad(feasible, ((0, 0), (0, 1)), constant_values=True)
     costs, row = np.pad(costs, ((0, 0), (0, 0), (0, 1))), np.arange(n)
-    accepted = (options < m).sum(axis=1)                                                    # int[choices]
-    spent = costs[:, row, options].sum(axis=2)                                              # float[K, choices]
+    accepted = (options < m).sum(axis=1)  # int[choices]
+    spent = costs[:, row, options].sum(axis=2)  # float[K, choices]
     limit = caps[:, None] * np.where(total[:, None], 1, accepted) * (1 + 1e-9)
-    possible = allowed[row, options].all(axis=1) & (spent <= limit).all(axis=0)
+    possible = feasible[row, options].all(axis=1) & (spent <= limit).all(axis=0)
     worth = value[row, options].sum(axis=1)
     most = accepted[possible].max()
     return int(most), float(worth[possible & (accepted == most)].max())
@@ -510,11 +510,11 @@ def best_by_enumeration(value: np.ndarray, costs: np.ndarray, caps: np.ndarray, 
 def test_twelve_orders_of_magnitude_against_enumeration(K: int):
     rng, count, exact, short = np.random.default_rng(20 + K), 100, 0, 0
     for seed in range(count):
-        value, costs, caps, allowed, total = wide_program(rng, K, int(rng.integers(1, 6)), 3)
-        a = budget.select(value, costs, caps, allowed, total, rng=seed)
-        accepted, best = best_by_enumeration(value, costs, caps, allowed, total)
+        value, costs, caps, feasible, total = wide_program(rng, K, int(rng.integers(1, 6)), 3)
+        a = budget.select(value, costs, caps, feasible, total, rng=seed)
+        accepted, best = best_by_enumeration(value, costs, caps, feasible, total)
         check_caps(a, caps, total)
-        assert abs(a.duality_gap) < 1e-6                        # the walk came to its end
+        assert abs(a.duality_gap) < 1e-6  # the walk came to its end
         assert accepted - K <= a.accepted <= accepted and (K > 1 or a.accepted == accepted)
         exact += (a.accepted, a.value) == (accepted, pytest.approx(best))
         short += 0 < a.accepted and a.dropped_over_cap > 0
@@ -525,22 +525,22 @@ def test_twelve_orders_of_magnitude_against_milp():
     """Larger ones. milp gets every budget in units of its cap, and only what the cap can pay for."""
     rng = np.random.default_rng(24)
     for seed in range(40):
-        value, costs, caps, allowed, total = wide_program(rng, 1, 20, 4)
-        n = allowed.any(axis=1).sum()
-        possible = allowed & (costs <= (caps * np.where(total, 1, n))[:, None, None]).all(axis=0)
+        value, costs, caps, feasible, total = wide_program(rng, 1, 20, 4)
+        n = feasible.any(axis=1).sum()
+        possible = feasible & (costs <= (caps * np.where(total, 1, n))[:, None, None]).all(axis=0)
         costs = np.where(possible, costs, 0)
         case = Instance(value, costs / caps[:, None, None], [1] * len(caps), possible, total.tolist())
         accepted, best = whole_program(case)
-        a = budget.select(value, costs, caps, allowed & possible, total, rng=seed)
+        a = budget.select(value, costs, caps, feasible & possible, total, rng=seed)
         check_caps(a, caps, total)
-        one_prompt = np.abs(np.where(allowed, value, 0)).max()
+        one_prompt = np.abs(np.where(feasible, value, 0)).max()
         assert a.accepted == accepted and best - 4 * one_prompt <= a.value <= best + 1e-6
 
 
 def test_caps_without_room_for_all_are_noticed_before_prices_lose_their_digits():
     """Nothing keeps the limits, so prices would rise for ever; past 1e7 the walk was lost with every choice of ties."""
-    value, costs, caps, allowed, total = wide_program(np.random.default_rng(507), 2, 40, 4)
-    a = budget.select(value, costs, caps, allowed, total, rng=0)
+    value, costs, caps, feasible, total = wide_program(np.random.default_rng(507), 2, 40, 4)
+    a = budget.select(value, costs, caps, feasible, total, rng=0)
     check_caps(a, caps, total)
     assert a.dropped_over_cap > 0 and abs(a.duality_gap) < 1e-9
 
@@ -549,7 +549,7 @@ def test_one_enormous_cost_does_not_loosen_the_cap():
     """1e-9 of a cost of 1e9 is 1: as a tolerance it would let these two spend 200.9 where 200 is the limit."""
     a = budget.select([[0.0, 1.0], [0.0, 1.0]], [[[100.0, 100.9], [100.0, 1e9]]], [100], rng=0)
     assert a.weights.tolist() == [[1, 0], [1, 0]] and a.spent == [200]
-    a = budget.select([[0.0, 1.0], [0.0, 1.0]], [[[1e-6, 1.0001e-6]] * 2], [1e-6], rng=0)      # nor is the unit 1
+    a = budget.select([[0.0, 1.0], [0.0, 1.0]], [[[1e-6, 1.0001e-6]] * 2], [1e-6], rng=0)  # nor is the unit 1
     assert a.weights.tolist() == [[1, 0], [1, 0]]
 
 
@@ -584,8 +584,8 @@ def test_it_ends_even_if_no_walk_does(monkeypatch, error: type[Exception]):
 def test_nobody_can_be_served():
     """No prompt has a response free of both groups, and their caps leave no room for a mix."""
     first, second = [[1, 0], [0, 1], [1, 1], [0, 1]], [[0, 0], [1, 0], [0, 0], [1, 0]]
-    allowed = np.array([[1, 0], [1, 1], [0, 1], [1, 0]], bool)
+    feasible = np.array([[1, 0], [1, 1], [0, 1], [1, 0]], bool)
     value = [[1, 0], [0, 0], [0, 0], [1, 0]]
     for seed in range(30):
-        found = budget.select(value, [first, second], [0.461, 0.52], allowed, rng=seed)
+        found = budget.select(value, [first, second], [0.461, 0.52], feasible, rng=seed)
         assert found.accepted == 0 and found.dropped_over_cap == 4

@@ -197,7 +197,9 @@ def test_the_command(world, tmp_path):
 @pytest.mark.parametrize("lines, says", [
     (None, "holds no records"),
     ([{"condition": "sv", "temperature": 1.0}, {"question": "Compute 2 * 3 * 4 modulo 47.", "answer": "24", "level": 1,
-      "responses": [{"text": "x", "tokens": 1, "finished": True}]}], "no several samples of a base model"),
+      "responses": [{"text": "x", "tokens": 1, "finished": True}]}], "a base model has to be among them"),
+    ([{"condition": "scot", "temperature": 1.0}, {"question": "Compute 2 * 3 * 4 modulo 47.", "answer": "24",
+      "level": 1, "responses": [{"text": "\\boxed{24}", "tokens": 1, "finished": True}] * 7}], "--samples 8"),
     ([{"condition": "scot", "temperature": 1.0}, {"question": "1 + 1?", "answer": "2", "level": 1, "responses": [
         {"text": "\\boxed{2}", "tokens": 1, "finished": True}] * 8}], "not a problem of this world"),
 ])

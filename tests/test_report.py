@@ -509,7 +509,7 @@ def test_what_is_missing_is_said_and_left_out(made, copy):
 def test_the_first_jobs_alone_make_a_report_and_a_chapter(copy, made):
     """What nobody has trained yet is left out: no empty table, no section without its table, no text about it."""
     first = ["base", "base-greedy", *list(reproduce.JOBS)[:10]]
-    assert {"asv-sft", "sv-sft", "ibpo-25", "ibpo-50-give-up", "random-50", "cgpo"} <= {*first}
+    assert {"asv-sft", "sv-sft", "ibpo-25", "ibpo-25-give-up", "random-25", "cgpo"} <= {*first}
     for path in (copy / "results/records").glob("seed-*/*/*"):
         if path.name.split(".npz")[0].split(".jsonl")[0] not in first:
             path.unlink()
@@ -541,7 +541,7 @@ def test_another_textbook(made):
     del second["models"]["sv-sft"]
     second["models"]["ibpo-50"] |= {"seeds": 1, "trials": [1.234, 1.2, 1.3], "malformed": 0.0432}
     second["models"]["ibpo-25"]["kinds"]["medium"]["vote_share"] = [0.987, 0.9, 1.0]
-    main, by_kind = tables_of(chapter(first, other=second), title)
+    main, by_kind = tables_of(chapter(first, others={"textbook-1": second}), title)
     rows = {row[0]: row[1:] for row in main}
     assert rows["IuB-25 %, first"][1] == number(first["models"]["ibpo-25"]["trials"], 2)
     assert rows["IuB-50 % (1 of 2 seeds), second"][1::3] == ["1.23 [1.20, 1.30]", "4.3"]

@@ -29,10 +29,29 @@ def test_the_most_important_jobs_come_first(monkeypatch, tmp_path):
     reproduce.main(["--seeds", "2", "--jobs", "1"])
     assert done == [(seed, name) for name in reproduce.JOBS for seed in (0, 1)]
     assert list(reproduce.JOBS)[:10] == ["asv-sft", "sv-sft", "base", "ibpo-25", "ibpo-50", "ibpo-10",
-                                         "ibpo-25-give-up", "ibpo-50-give-up", "random-50", "cgpo"]
+                                         "random-25", "ibpo-25-give-up", "cgpo", "margin"]
     reproduce.main(["--report", "--results", "elsewhere"])
     assert chapters == [True, False]  # it is about the committed base
     assert reproduce.JOBS["ibpo-50-give-up"]["give_up"] and reproduce.JOBS["asv-sft-2"]["sft_alpha"] == 2
+
+
+def test_a_variant(monkeypatch, tmp_path):
+    """Other settings for all models, in a folder of their own; what a method knows nothing of stays as it was."""
+    monkeypatch.chdir(tmp_path)
+    jobs, trained = [], []
+    monkeypatch.setattr(reproduce, "run_job", lambda name, *rest: jobs.append(rest))
+    monkeypatch.setattr(reproduce, "train_sft", lambda settings, stage: trained.append((settings, stage)))
+    monkeypatch.setattr(reproduce, "train_ibpo", lambda settings, start: trained.append((settings, "ibpo")))
+    reproduce.main(["--only", "ibpo-25", "--seed", "1", "--variant", "uninformed-start"])
+    (chosen, kept), = jobs
+    assert kept == Path("results/uninformed-start/records/seed-1")
+    assert Path(chosen.out) == Path("runs/reproduce-uninformed-start/seed-1")
+    for name in "ibpo-25", "random-25":
+        reproduce.train_model(name, chosen)
+    assert [name for _, name in trained] == ["asv-sft", "ibpo"] * 2
+    assert {run.sft_distinct for run, _ in trained} == {1} and {run.lr for run, _ in trained} == {1e-4}
+    assert [run.zero_margin for run, name in trained if name == "ibpo"] == ["vote", "regular"]
+    assert settings.Settings().sft_distinct != 1
 
 
 def test_names_agree():
