@@ -297,7 +297,7 @@ def apply_rule(answers: tuple[str | None, ...], closing: str) -> tuple[str, str 
         return "regular", expected, "states another answer than its trial" if wrong else ""
 
     group, rule = "extended", LONG
-    if closing.startswith((SHORT.agreed, SHORT.disagreed)):
+    if SHORT_CONSENSUS < CONSENSUS and closing.startswith((SHORT.agreed, SHORT.disagreed)):
         group, rule = "short", SHORT
     needed = trials_needed(answers, rule)
     reason = ""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data import BUILTIN
 from methods import COSTS, METHODS
-from voting import MAX_TRIALS
+from voting import CONSENSUS, MAX_TRIALS, SHORT_CONSENSUS
 
 CONDITION = {"base": "scot", "sv-sft": "sv", "asv-sft": "asv", "ibpo": "asv"}  # the prompt of each stage, two groups
 ALL = ("base", "sv-sft", "asv-sft", "ibpo")
@@ -301,6 +301,8 @@ def budget_problem(settings: Settings) -> str | None:
 RULES = [
     (lambda s, stage, given: "short" not in s.caps or s.sft_short > 0,
      "--budget short=q needs --sft-short N: without it nobody learns short votes"),
+    (lambda s, stage, given: not s.sft_short or SHORT_CONSENSUS < CONSENSUS,
+     "--sft-short: voting.py gives short votes the closing words of others; lower SHORT_CONSENSUS, or raise CONSENSUS"),
     (lambda s, stage, given: not s.sft_short or not METHODS[s.method].two_groups,
      "--method {s.method} knows two groups only: no --sft-short"),
     (lambda s, stage, given: METHODS[s.method].caps or "budget" not in given,

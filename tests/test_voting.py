@@ -392,6 +392,21 @@ def test_group_by_slow_reference(consensus):
     assert min(seen.values()) >= (10 if consensus == 3 else 3), seen
 
 
+def test_another_consensus_is_one_line():
+    """The source with CONSENSUS = 2: prompts, closing lines, tallies and the parser follow."""
+    source = Path(voting.__file__).read_text()
+    two = type(voting)("voting")
+    assert source.count("\nCONSENSUS, MAX_TRIALS = 3, 8 ") == 1
+    exec(source.replace("\nCONSENSUS, MAX_TRIALS = 3, 8 ", "\nCONSENSUS, MAX_TRIALS = 2, 8 "), two.__dict__)
+    text = two.build_vote([solution(1), solution(2), solution(1), *map(solution, "3456")], "1", random.Random(2))
+    parsed, right = two.judge("1", text)
+    assert (parsed.group, right, parsed.trials >= 3) == ("extended", True, True), text
+    assert "Two trials agree" in text and "Seen twice." in text
+    assert "come up twice" in two.PROMPTS["sv"] and "three" not in two.PROMPTS["sv"]
+    early = two.render_extended([solution(1), solution(2)], ["1", "2"])
+    assert two.parse(early).reason == "stopped before consensus" and parse(text).group == "malformed"
+
+
 def test_parse_never_raises():
     rng = random.Random(1)
     bits = [OPEN, CLOSE, "[TRIAL]", "[/TRIAL]", "[TRIAL", EASY, AGREED, DISAGREED, END, "\\boxed{", "}", "{", "\\boxed",
