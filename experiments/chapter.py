@@ -205,9 +205,10 @@ def uninformed(result: dict) -> str:
     rows = []
     for name in present(numbers, UNINFORMED):
         row = numbers["models"][name]
-        rows.append([called(numbers, name), interval(row["gain"]), number(row["trials"], 2), boundary(numbers, name),
-                     interval(numbers["minus_start"].get(name)), interval(row["minus_adaptive"]["trials"])])
-    return table(["model", "gain", "trials", "− boundary", "− ASV-SFT", "− adaptive SC"], rows)
+        rows.append([called(numbers, name), interval(row["gain"]), number(row["trials"], 2),
+                     interval(numbers["minus_start"].get(name)), interval(row["first_minus_base"]),
+                     number(row["times_boundary"]["voting"], 2)])
+    return table(["model", "gain", "trials", "− ASV-SFT", "first trials − base", "by voting"], rows)
 
 
 def uninformed_kinds(result: dict) -> str:

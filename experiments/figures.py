@@ -51,7 +51,7 @@ def plot_training(logs: dict, result: dict, path: Path) -> None:
             axis.set_ylabel("voting share, %")
         for axis in axes[-1]:
             axis.set_xlabel("IBPO step")
-        save(figure, path, axes[0, 0], columns=4)
+        save(figure, path, axes[0, 0], columns=min(4, 2 * columns))
 
 
 KINDS = {"easy": "#cfd8dc", "medium": "#6fb7e9", "hard": "#1f78b4", "trap": YELLOW, "misread": ORANGE,

@@ -78,6 +78,15 @@ def test_the_second_base():
     assert f"IuB-50 is {value:.1f} points [{low:.1f}, {high:.1f}] above the boundary" in " ".join(README.split())
 
 
+def test_the_uninformed_start():
+    models = others_in(ROOT / "results")["uninformed-start"]["models"]
+    easy, medium = ({name: f"{100 * models[name]['kinds'][kind]['vote_share'][0]:.0f}"
+                     for name in ("asv-sft", "ibpo-25", "random-25")} for kind in ("easy", "medium"))
+    said = (f"takes votes off easy problems ({easy['asv-sft']} to {easy['ibpo-25']} %; random groups: "
+            f"{easy['random-25']} %) and keeps them on medium ones ({medium['ibpo-25']} %; {medium['random-25']} %)")
+    assert said in " ".join(README.split())
+
+
 def test_it_is_read_in_ten_minutes():
     assert len(README.split()) <= 1800
 
