@@ -30,7 +30,7 @@ from experiments import by_kind, oracles, tables
 from experiments import figures as seed_figures
 from experiments.chapter import chapter
 from experiments.references import AdaptiveHull, height_parts
-from experiments.tables import BUDGETED, FIGURES, HEIGHTS, IUB, LADDER, NAMES, ORACLE_MODELS, RANDOM, text
+from experiments.tables import BUDGETED, FIGURES, HEIGHTS, IUB, LADDER, NAMES, ORACLE_MODELS, text
 from plumbing import plots
 from plumbing.records import Record, adaptive_self_consistency, joined
 from plumbing.statistics import Estimate
@@ -282,7 +282,7 @@ def report(results: Path, models: list[str], seeds: int, prose: bool = True) -> 
         return {**result, "models": {name: result["models"][name] for name in names if name in result["models"]}}
 
     full = [name for name, row in result["models"].items() if row["seeds"] == result["models"]["base"]["seeds"]]
-    plots.plot_budget(only([name for name in full if name in ("base", "sv-sft", "asv-sft", *RANDOM, *IUB)]),
+    plots.plot_budget(only([name for name in full if name in ("base", "sv-sft", "asv-sft", *IUB)]),
                       results / "accuracy_vs_budget.png")  # of fewer seeds, accuracies would not be comparable
     shown = only(["base", "sv-sft", "asv-sft", *BUDGETED])
     plots.plot_levels(shown, results / "by_level.png")

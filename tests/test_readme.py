@@ -70,6 +70,8 @@ def test_the_heights_over_the_boundary():
 def test_what_ibpo_adds_to_its_start():
     value, low, high = (100 * x for x in RESULTS["minus_start"]["ibpo-50"])
     assert f"the {value:.1f} points [{low:.1f}, {high:.1f}] at equal trials" in " ".join(README.split())
+    value, low, high = (100 * x for x in RESULTS["minus_random_at_equal_trials"]["ibpo-50"])
+    assert f"ends {value:.1f} points [{low:.1f}, {high:.1f}] lower at equal trials" in " ".join(README.split())
 
 
 def test_the_second_base():
@@ -83,7 +85,8 @@ def test_the_uninformed_start():
     easy, medium = ({name: f"{100 * models[name]['kinds'][kind]['vote_share'][0]:.0f}"
                      for name in ("asv-sft", "ibpo-25", "random-25")} for kind in ("easy", "medium"))
     said = (f"takes votes off easy problems ({easy['asv-sft']} to {easy['ibpo-25']} %; random groups: "
-            f"{easy['random-25']} %) and keeps them on medium ones ({medium['ibpo-25']} %; {medium['random-25']} %)")
+            f"{easy['random-25']} %) and keeps them on medium ones ({medium['ibpo-25']} %; {medium['random-25']} %), "
+            f"but some go to hopeless ones ({100 * models['ibpo-25']['kinds']['hopeless']['vote_share'][0]:.0f} %)")
     assert said in " ".join(README.split())
 
 
