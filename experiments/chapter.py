@@ -85,8 +85,8 @@ def agreement(result: dict) -> str:
     return table(["samples", "all agree, %", "of these wrong, %"], rows)
 
 
-def kinds(result: dict) -> str:
-    names = present(result, (*LEARN_WHEN, "random-50"))
+def kinds(result: dict, names: tuple = (*LEARN_WHEN, "random-50")) -> str:
+    names = present(result, names)
     rows = [list(result["models"]["base"]["kinds"])] + [
         [f"{100 * row['vote_share'][0]:.1f}" for row in result["models"][name]["kinds"].values()] for name in names]
     head, *rows = [[*row[:-2], " / ".join(row[-2:])] for row in rows]  # six columns: the last two kinds share one
@@ -201,8 +201,7 @@ UNINFORMED = ("asv-sft", "random-25", "cgpo", "ibpo-10", "ibpo-25", "ibpo-25-giv
 
 
 def uninformed(result: dict) -> str:
-    numbers = result["others"].get("uninformed-start", {"models": {}})
-    rows = []
+    rows, numbers = [], result["others"].get("uninformed-start", {"models": {}})
     for name in present(numbers, UNINFORMED):
         row = numbers["models"][name]
         rows.append([called(numbers, name), interval(row["gain"]), number(row["trials"], 2),
@@ -212,13 +211,8 @@ def uninformed(result: dict) -> str:
 
 
 def uninformed_kinds(result: dict) -> str:
-    numbers = result["others"].get("uninformed-start", {"models": {}})
-    rows = []
-    for name in present(numbers, UNINFORMED):
-        votes = [f"{100 * row['vote_share'][0]:.1f}" for row in numbers["models"][name]["kinds"].values()]
-        rows.append([called(numbers, name), *votes[:-2], " / ".join(votes[-2:])])
-    kinds = list(result["models"]["base"]["kinds"])
-    return table(["votes, %", *kinds[:-2], " / ".join(kinds[-2:])], rows)
+    numbers = result["others"].get("uninformed-start")
+    return kinds(numbers, UNINFORMED) if numbers else ""
 
 
 TABLES = {f.__name__: f for f in (world, consistency, main, paper, multiples, equal, adaptive, agreement, kinds,
