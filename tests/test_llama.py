@@ -653,7 +653,7 @@ def test_right_padding_changes_nothing(small):
         for padded in small(ids), small(torch.where(real, ids, 7)):  # [3, 30, V]
             for row, length in enumerate(lengths):
                 alone = small(ids[row:row + 1, :length])[0]  # [length, V]
-                torch.testing.assert_close(padded[row, :length], alone, rtol=0, atol=1e-5)
+                torch.testing.assert_close(padded[row, :length], alone, **CLOSE)
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["keys read once", "keys read per head"])  # fp32, bf16
@@ -674,15 +674,14 @@ def test_cached_equals_uncached_at_different_positions(small, shared):
         logits = small(torch.where(positions >= 0, ids[rows].gather(1, positions.clamp(min=0)), 7),
                        positions.clamp(min=0), [cache])  # [n, T, V]
         for i, row in enumerate(rows):
-            torch.testing.assert_close(logits[i, padding[i]:], expected[row, : lengths[row]], rtol=0, atol=1e-5)
+            torch.testing.assert_close(logits[i, padding[i]:], expected[row, : lengths[row]], **CLOSE)
         return cache
 
     def go_on(caches: list[Cache], rows: list[int], width: int) -> None:
         """`width` more tokens for these rows, which are in these caches."""
         positions = lengths[rows, None] + torch.arange(width)  # [n, width]
         at = torch.tensor(rows)[:, None]
-        torch.testing.assert_close(small(ids[at, positions], positions, caches), expected[at, positions],
-                                   rtol=0, atol=1e-5)
+        torch.testing.assert_close(small(ids[at, positions], positions, caches), expected[at, positions], **CLOSE)
         lengths[rows] += width
 
     def packed(parts: list) -> Cache:
@@ -738,7 +737,7 @@ def test_where_selects_the_same_logits(small):
     with torch.no_grad():
         logits = small(ids, where=at)  # [N, V]
         assert logits.shape == (at.sum(), V) and at.any() and not at.all()
-        torch.testing.assert_close(logits, small(ids)[at], rtol=0, atol=1e-5)
+        torch.testing.assert_close(logits, small(ids)[at], **CLOSE)
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def test_merged_is_adapted(tmp_path):
     adapted = logits(model)
     assert (adapted - before).abs().max() > 0.1
     lora.merge(model)
-    torch.testing.assert_close(logits(model), adapted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits(model), adapted, rtol=0, atol=5e-5)
     assert list(model.state_dict()) == names and all(weight.requires_grad for weight in model.parameters())
     llama.save(model, tmp_path)
     assert torch.equal(logits(llama.load(tmp_path).eval()), logits(model))
