@@ -215,6 +215,8 @@ def main(argv: list[str] = None) -> None:
             raise UserError("--seeds and --jobs must be at least 1")
         if args.seed is not None and not args.only:
             raise UserError("--seed goes with --only NAME; how many seeds is --seeds")
+        if args.smoke and args.variant:
+            raise UserError("--smoke has settings of its own: not with --variant")
         if args.report and args.only:
             raise UserError("--only trains a model and makes no report: not with --report")
         if args.only:

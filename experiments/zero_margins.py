@@ -34,7 +34,7 @@ def signs(rollout: train.Rollout, m: int, seed: int = 0) -> list[float]:
     served = margin[feasible.any(axis=1)]
     accepted = [ibpo.maximise_margin(margin, feasible, extended, 1.0, seed, zero_margin_votes=votes)
                 for votes in (False, True)]
-    return [*((sign(served, 0)).mean() for sign in (np.greater, np.equal, np.less)),
+    return [*(sign(served, 0).mean() for sign in (np.greater, np.equal, np.less)),
             *(selection.extended / max(selection.accepted, 1) for selection in accepted)]
 
 
@@ -42,11 +42,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="a model that chooses when to vote, e.g. checkpoints/ibpo")
     parser.add_argument("--prompts", type=int, default=PROMPTS, help=f"how many problems (default {PROMPTS})")
-    args = parser.parse_args()
+    args, settings = parser.parse_args(), Settings()
+    if args.prompts < 50:
+        parser.error("--prompts must be at least 50: shares of fewer say little")
     try:
-        policy, tokenizer, _ = sample.open_checkpoint(args.checkpoint, sample.DTYPES["fp32"])
+        policy, tokenizer, notes = sample.open_checkpoint(args.checkpoint, sample.DTYPES["fp32"])
+        if notes.get("condition") != "asv":
+            raise data.DataError(f"{args.checkpoint} does not decide for itself; give an ASV-SFT or IBPO checkpoint")
         problems = data.load(data.BUILTIN, "train", args.prompts, seed=5)
-        rollout = train.roll_out(policy, tokenizer, problems, max(SAMPLES), 0.9, 0, Settings())
+        rollout = train.roll_out(policy, tokenizer, problems, max(SAMPLES), settings.rl_top_p, 0, settings)
     except (llama.CheckpointError, data.DataError) as error:
         sys.exit(f"error: {error}")
     print("  m    Δ > 0    Δ = 0    Δ < 0    votes accepted at cap 1: D7    --zero-margin vote")

@@ -103,6 +103,17 @@ def test_the_results_chapter_is_that_of_the_results():
         assert not line.startswith("|") or line.count("|") <= 7  # six columns at a time
 
 
+def test_the_results_notebook_shows_these_results():
+    """Its tables and figures have been drawn since the last report."""
+    cells = json.loads((ROOT / "notebooks/6_results.ipynb").read_text())["cells"]
+    shown = "".join("".join(output.get("data", {}).get("text/markdown", ""))
+                    for cell in cells for output in cell.get("outputs", []))
+    for name in ("base", "sv-sft", "asv-sft", "ibpo-10", "ibpo-25", "ibpo-25-give-up", "ibpo-50", "random-50"):
+        row = RESULTS["models"][name]
+        value, low, high = (100 * x for x in row["accuracy"])
+        assert f"| {row['label']} | {value:.1f} [{low:.1f}, {high:.1f}] | {row['trials'][0]:.2f} [" in shown, name
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_the_chapter_uses_every_table(name):
     assert f"[[{name}]]" in (ROOT / "experiments/chapter.md").read_text()

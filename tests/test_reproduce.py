@@ -177,7 +177,8 @@ def test_jobs_end_with_the_program(stop, told, tmp_path, monkeypatch):
     assert done[:told + 2] == ["terminate"] * told + ["wait"] * 2
 
 
-@pytest.mark.parametrize("arguments", ["--seeds 0", "--seed 5", "--only base --report"])
+@pytest.mark.parametrize("arguments", ["--seeds 0", "--seed 5", "--only base --report",
+                                       "--smoke --variant uninformed-start"])
 def test_wrong_arguments_are_one_clear_line(arguments, monkeypatch):
     monkeypatch.setattr(reproduce, "run_all", None)
     monkeypatch.setattr(reproduce, "run_job", None)

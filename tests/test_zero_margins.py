@@ -32,7 +32,9 @@ def test_signs_and_what_they_decide():
 @pytest.mark.slow
 def test_the_command():
     run = [sys.executable, "experiments/zero_margins.py"]
-    done = subprocess.run([*run, "checkpoints/ibpo", "--prompts", "6"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([*run, "checkpoints/ibpo", "--prompts", "50"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 4, done.stderr
-    wrong = subprocess.run([*run, "nowhere"], cwd=ROOT, capture_output=True, text=True)
-    assert wrong.returncode and wrong.stderr.startswith("error: ") and wrong.stderr.count("\n") == 1
+    for directory, says in (("nowhere", "nowhere"), ("checkpoints/base", "does not decide for itself")):
+        wrong = subprocess.run([*run, directory], cwd=ROOT, capture_output=True, text=True)
+        assert wrong.returncode and wrong.stderr.startswith("error: ") and wrong.stderr.count("\n") == 1
+        assert says in wrong.stderr
