@@ -43,8 +43,8 @@ def main() -> None:
     parser.add_argument("checkpoint", help="a model that chooses when to vote, e.g. checkpoints/ibpo")
     parser.add_argument("--prompts", type=int, default=PROMPTS, help=f"how many problems (default {PROMPTS})")
     args, settings = parser.parse_args(), Settings()
-    if args.prompts < 50:
-        parser.error("--prompts must be at least 50: shares of fewer say little")
+    if args.prompts < 10:
+        parser.error("--prompts must be at least 10")
     try:
         policy, tokenizer, notes = sample.open_checkpoint(args.checkpoint, sample.DTYPES["fp32"])
         if notes.get("condition") != "asv":

@@ -63,8 +63,8 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
+        print("answered", status, flush=True)  # before the answer is whole: who has it may kill us at once
         self.wfile.write(content)
-        print("answered", status, flush=True)
 
     def log_message(self, *_) -> None:
         pass

@@ -3,7 +3,6 @@
     pytest tests/test_zero_margins.py
 """
 
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,12 +28,19 @@ def test_signs_and_what_they_decide():
     assert zero_margins.signs(rollout, 6)[:3] == [0.2, 0.2, 0.6]  # row 2 has two of four votes right now
 
 
+def command(monkeypatch, *arguments) -> None:
+    monkeypatch.setattr(sys, "argv", ["zero_margins.py", *arguments])
+    zero_margins.main()
+
+
 @pytest.mark.slow
-def test_the_command():
-    run = [sys.executable, "experiments/zero_margins.py"]
-    done = subprocess.run([*run, "checkpoints/ibpo", "--prompts", "50"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and len(done.stdout.splitlines()) == 4, done.stderr
-    for directory, says in (("nowhere", "nowhere"), ("checkpoints/base", "does not decide for itself")):
-        wrong = subprocess.run([*run, directory], cwd=ROOT, capture_output=True, text=True)
-        assert wrong.returncode and wrong.stderr.startswith("error: ") and wrong.stderr.count("\n") == 1
-        assert says in wrong.stderr
+def test_the_command(monkeypatch, capsys):
+    command(monkeypatch, str(ROOT / "checkpoints/ibpo"), "--prompts", "10")
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+@pytest.mark.parametrize("directory, says", [("nowhere", "nowhere"), ("base", "does not decide for itself")])
+def test_what_it_cannot_measure_is_one_clear_line(directory, says, monkeypatch):
+    with pytest.raises(SystemExit, match=says) as stop:
+        command(monkeypatch, str(ROOT / "checkpoints" / directory))
+    assert str(stop.value).startswith("error: ") and "\n" not in str(stop.value)
