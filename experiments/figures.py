@@ -74,7 +74,7 @@ def plot_pass_rates(pass_rates: dict[str, list[float]], path: Path) -> None:
         save(figure, path, axis, columns=6)
 
 
-RUNGS = {"rft": "#f0e442", "cgpo": GREEN, "margin": ORANGE, "ibpo-50": CAPS[50][0], "random-50": GREY,
+RUNGS = {"sft": "#b0b0ff", "rft": "#f0e442", "cgpo": GREEN, "margin": ORANGE, "ibpo-50": CAPS[50][0], "random-50": GREY,
          "ibpo-50-give-up": PINK, "listing-50": "black", "grpo": "#56e0c0", "length-penalty-0.02": YELLOW}
 
 
@@ -101,7 +101,7 @@ def plot_ladder(logs: dict, result: dict, path: Path) -> None:
         axes[2].annotate("efficiency boundary", ((3 * x + test[0][0]) / 4, (3 * y + test[0][1]) / 4), (6, -6), va="top",
                          textcoords="offset points", fontsize=9)
         for i, (name, runs) in enumerate(logs.items()):
-            look = dict(color=RUNGS[name], marker="o^sDvX*Ph"[i], label=result["models"][name]["label"])
+            look = dict(color=RUNGS[name], marker="o^sDvX*Phd"[i], label=result["models"][name]["label"])
             axes[2].plot(*test[1 + i], ls="", ms=8, **look)
             for axis, key, scale in zip(axes, ("accuracy", "trials"), (100, 1)):
                 values = scale * np.mean([[row[key] for row in run] for run in runs], axis=0)  # [steps]

@@ -49,7 +49,8 @@ from train import train_ibpo
 
 RUNS = [*(dict(method="ibpo", budget=f"vote={cap / 100:g}") for cap in (25, 50, 10)),  # the most important first
         dict(method="random", budget="vote=0.25"), dict(method="ibpo", budget="vote=0.25", give_up=True),
-        dict(method="cgpo"), dict(method="margin"), dict(method="random", budget="vote=0.5"), dict(method="rft"),
+        dict(method="cgpo"), dict(method="margin"), dict(method="random", budget="vote=0.5"),
+        dict(method="rft"), dict(method="sft"),
         *(dict(method="length-penalty", length_price=price, rl_top_p=1.0) for price in PRICES),
         dict(method="listing"), dict(method="grpo", rl_top_p=1.0), dict(method="ibpo", budget="vote=0.5", give_up=True),
         *(dict(sft_alpha=alpha) for alpha in ALPHAS)]

@@ -36,15 +36,17 @@ TABLE_3 = {"base": "base", "base-greedy": "base, greedy", "sv-sft": "SV-SFT", "a
            **{f"asv-sft-{alpha:g}": f"ASV-SFT-{alpha:g}" for alpha in ALPHAS},
            **{name: f"IuB-{cap_of(name)} %" for name in IUB},
            **{name: f"IuB-{cap_of(name)} %, giving up" for name in GIVE_UP}}
-NAMES = {**TABLE_3, "rft": "RFT", "cgpo": "CGPO", "margin": "margin, no cap", "listing-50": "SciPy listing",
-         **{name: f"random groups, {cap_of(name)} %" for name in RANDOM}, "grpo": "GRPO",
+NAMES = {**TABLE_3, "sft": "SFT", "rft": "RFT", "cgpo": "CGPO", "margin": "margin, no cap",
+         "listing-50": "SciPy listing", "grpo": "GRPO",
+         **{name: f"random groups, {cap_of(name)} %" for name in RANDOM},
          **{f"length-penalty-{price}": f"length penalty {price}" for price in PRICES}, "adaptive-sc": "adaptive SC"}
 PAPER = {  # Table 3 but for its 75 %: pass@1, gain, trials per response; the first one is derived from the others
     "base": ("51.26", "", "1"), "sv-sft": ("56.8", "5.54", "5.67"), "asv-sft": ("55.6", "4.34", "5.74"),
     "ibpo-25": ("54.2", "2.94", "2.24"), "ibpo-50": ("55.4", "4.14", "2.16")}
 LADDER = [  # name, the rung it is compared with, what is different from that
     ("asv-sft", None, "where all of them start"),
-    ("rft", "asv-sft", "learns from all correct responses"),
+    ("sft", "asv-sft", "learns from all responses, right or wrong"),
+    ("rft", "sft", "learns from all correct responses"),
     ("cgpo", "asv-sft", "learns from one correct response per prompt"),
     ("margin", "cgpo", "from the group with the larger pass rate; no cap"),
     ("ibpo-50", "cgpo", "at most half of the accepted responses vote, where that gains most"),
