@@ -9,7 +9,7 @@ A section none of whose tables has a row is left out. So is a paragraph, or a li
 import re
 from pathlib import Path
 
-from experiments import tables
+from experiments import score_report, tables
 from experiments.tables import BUDGETED, LEARN_WHEN, NAMES, against_single, boundary, each, table
 from experiments.tables import points as interval
 from plumbing.statistics import number
@@ -215,9 +215,22 @@ def uninformed_kinds(result: dict) -> str:
     return kinds(numbers, UNINFORMED) if numbers else ""
 
 
+def score(result: dict) -> str:
+    return score_report.trials(result["score"]["models"]) if result["score"] else ""
+
+
+def score_costs(result: dict) -> str:
+    return score_report.costs(result["score"]["models"]) if result["score"] else ""
+
+
+def score_kinds(result: dict) -> str:
+    return score_report.by_kind(result["score"]["models"]) if result["score"] else ""
+
+
 TABLES = {f.__name__: f for f in (world, consistency, main, paper, multiples, equal, adaptive, agreement, kinds,
                                   heights, sees, giving_up, cost, levels, ladder, oracles, textbooks,
-                                  textbook_kinds, uninformed, uninformed_kinds)}
+                                  textbook_kinds, uninformed, uninformed_kinds, score, score_costs,
+                                  score_kinds)}
 TABLE = re.compile(r"\[\[(\w+)\]\]")
 IF = re.compile(r"^(\* )?\[\[if ([^\]]+)\]\] (.*\n(?:(?!\* |\n).*\n)*)", re.MULTILINE)  # up to a blank line or an item
 

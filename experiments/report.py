@@ -26,11 +26,11 @@ import numpy as np
 
 import data
 from eval import Evaluation, over_line, over_model, summarise
-from experiments import by_kind, oracles, tables
+from experiments import by_kind, oracles, score_report, tables
 from experiments import figures as seed_figures
 from experiments.chapter import chapter
 from experiments.references import AdaptiveHull, height_parts
-from experiments.tables import BUDGETED, FIGURES, HEIGHTS, IUB, LADDER, NAMES, ORACLE_MODELS, text
+from experiments.tables import BUDGETED, FIGURES, HEIGHTS, IUB, LADDER, NAMES, ORACLE_MODELS, SCORE, text
 from plumbing import plots
 from plumbing.records import Record, adaptive_self_consistency, joined
 from plumbing.statistics import Estimate
@@ -228,6 +228,7 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
     result["minus_random"] = {name: difference(kept, seeds_of, name, other) for name, other in tables.RANDOM_OF.items()}
     result["ladder"] = {name: difference(kept, seeds_of, name, other) for name, other, _ in LADDER if other}
 
+    result["score"] = beside_score(kept, tuple(seed for seed in kept.having("eval", [*SCORE]) if seed in used))
     sampled = kept.having("oracle", ["base", "sv-sft"])
     if of := tuple(seed for seed in sampled if seed in used):
         result["voting"] = voting_curves(kept.evaluation("oracle", of))
@@ -236,6 +237,15 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
             result["oracles"][name] = {
                 "seeds": len(of), **attained(kept.evaluation("eval", of), kept.evaluation("oracle", of), name)}
     return result, logs
+
+
+def beside_score(kept: Kept, of: tuple[int, ...]) -> dict:
+    """SCoRe's models on these seeds: numbers of score_report.py; {} without seeds."""
+    beside = [name for name in IUB if {*of} <= {*kept.having("eval", [name])}]
+    if not of:
+        return {}
+    evaluation = Evaluation(list(kept.records("eval", of, ["base", *SCORE, *beside]).values()), len(of))
+    return {"seeds": len(of), "models": score_report.numbers(evaluation, "base", beside)}
 
 
 def difference(kept: Kept, seeds_of: dict, name: str, other: str, equal_trials: bool = False) -> Estimate | None:
@@ -296,7 +306,8 @@ def report(results: Path, models: list[str], seeds: int, prose: bool = True) -> 
     seed_figures.plot_time(logs.get("ibpo-50"), results / "time.png")
     figures = [f"{title}:\n\n![{title}]({name}.png)\n" for name, title in FIGURES.items()
                if (results / f"{name}.png").exists()]
-    (results / "results.md").write_text("\n".join([text(result), "## Figures\n", *figures]))
+    pairs = [score_report.text(result["score"]["models"])] if result["score"] else []
+    (results / "results.md").write_text("\n".join([text(result), *pairs, "## Figures\n", *figures]))
     if prose:
         (results / "README.md").write_text(chapter(result, others=others_in(results)))
     print(f"{results}/results.md: seeds {', '.join(map(str, result['seeds']))}"

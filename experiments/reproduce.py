@@ -8,12 +8,12 @@
     python experiments/reproduce.py --variant uninformed-start    # with other settings (VARIANTS), kept elsewhere
 
 For each seed: SV-SFT and ASV-SFT; from ASV-SFT all caps and methods, on the same prompts, with as many samples and
-steps; and ASV-SFT with another share of one-trial examples. Each model answers the test problems of its seed (eval/)
-and, for the oracles and Fig. 5, some answer the first 400 of them 16 times (oracle/).
+steps; ASV-SFT with another share of one-trial examples; and SCoRe (score.py). Each model answers the test problems of
+its seed (eval/) and, for the oracles and Fig. 5, some answer the first 400 of them 16 times (oracle/).
 
-A job is one model: train it, let it answer, keep what the report needs. The most important ones come first, of all
-seeds; the report leaves out what is missing. --jobs of them run side by side, each in a process of its own with its
-share of the cores, what it prints in runs/reproduce/seed-N/NAME.txt. By hand it is
+A job is one model ("score": all of SCoRe's): train it, let it answer, keep what the report needs. The most important
+ones come first, of all seeds; the report leaves out what is missing. --jobs of them run side by side, each in a process
+of its own with its share of the cores, what it prints in runs/reproduce/seed-N/NAME.txt. By hand it is
 
     python experiments/reproduce.py --only ibpo-50 --seed 1
 
@@ -38,8 +38,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
 import eval as evaluation
 import llama
-from experiments import report
-from experiments.tables import ALPHAS, ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES, PRICES
+from experiments import report, score
+from experiments.tables import ALPHAS, ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES, PRICES, SCORE
 from plumbing.files import atomic_write
 from plumbing.records import read_record
 from plumbing.settings import PRESETS, Settings, UserError
@@ -57,20 +57,21 @@ RUNS = [*(dict(method="ibpo", budget=f"vote={cap / 100:g}") for cap in (25, 50, 
 # name -> settings; all others start from the first one
 JOBS = {"asv-sft": {}, "sv-sft": {}, "base": {}, **{
     replace(Settings(), **run).name("asv-sft" if "sft_alpha" in run else "ibpo"): {"valid_every": 0, **run}
-    for run in RUNS}}
+    for run in RUNS}, "score": {}}
 # Other settings for all models of a run: an ASV-SFT whose examples of votes are of any problems, not of those on which
 # the base's samples disagree; then all that is known of where to vote has to come from IBPO.
 VARIANTS = {"uninformed-start": dict(sft_distinct=1, zero_margin="vote", lr=1e-4, steps=100)}
 FIRST = ["base", "base-greedy", "sv-sft", "asv-sft"]
-MODELS = [*FIRST, *(name for name in JOBS if name not in FIRST)]
+MODELS = [*FIRST, *(name for name in JOBS if name not in (*FIRST, "score"))]
+MADE_BY = {"base": ["base", "base-greedy"], "score": SCORE}  # jobs that leave several models
 
 
 def is_kept(name: str, kept: Path) -> bool:
     """Whether all that a finished job leaves is in results/records/seed-N."""
-    names = [name] + ["base-greedy"] * (name == "base")
-    files = ([kept / "eval" / f"{each}.npz" for each in names]
+    made = MADE_BY.get(name, [name])
+    files = ([kept / "eval" / f"{each}.npz" for each in made]
              + [kept / "oracle" / f"{name}.npz"] * (name in ORACLE_MODELS)
-             + [kept / "logs" / f"{name}.jsonl.gz"] * (name != "base"))
+             + [kept / "logs" / f"{each}.jsonl.gz" for each in made if name != "base"])
     return all(path.exists() for path in files)
 
 
@@ -82,8 +83,16 @@ def unfinished(settings: Settings, kept: Path) -> list[str]:
     return ["asv-sft"] * (starts_there and missing) + names
 
 
+def train_models(name: str, settings: Settings) -> dict[str, Path]:
+    """The checkpoint directory of each model of this job, trained if it is not there."""
+    if name != "score":
+        return {name: train_model(name, settings)}
+    changed = {key: value for key, value in vars(settings).items() if value != getattr(Settings(), key)}
+    runs = [score.ScoreSettings(**{**changed, **left_out}) for left_out in ({}, {"stage_1": False}, {"bonus": False})]
+    return {path.name: path for run in runs for path in score.train(run)}
+
+
 def train_model(name: str, settings: Settings) -> Path:
-    """Its checkpoint directory, trained if it is not there."""
     if name == "base":
         return Path(settings.model)
     changes = JOBS[name]
@@ -95,22 +104,22 @@ def train_model(name: str, settings: Settings) -> Path:
 
 
 def run_job(name: str, settings: Settings, kept: Path) -> None:
-    """Train a model, let it answer, and keep what the report needs."""
+    """Train a job's models, let them answer, and keep what the report needs."""
     if is_kept(name, kept) and name != "asv-sft":
         return
-    directory = train_model(name, settings)
+    models = train_models(name, settings)
     if is_kept(name, kept):  # only the checkpoint of ASV-SFT was missing, from which others start
         return
     options = {option: getattr(settings, option) for option in
                ("seed", "device", "dtype", "slots", "max_new_tokens", "temperature", "top_p")}
-    samples = {"scot": settings.eval_samples, "sv": 1, "asv": 1}
-    keep(name, directory, settings, settings.eval_problems, samples, Path(settings.out) / "eval", kept, options)
-    if name in ORACLE_MODELS:
-        samples = dict.fromkeys(("scot", "sv", "asv"), ORACLE_SAMPLES)
-        keep(name, directory, settings, min(ORACLE_PROBLEMS, settings.eval_problems), samples,
-             Path(settings.out) / "oracle", kept, options)
-    if name != "base":
-        keep_log(directory / "log.jsonl", kept / "logs" / f"{name}.jsonl.gz")
+    samples = {"scot": settings.eval_samples, "sv": 1, "asv": 1, "score": 1}
+    for each, directory in models.items():
+        keep(each, directory, settings, settings.eval_problems, samples, Path(settings.out) / "eval", kept, options)
+        if each in ORACLE_MODELS:
+            keep(each, directory, settings, min(ORACLE_PROBLEMS, settings.eval_problems),
+                 dict.fromkeys(samples, ORACLE_SAMPLES), Path(settings.out) / "oracle", kept, options)
+        if each != "base":
+            keep_log(directory / "log.jsonl", kept / "logs" / f"{each}.jsonl.gz")
 
 
 def keep(name: str, checkpoint: Path, settings: Settings, problems: int, samples: dict, out: Path, kept: Path,
@@ -222,7 +231,8 @@ def main(argv: list[str] = None) -> None:
             raise UserError("--only trains a model and makes no report: not with --report")
         if args.only:
             return run_job(args.only, *of(args.seed or 0))
-        todo = [] if args.report else [(seed, name) for seed in range(args.seeds) for name in unfinished(*of(seed))]
+        todo = [] if args.report else [(seed, name) for seed in range(args.seeds) for name in unfinished(*of(seed))
+                                       if not (args.variant and name == "score")]  # SCoRe has settings of its own
         todo.sort(key=lambda job: list(JOBS).index(job[1]))  # the first job of all seeds, then the next one
         failed = 0
         if args.jobs == 1:

@@ -150,14 +150,19 @@ def train_stage(settings: ScoreSettings, name: str, start: Path, warm: Path) -> 
     return stage.directory
 
 
-def run(settings: ScoreSettings, beside: list[str]) -> None:
-    """Warm start, stage I, stage II, and the evaluation of all of them beside the base."""
-    models = [settings.model, train_sft(settings, WARM, pairs)]
+def train(settings: ScoreSettings) -> list[Path]:
+    """Warm start, stage I if there is one, stage II: their checkpoints. What is finished is not trained again."""
+    models = [train_sft(settings, WARM, pairs)]
     if settings.stage_1:
-        models.append(train_stage(settings, STAGE_1, models[-1], models[1]))
-    models.append(train_stage(settings, STAGE_2, models[-1], models[1]))
+        models.append(train_stage(settings, STAGE_1, models[-1], models[0]))
+    return [*models, train_stage(settings, STAGE_2, models[-1], models[0])]
+
+
+def run(settings: ScoreSettings, beside: list[str]) -> None:
+    """Train all stages, and evaluate them beside the base."""
+    models = train(settings)
     out = Path(settings.out) / ("eval" if settings.split == "test" else "eval-validation")
-    evaluation.respond([*models, *beside], settings.data, settings.eval_problems,
+    evaluation.respond([settings.model, *models, *beside], settings.data, settings.eval_problems,
                        {**dict.fromkeys(voting.PROMPTS, 1), "scot": settings.eval_samples}, out, settings.seed,
                        settings.split, settings.device, top_p=settings.top_p, **settings.sampling)
     distributed.on_main(lambda: report([out]))

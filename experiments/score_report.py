@@ -14,11 +14,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import voting
-from data import DataError
-from eval import Evaluation, at_trials
+from data import KINDS, DataError
+from eval import ADAPTIVE, Evaluation, at_trials, over_model
+from experiments.by_kind import kinds_of
 from experiments.kinds_report import read
 from experiments.references import AdaptiveHull
-from plumbing.statistics import percent
+from experiments.tables import NAMES, SCORE, each, points, table
+
+SHARES = "first", "final", "corrected", "spoiled"
+REFERENCES = ["− self-consistency, trials", "− adaptive, trials", "− self-consistency, tokens", "− adaptive, tokens"]
 
 
 def describe(judged: voting.Judged) -> dict[str, float]:
@@ -29,37 +33,92 @@ def describe(judged: voting.Judged) -> dict[str, float]:
     return {name: float(values.mean()) for name, values in columns.items()}
 
 
-def report(folders: list[Path]) -> None:
-    """A table of all records in these evaluations, with 95 % intervals, and each model beside samples of the base.
+def numbers(evaluation: Evaluation, base: str, beside: list[str] = ()) -> dict[str, dict]:
+    """Of the base and of each model that writes pairs: shares and cost, and its accuracy minus that of references.
 
-    The two trials of a model that writes one are two samples: what separate samples change is there to compare with.
+    first, final: right first trials and final answers. corrected, spoiled: wrong -> right, right -> wrong; of the base,
+    from one sample to the next. minus: final answers minus self-consistency and its adaptive rules, at equal cost, and
+    minus the models of `beside` at equal trials, with the second trials of the one that spends more cut off at random.
+    kinds: of each kind of problem how many first trials are right, and second ones after a right and a wrong first.
     """
-    records = {name: record for name, record in read(folders).items() if not record.greedy}
-    evaluation = Evaluation(list(records.values()), len(folders))
-    bootstrap, base = evaluation.bootstrap, evaluation.find("scot")
-    single, hull = evaluation.means[base], AdaptiveHull(evaluation, base)
-    print(f"{bootstrap.n:,} problems, {len(folders)} seed(s); in percent, with 95 % intervals\n")
-    print(row("", ["first trial", "final answer", "wrong -> right", "right -> wrong"]) + "   trials  tokens  malformed")
-    for name, r in records.items():
-        mean, first = evaluation.means[name], np.roll(r.correct, 1, axis=1) if r.condition == "scot" else r.first
-        moved = np.stack([(~first & r.correct).mean(axis=1), (first & ~r.correct).mean(axis=1)], axis=1)  # float[n, 2]
-        shares = [bootstrap.share(values) for values in (mean.first, mean.correct, *bootstrap.means(moved))]
-        print(row(name, [percent(share, 1) for share in shares])
-              + f"{mean.trials[0]:9.2f}{mean.tokens[0]:8.1f}{100 * r.malformed.mean():11.1f}")
-    print("\nfinal answer minus self-consistency, and minus its adaptive rules, at equal cost, in points\n")
-    print(row("", ["in trials", "adaptive, in trials", "in tokens", "adaptive, in tokens"]))
-    for name, mean in evaluation.means.items():
-        if records[name].condition == "scot":
+    bootstrap, single = evaluation.bootstrap, evaluation.means[base]
+    hull, found, kinds = AdaptiveHull(evaluation, base), {}, kinds_of(evaluation.records[base])
+    for name, r in evaluation.records.items():
+        if name != base and r.condition != "score":
             continue
-        found = []
+        mean, first = evaluation.means[name], np.roll(r.correct, 1, axis=1) if name == base else r.first
+        moved = np.stack([(~first & r.correct).mean(axis=1), (first & ~r.correct).mean(axis=1)], axis=1)  # float[n, 2]
+        shares = mean.first, mean.correct, *bootstrap.means(moved)  # float[draws] each
+        found[name] = {key: bootstrap.share(share) for key, share in zip(SHARES, shares)}
+        found[name] |= {"trials": float(mean.trials[0]), "tokens": float(mean.tokens[0]),
+                        "malformed": float(r.malformed.mean()), "minus": {}, "kinds": {}}
+        for kind in np.unique(kinds):
+            one, two = first[kinds == kind], r.correct[kinds == kind]  # bool[n_k, m]
+            found[name]["kinds"][list(KINDS)[kind]] = [
+                float(of.mean()) if of.size else None for of in (one, two[one], two[~one])]
+        if name == base:
+            continue
         for unit in ("trials", "tokens"):
             budget = getattr(mean, unit) / getattr(single, unit)  # float[draws], in base samples
-            found += [bootstrap.difference(mean.correct - at_trials(single.consistent, budget)), hull.minus(mean, unit)]
-        print(row(name, [percent(estimate, 1) for estimate in found]))
+            found[name]["minus"] |= {
+                f"consistency_{unit}": bootstrap.difference(mean.correct - at_trials(single.consistent, budget)),
+                f"adaptive_{unit}": hull.minus(mean, unit)}
+        found[name]["minus"] |= {other: bootstrap.difference(over_model(mean, evaluation.means[other], True))
+                                 for other in beside}
+    return found
 
 
-def row(name: str, cells: list[str]) -> str:
-    return f"{name:25}" + "".join(f"{cell:>22}" for cell in cells)
+def trials(models: dict[str, dict]) -> str:
+    """A table of both trials."""
+    rows = [[called(name, models), *(points(of[key]) for key in SHARES), f"{of['trials']:.2f}",
+             f"{of['tokens']:.1f}", f"{100 * of['malformed']:.1f}"] for name, of in models.items()]
+    return table(["model", "first trial right, %", "final answer right, %", "wrong → right, %", "right → wrong, %",
+                  "trials", "tokens", "malformed, %"], rows)
+
+
+def costs(models: dict[str, dict]) -> str:
+    """A table of final answers beside references."""
+    rows = [[SCORE.get(name, name), *map(points, of["minus"].values())] for name, of in models.items() if of["minus"]]
+    beside = [f"− {NAMES[name]}" for name in list(next(reversed(models.values()))["minus"])[len(REFERENCES):]]
+    return table(["model", *REFERENCES, *beside], rows)
+
+
+def by_kind(models: dict[str, dict]) -> str:
+    """A table of second trials after right and after wrong first ones, kind by kind."""
+    shown = [name for name in models if name not in ("score-1", "score-2-no-stage-1", "score-2-no-bonus")]
+    rows = [[called(name, models), *(each(list(row), 100) for row in models[name]["kinds"].values())] for name in shown]
+    return table(["model", *models[shown[0]]["kinds"]], rows)
+
+
+def called(name: str, models: dict) -> str:
+    return SCORE.get(name, f"{name}, two samples" if name == next(iter(models)) else name)
+
+
+def text(models: dict[str, dict]) -> str:
+    """The section of results.md."""
+    return f"""## SCoRe
+
+Pairs of trials, of which the second one counts (`score.py`). *Base, two samples*: what changes from one sample to the
+next.
+
+{trials(models)}
+Final answers minus self-consistency (the best mixture of k = 1 to 8) and minus the best rules of adaptive
+self-consistency, at equal cost; and minus IuB models at equal trials: the second trials, or votes, of the one that
+spends more are cut off at random. In points:
+
+{costs(models)}
+Kind by kind, %: first trials that are right / second ones after a right first one / after a wrong one.
+
+{by_kind(models)}"""
+
+
+def report(folders: list[Path]) -> None:
+    """The tables of all records in these evaluations."""
+    records = {name: record for name, record in read(folders).items() if not record.greedy}
+    evaluation = Evaluation(list(records.values()), len(folders))
+    choosing = [name for name, record in records.items() if record.condition in ADAPTIVE]
+    print(f"{evaluation.bootstrap.n:,} problems, {len(folders)} seed(s)\n")
+    print(text(numbers(evaluation, evaluation.find("scot"), choosing)))
 
 
 def main() -> None:

@@ -58,6 +58,9 @@ LADDER = [  # name, the rung it is compared with, what is different from that
     ("grpo", "ibpo-50", "policy gradient, group-normalised; length is free"),
     ("adaptive-sc", "ibpo-50", "no training: separate base samples until three agree, at most eight")]
 
+SCORE = {"score-sft": "warm start", "score-1": "after stage I", "score-2": "after stage II",
+         "score-2-no-stage-1": "without stage I", "score-2-no-bonus": "without the bonus"}  # of SCoRe
+
 FIGURES = {
     "accuracy_vs_budget": "Accuracy against budget (Fig. 2a/b)", "training": "Voting share over training (Fig. 2c/d)",
     "by_level": "Where the budget goes (Fig. 2e/f)", "by_kind": "Where the budget goes, by kind of problem",

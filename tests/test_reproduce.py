@@ -60,7 +60,7 @@ def test_names_agree():
     assert {*tables.PAPER, *tables.TABLE_3, *tables.ORACLE_MODELS} <= set(reproduce.MODELS)
     assert set(tables.NAMES) == {*reproduce.MODELS, "adaptive-sc"}
     assert len(set(tables.NAMES.values())) == len(tables.NAMES)
-    assert len(set(reproduce.MODELS)) == len(reproduce.MODELS) == 19
+    assert len(set(reproduce.MODELS)) == len(reproduce.MODELS) == 20
     assert [name for name, *_ in tables.LADDER if name.startswith("length")] == [
         name for name in reproduce.MODELS if name.startswith("length")]
 
@@ -75,9 +75,9 @@ def test_tiny_real_run(tmp_path, monkeypatch, capsys):
         model=str(ROOT / "checkpoints/base"), sft_problems=20, sft_votes=2, sft_regular=16, sft_distinct=1,
         sft_steps=16, sft_batch=8, sft_lr=1e-3, prompts=6, accumulate=1, samples=8, steps=2, valid_every=1,
         valid_problems=5, eval_problems=10, max_new_tokens=64))  # cuts most votes off: fast
-    some = ["asv-sft", "sv-sft", "base", "ibpo-50", "asv-sft-2", "length-penalty-0.05"]
+    some = ["asv-sft", "sv-sft", "base", "ibpo-50", "asv-sft-2", "length-penalty-0.05", "score"]
     monkeypatch.setattr(reproduce, "JOBS", {name: reproduce.JOBS[name] for name in some})
-    monkeypatch.setattr(reproduce, "MODELS", ["base", "base-greedy", "sv-sft", "asv-sft", *some[3:]])
+    monkeypatch.setattr(reproduce, "MODELS", ["base", "base-greedy", "sv-sft", "asv-sft", *some[3:-1]])
     command = ["--smoke", "--seeds", "1", "--jobs", "1"]
 
     def interrupted(*arguments, **options):
@@ -98,7 +98,8 @@ def test_tiny_real_run(tmp_path, monkeypatch, capsys):
     savefig = plots.plt.Figure.savefig
     monkeypatch.setattr(plots.plt.Figure, "savefig", lambda _, path, **__: path.touch())  # at last, they are drawn
     reproduce.main(command)
-    assert trained == ["sv-sft", "ibpo-50", "asv-sft-2", "length-penalty-0.05"]  # asv-sft was there
+    assert trained == ["sv-sft", "ibpo-50", "asv-sft-2", "length-penalty-0.05", *trained[4:]]  # asv-sft was there
+    assert trained[4:] == ["score-sft", "score-1", "score-2", "score-2-no-stage-1", "score-2-no-bonus"]
     results, run = tmp_path / "runs/reproduce-smoke/results", tmp_path / "runs/reproduce-smoke/seed-0"
     monkeypatch.setattr(stage.Stage, "__enter__", interrupted)
     monkeypatch.setattr(evaluation, "make_record", interrupted)
@@ -106,12 +107,14 @@ def test_tiny_real_run(tmp_path, monkeypatch, capsys):
     shutil.rmtree(run)
     monkeypatch.setattr(plots.plt.Figure, "savefig", savefig)
     reproduce.main(command)  # all is kept: no checkpoint is needed any more
-    assert {path.stem for path in results.glob("records/seed-0/eval/*")} == {*some, "base-greedy"}
+    assert {path.stem for path in results.glob("records/seed-0/eval/*")} == {
+        *some[:-1], "base-greedy", *tables.SCORE}
     assert {path.stem for path in results.glob("records/seed-0/oracle/*")} == {
         "base", "base-greedy", "sv-sft", "ibpo-50"}
     assert report.load(results / "records/seed-0/oracle/sv-sft.npz").correct.shape == (10, 16)
-    result = json.loads((results / "results.json").read_text())
+    result, markdown = json.loads((results / "results.json").read_text()), (results / "results.md").read_text()
     assert result["missing"] == []
+    assert [*result["score"]["models"]] == ["base", *tables.SCORE] and "| after stage II |" in markdown
     assert result["problems"] == 10
     assert "results.md" in capsys.readouterr().out
     kept = results / "records/seed-0"

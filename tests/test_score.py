@@ -20,7 +20,7 @@ import llama
 import sample
 import train
 import voting
-from experiments import score, score_report
+from experiments import score, score_report, tables
 from experiments.score import STAGE_1, STAGE_2, WARM, ScoreSettings
 from plumbing.records import write_record
 from plumbing.settings import Settings, UserError
@@ -284,12 +284,20 @@ def test_the_table_by_hand(tmp_path, capsys):
     write_record(tmp_path / "records/base.jsonl", problems, {**header, "condition": "scot"}, base)
     write_record(tmp_path / "records/score-2.jsonl", problems, {**header, "condition": "score"}, pairs)
     score_report.report([tmp_path])
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    (base_row,), (row, costs) = ([line for line in lines if line[:1] == [name]] for name in ("base", "score-2"))
-    assert [base_row[k] for k in (1, 4, 7, 10)] == ["50.0"] * 4  # of neighbouring samples one is right
-    assert [row[k] for k in (1, 4, 7, 10)] == ["33.3", "66.7", "50.0", "16.7"]
-    assert row[13:] == ["2.00", "30.0", "0.0"]
-    assert [costs[k] for k in (1, 7)] == ["16.7", "16.7"]  # of samples that alternate any number is right in 50 %
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    (base_row, base_kinds), (row, costs, kinds_row) = (
+        [line[1:] for line in lines if line[:1] == [name]] for name in ("base, two samples", "after stage II"))
+    assert [cell.split()[0] for cell in base_row[:4]] == ["50.0"] * 4  # of neighbouring samples one is right
+    assert [cell.split()[0] for cell in row[:4]] == ["33.3", "66.7", "50.0", "16.7"]
+    assert row[4:] == ["2.00", "30.0", "0.0"]
+    assert [costs[k].split()[0] for k in (0, 2)] == ["16.7"] * 2  # of alternating samples any number is right in half
+    at = data.kind_of(problems[0].question)
+    (head,) = (line for line in lines if at in line)
+    some = [kind for kind, problem in zip(kinds * 10, problems) if data.kind_of(problem.question) == at]
+    after = [[second for first, second in some if first == right] for right in (1, 0)]
+    expected = [100 * sum(first for first, _ in some) / len(some), *(100 * sum(of) / len(of) for of in after)]
+    assert kinds_row[head.index(at) - 1] == " / ".join(f"{value:.1f}" for value in expected)
+    assert base_kinds[head.index(at) - 1] == "50.0 / 0.0 / 100.0"
 
 
 def small(out: Path, *more) -> list[str]:
@@ -308,9 +316,8 @@ def test_a_run_that_is_interrupted_ends_with_the_same_weights(tmp_path, monkeypa
     torch.set_num_threads(1)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     score.main(small(whole))
-    printed = capsys.readouterr().out
-    assert [line.split()[0] for line in printed.splitlines() if line.startswith(("base", "score"))] == [
-        "base", STAGE_1, STAGE_2, WARM, STAGE_1, STAGE_2, WARM]
+    first_cells = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert {"base, two samples", *(tables.SCORE[name] for name in (WARM, STAGE_1, STAGE_2))} <= {*first_cells}
     for stage in (STAGE_1, STAGE_2):
         log = [json.loads(line) for line in (whole / stage / "log.jsonl").open()]
         assert len(log) == 2 and all(record["tokens"] > 10 for record in log)
