@@ -220,7 +220,8 @@ def score(result: dict) -> str:
 
 
 def score_costs(result: dict) -> str:
-    return score_report.costs(result["score"]["models"]) if result["score"] else ""
+    shown = ["consistency_trials", "adaptive_trials", "adaptive_tokens", "ibpo-25", "ibpo-50"]
+    return score_report.costs(result["score"]["models"], shown) if result["score"] else ""
 
 
 def score_kinds(result: dict) -> str:

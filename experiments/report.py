@@ -300,7 +300,7 @@ def report(results: Path, models: list[str], seeds: int, prose: bool = True) -> 
     seed_figures.plot_pass_rates(result["pass_rates"], results / "pass_rates.png")
     seed_figures.plot_training({name: logs[name] for name in BUDGETED if logs.get(name)}, result,
                                results / "training.png")
-    seed_figures.plot_ladder({name: logs[name] for name, *_ in LADDER if logs.get(name)}, result,
+    seed_figures.plot_ladder({name: logs[name] for name, *_ in LADDER if name in full and logs.get(name)}, result,
                              results / "ladder_training.png")
     seed_figures.plot_voting(result.get("voting"), results / "voting.png")
     seed_figures.plot_time(logs.get("ibpo-50"), results / "time.png")

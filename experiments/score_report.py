@@ -19,10 +19,11 @@ from eval import ADAPTIVE, Evaluation, at_trials, over_model
 from experiments.by_kind import kinds_of
 from experiments.kinds_report import read
 from experiments.references import AdaptiveHull
-from experiments.tables import NAMES, SCORE, each, points, table
+from experiments.tables import SCORE, each, label, points, table
 
 SHARES = "first", "final", "corrected", "spoiled"
-REFERENCES = ["− self-consistency, trials", "− adaptive, trials", "− self-consistency, tokens", "− adaptive, tokens"]
+REFERENCES = {"consistency_trials": "− self-consistency, trials", "adaptive_trials": "− adaptive, trials",
+              "consistency_tokens": "− self-consistency, tokens", "adaptive_tokens": "− adaptive, tokens"}
 
 
 def describe(judged: voting.Judged) -> dict[str, float]:
@@ -76,11 +77,12 @@ def trials(models: dict[str, dict]) -> str:
                   "trials", "tokens", "malformed, %"], rows)
 
 
-def costs(models: dict[str, dict]) -> str:
-    """A table of final answers beside references."""
-    rows = [[SCORE.get(name, name), *map(points, of["minus"].values())] for name, of in models.items() if of["minus"]]
-    beside = [f"− {NAMES[name]}" for name in list(next(reversed(models.values()))["minus"])[len(REFERENCES):]]
-    return table(["model", *REFERENCES, *beside], rows)
+def costs(models: dict[str, dict], keys: list[str] = None) -> str:
+    """A table of final answers beside these references; None: beside all."""
+    rows = {name: of["minus"] for name, of in models.items() if of["minus"]}
+    keys = [key for key in next(iter(rows.values())) if not keys or key in keys]
+    return table(["model", *(REFERENCES.get(key) or f"− {label(key)}" for key in keys)],
+                 [[called(name, models), *(points(minus[key]) for key in keys)] for name, minus in rows.items()])
 
 
 def by_kind(models: dict[str, dict]) -> str:
