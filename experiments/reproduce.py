@@ -112,7 +112,7 @@ def run_job(name: str, settings: Settings, kept: Path) -> None:
         return
     options = {option: getattr(settings, option) for option in
                ("seed", "device", "dtype", "slots", "max_new_tokens", "temperature", "top_p")}
-    samples = {"scot": settings.eval_samples, "sv": 1, "asv": 1, "score": 1}
+    samples = {"scot": settings.eval_samples, "sv": 1, "asv": 1, "score": 2}
     for each, directory in models.items():
         keep(each, directory, settings, settings.eval_problems, samples, Path(settings.out) / "eval", kept, options)
         if each in ORACLE_MODELS:

@@ -160,10 +160,9 @@ def train(settings: ScoreSettings) -> list[Path]:
 
 def run(settings: ScoreSettings, beside: list[str]) -> None:
     """Train all stages, and evaluate them beside the base."""
-    models = train(settings)
     out = Path(settings.out) / ("eval" if settings.split == "test" else "eval-validation")
-    evaluation.respond([settings.model, *models, *beside], settings.data, settings.eval_problems,
-                       {**dict.fromkeys(voting.PROMPTS, 1), "scot": settings.eval_samples}, out, settings.seed,
+    evaluation.respond([settings.model, *train(settings), *beside], settings.data, settings.eval_problems,
+                       {**dict.fromkeys(voting.PROMPTS, 2), "scot": settings.eval_samples}, out, settings.seed,
                        settings.split, settings.device, top_p=settings.top_p, **settings.sampling)
     distributed.on_main(lambda: report([out]))
 
@@ -179,8 +178,7 @@ def arguments(argv: list[str] = None) -> tuple[ScoreSettings, list[str]]:
     args = parser.parse_args(argv)
     settings = ScoreSettings(**{name: getattr(args, name) for name in OPTIONS})
     for name in OPTIONS:
-        wrong = out_of_range(known[name], getattr(settings, name))
-        if wrong:
+        if wrong := out_of_range(known[name], getattr(settings, name)):
             parser.error(f"{flag(name)} {wrong}")
     return settings, args.beside
 
@@ -199,5 +197,4 @@ def main(argv: list[str] = None) -> None:
 
 if __name__ == "__main__":
     asked, _ = arguments()
-    usual = distributed.usual_processes(asked.device, [asked.model])
-    distributed.run(main, asked.processes or usual, asked.device)
+    distributed.run(main, asked.processes or distributed.usual_processes(asked.device, [asked.model]), asked.device)

@@ -21,7 +21,7 @@ from experiments.kinds_report import read
 from experiments.references import AdaptiveHull
 from experiments.tables import SCORE, each, label, points, table
 
-SHARES = "first", "final", "corrected", "spoiled"
+SHARES = "first", "final", "corrected", "spoiled", "fresh"
 REFERENCES = {"consistency_trials": "− self-consistency, trials", "adaptive_trials": "− adaptive, trials",
               "consistency_tokens": "− self-consistency, tokens", "adaptive_tokens": "− adaptive, tokens"}
 
@@ -37,26 +37,29 @@ def describe(judged: voting.Judged) -> dict[str, float]:
 def numbers(evaluation: Evaluation, base: str, beside: list[str] = ()) -> dict[str, dict]:
     """Of the base and of each model that writes pairs: shares and cost, and its accuracy minus that of references.
 
-    first, final: right first trials and final answers. corrected, spoiled: wrong -> right, right -> wrong; of the base,
-    from one sample to the next. minus: final answers minus self-consistency and its adaptive rules, at equal cost, and
-    minus the models of `beside` at equal trials, with the second trials of the one that spends more cut off at random.
-    kinds: of each kind of problem how many first trials are right, and second ones after a right and a wrong first.
+    first, final: right first trials and final answers. corrected, spoiled: wrong -> right, right -> wrong. fresh:
+    either of these, from a first trial to that of the next response to the problem: what separate trials do, which know
+    nothing of each other. (Both ways are equally likely.) Of the base, samples are such trials.
+    minus: final answers minus self-consistency and its adaptive rules, at equal cost, and minus the models of `beside`
+    at equal trials, with the second trials of the one that spends more cut off at random.
+    kinds: of each kind of problem how many first trials are right; and after a wrong one, second and fresh ones.
     """
     bootstrap, single = evaluation.bootstrap, evaluation.means[base]
     hull, found, kinds = AdaptiveHull(evaluation, base), {}, kinds_of(evaluation.records[base])
     for name, r in evaluation.records.items():
         if name != base and r.condition != "score":
             continue
-        mean, first = evaluation.means[name], np.roll(r.correct, 1, axis=1) if name == base else r.first
-        moved = np.stack([(~first & r.correct).mean(axis=1), (first & ~r.correct).mean(axis=1)], axis=1)  # float[n, 2]
+        mean, first, fresh = evaluation.means[name], r.first, np.roll(r.first, 1, axis=1)  # bool[n, m]
+        second = fresh if name == base else r.correct  # bool[n, m]
+        moved = np.stack([x.mean(axis=1) for x in (~first & second, first & ~second, ~first & fresh)], axis=1)
         shares = mean.first, mean.correct, *bootstrap.means(moved)  # float[draws] each
         found[name] = {key: bootstrap.share(share) for key, share in zip(SHARES, shares)}
         found[name] |= {"trials": float(mean.trials[0]), "tokens": float(mean.tokens[0]),
                         "malformed": float(r.malformed.mean()), "minus": {}, "kinds": {}}
         for kind in np.unique(kinds):
-            one, two = first[kinds == kind], r.correct[kinds == kind]  # bool[n_k, m]
+            one, two, other = (x[kinds == kind] for x in (first, second, fresh))  # bool[n_k, m]
             found[name]["kinds"][list(KINDS)[kind]] = [
-                float(of.mean()) if of.size else None for of in (one, two[one], two[~one])]
+                float(of.mean()) if of.size else None for of in (one, two[~one], other[~one])]
         if name == base:
             continue
         for unit in ("trials", "tokens"):
@@ -71,10 +74,10 @@ def numbers(evaluation: Evaluation, base: str, beside: list[str] = ()) -> dict[s
 
 def trials(models: dict[str, dict]) -> str:
     """A table of both trials."""
-    rows = [[called(name, models), *(points(of[key]) for key in SHARES), f"{of['trials']:.2f}",
-             f"{of['tokens']:.1f}", f"{100 * of['malformed']:.1f}"] for name, of in models.items()]
+    rows = [[called(name, models), *(points(of[key]) for key in SHARES), f"{of['tokens']:.1f}",
+             f"{100 * of['malformed']:.1f}"] for name, of in models.items()]
     return table(["model", "first trial right, %", "final answer right, %", "wrong → right, %", "right → wrong, %",
-                  "trials", "tokens", "malformed, %"], rows)
+                  "either, fresh trial, %", "tokens", "malformed, %"], rows)
 
 
 def costs(models: dict[str, dict], keys: list[str] = None) -> str:
@@ -86,7 +89,7 @@ def costs(models: dict[str, dict], keys: list[str] = None) -> str:
 
 
 def by_kind(models: dict[str, dict]) -> str:
-    """A table of second trials after right and after wrong first ones, kind by kind."""
+    """A table of second and of fresh trials after wrong ones, kind by kind."""
     shown = [name for name in models if name not in ("score-1", "score-2-no-stage-1", "score-2-no-bonus")]
     rows = [[called(name, models), *(each(list(row), 100) for row in models[name]["kinds"].values())] for name in shown]
     return table(["model", *models[shown[0]]["kinds"]], rows)
@@ -100,8 +103,8 @@ def text(models: dict[str, dict]) -> str:
     """The section of results.md."""
     return f"""## SCoRe
 
-Pairs of trials, of which the second one counts (`score.py`). *Base, two samples*: what changes from one sample to the
-next.
+Pairs of trials, of which the second one counts (`score.py`). *Fresh trial*: how often a separate first trial of the
+same model is right where this one is wrong, and as often the other way round. Of the base, samples are compared.
 
 {trials(models)}
 Final answers minus self-consistency (the best mixture of k = 1 to 8) and minus the best rules of adaptive
@@ -109,7 +112,7 @@ self-consistency, at equal cost; and minus IuB models at equal trials: the secon
 spends more are cut off at random. In points:
 
 {costs(models)}
-Kind by kind, %: first trials that are right / second ones after a right first one / after a wrong one.
+Kind by kind, %: first trials that are right / second ones after a wrong first one / fresh ones after a wrong one.
 
 {by_kind(models)}"""
 

@@ -269,7 +269,7 @@ def test_a_base_that_is_not_there_is_one_line(tmp_path):
 
 
 def test_the_table_by_hand(tmp_path, capsys):
-    """60 problems; the base is right in 4 of 8, the model as its four kinds of pair say."""
+    """60 problems; the base is right in 4 of 8, the model as its four kinds of pair say, two of them per problem."""
     problems = data.load("builtin", "test", 60)
     header = {"temperature": 1.0, "problems": 60}
 
@@ -279,8 +279,9 @@ def test_the_table_by_hand(tmp_path, capsys):
     base = [[{"text": f"\\boxed{{{answer(p, k % 2 == 0)}}}", "tokens": 10, "finished": True} for k in range(8)]
             for p in problems]
     kinds = [(1, 1), (1, 0), (0, 1), (0, 1), (0, 0), (0, 1)]
-    pairs = [[{"text": pair(*(answer(p, right) for right in kinds[i % 6])), "tokens": 30, "finished": True}]
-             for i, p in enumerate(problems)]
+    chosen = [[kinds[i % 6], kinds[(i + 1) % 6]] for i in range(60)]
+    pairs = [[{"text": pair(*(answer(p, right) for right in of)), "tokens": 30, "finished": True} for of in both]
+             for p, both in zip(problems, chosen)]
     write_record(tmp_path / "records/base.jsonl", problems, {**header, "condition": "scot"}, base)
     write_record(tmp_path / "records/score-2.jsonl", problems, {**header, "condition": "score"}, pairs)
     score_report.report([tmp_path])
@@ -289,15 +290,17 @@ def test_the_table_by_hand(tmp_path, capsys):
         [line[1:] for line in lines if line[:1] == [name]] for name in ("base, two samples", "after stage II"))
     assert [cell.split()[0] for cell in base_row[:4]] == ["50.0"] * 4  # of neighbouring samples one is right
     assert [cell.split()[0] for cell in row[:4]] == ["33.3", "66.7", "50.0", "16.7"]
-    assert row[4:] == ["2.00", "30.0", "0.0"]
+    assert base_row[4].startswith("50.0") and row[5:] == ["30.0", "0.0"]
+    assert row[4].startswith("16.7")  # (0, .) beside (1, .): in two of six problems, in one of two responses
     assert [costs[k].split()[0] for k in (0, 2)] == ["16.7"] * 2  # of alternating samples any number is right in half
     at = data.kind_of(problems[0].question)
     (head,) = (line for line in lines if at in line)
-    some = [kind for kind, problem in zip(kinds * 10, problems) if data.kind_of(problem.question) == at]
-    after = [[second for first, second in some if first == right] for right in (1, 0)]
-    expected = [100 * sum(first for first, _ in some) / len(some), *(100 * sum(of) / len(of) for of in after)]
-    assert kinds_row[head.index(at) - 1] == " / ".join(f"{value:.1f}" for value in expected)
-    assert base_kinds[head.index(at) - 1] == "50.0 / 0.0 / 100.0"
+    some = [both for both, problem in zip(chosen, problems) if data.kind_of(problem.question) == at]
+    turns = [(one[0], one[1], other[0]) for a, b in some for one, other in ((a, b), (b, a))]  # first, second, fresh
+    wrong = [turn for turn in turns if not turn[0]]
+    expected = [sum(turn[0] for turn in turns) / len(turns), *(sum(t[k] for t in wrong) / len(wrong) for k in (1, 2))]
+    assert kinds_row[head.index(at) - 1] == " / ".join(f"{100 * value:.1f}" for value in expected)
+    assert base_kinds[head.index(at) - 1] == "50.0 / 100.0 / 100.0"
 
 
 def small(out: Path, *more) -> list[str]:
