@@ -72,12 +72,14 @@ def numbers(evaluation: Evaluation, base: str, beside: list[str] = ()) -> dict[s
     return found
 
 
-def trials(models: dict[str, dict]) -> str:
-    """A table of both trials."""
+def trials(models: dict[str, dict], cost: bool = True) -> str:
+    """A table of both trials. cost: with tokens and malformed responses."""
     rows = [[called(name, models), *(points(of[key]) for key in SHARES), f"{of['tokens']:.1f}",
              f"{100 * of['malformed']:.1f}"] for name, of in models.items()]
-    return table(["model", "first trial right, %", "final answer right, %", "wrong → right, %", "right → wrong, %",
-                  "either, fresh trial, %", "tokens", "malformed, %"], rows)
+    head = ["model", "first trial right, %", "final answer right, %", "wrong → right, %", "right → wrong, %",
+            "either, fresh trial, %", "tokens", "malformed, %"]
+    shown = len(head) if cost else 6
+    return table(head[:shown], [row[:shown] for row in rows])
 
 
 def costs(models: dict[str, dict], keys: list[str] = None) -> str:
@@ -88,11 +90,12 @@ def costs(models: dict[str, dict], keys: list[str] = None) -> str:
                  [[called(name, models), *(points(minus[key]) for key in keys)] for name, minus in rows.items()])
 
 
-def by_kind(models: dict[str, dict]) -> str:
+def by_kind(models: dict[str, dict], kinds: list[str] = tuple(KINDS)) -> str:
     """A table of second and of fresh trials after wrong ones, kind by kind."""
     shown = [name for name in models if name not in ("score-1", "score-2-no-stage-1", "score-2-no-bonus")]
-    rows = [[called(name, models), *(each(list(row), 100) for row in models[name]["kinds"].values())] for name in shown]
-    return table(["model", *models[shown[0]]["kinds"]], rows)
+    kinds = [kind for kind in kinds if kind in models[shown[0]]["kinds"]]
+    rows = [[called(name, models), *(each(models[name]["kinds"][kind], 100) for kind in kinds)] for name in shown]
+    return table(["model", *kinds], rows)
 
 
 def called(name: str, models: dict) -> str:
