@@ -4,7 +4,8 @@
 
 In the built-in world, models err at the steps that their textbook misprints (data.Textbook); other steps are nearly
 always right. The base has never read a right product at the former. This table says, of the kinds of problems with
-both sorts of steps, how many steps are misprinted ones, and how often a model gets these right, and the others.
+both sorts of steps, how many steps are misprinted ones, and how often a model gets these right, and the others. It
+counts first trials: later ones are written where a model votes, mostly on harder problems.
 """
 
 import argparse
@@ -45,17 +46,17 @@ def steps(trial: str) -> Iterator[tuple[int, int, int]]:
 
 
 def count(path: Path, book: data.Textbook) -> Counter:
-    """Of the trials in a record: (kind, is the step misprinted, is it right) -> steps."""
+    """Of the first trials in a record: (kind, is the step misprinted, is it right) -> steps."""
     read_record(path)  # raises DataError where it is none
     found = Counter()
     for row in map(json.loads, path.read_text().splitlines()[1:]):
         kind = data.kind_of(row["question"])
         modulus = data.KINDS[kind].modulus
         for response in row["responses"]:
-            for trial in response["text"].split(voting.CLOSE):
-                for a, b, c in steps(trial.rpartition(voting.OPEN)[2]):
-                    misprinted = a in book.weak[modulus] and b in book.awkward[modulus]
-                    found[kind, misprinted, c == a * b % modulus] += 1
+            trial = response["text"].partition(voting.CLOSE)[0].rpartition(voting.OPEN)[2]
+            for a, b, c in steps(trial):
+                misprinted = a in book.weak[modulus] and b in book.awkward[modulus]
+                found[kind, misprinted, c == a * b % modulus] += 1
     return found
 
 
