@@ -1,16 +1,18 @@
 """A sharp choice in place of a soft one: vote wherever the model's own probability of a vote is above a threshold.
 
 IBPO raises the likelihood of the accepted responses, so the policy's probability of a vote approaches the share of
-accepted votes among problems that look alike to it. It matches shares; it does not decide. Here the same model decides:
-after the first trial it votes on the problems on which it was most likely to, as many as it voted on when sampling, and
-elsewhere it stops. The threshold also turns one trained model into one for every budget.
+accepted votes among problems that look alike to it: where half of them vote, it votes on half of them, at random. Here
+the same model chooses by a threshold: it votes on the problems on which it was most likely to, after its first trial,
+and elsewhere it stops. The threshold also turns one trained model into one for every budget.
 
     python experiments/thresholds.py checkpoints/ibpo                     # on 4,000 validation problems
     python experiments/thresholds.py runs/reproduce/seed-*/ibpo-50        # models of several seeds: intervals over them
 
 Each problem gets one first trial and, after it, one vote, whatever the model chose; a policy is a probability of the
 vote, and its accuracy the mean over that. So all rows are about the same responses. The line from "never" to "always"
-is this model's own efficiency boundary: a vote for a random part of the problems.
+is this model's own efficiency boundary: a vote for a random part of the problems. Beware: a model may write bad votes
+where it would not have voted, and its own boundary is then lower than that of SV-SFT. Of several models each has a
+threshold of its own.
 """
 
 import argparse
@@ -42,6 +44,7 @@ class Outcomes:
     single: np.ndarray  # bool[n], the first trial is right
     vote: np.ndarray  # bool[n], the vote is right
     trials: np.ndarray  # int[n], of the vote
+    malformed: np.ndarray  # bool[n], the vote is
 
 
 def outcomes(model: llama.Llama, tokenizer, problems: list[data.Problem], seed: int) -> Outcomes:
@@ -55,7 +58,8 @@ def outcomes(model: llama.Llama, tokenizer, problems: list[data.Problem], seed: 
     judged = [voting.judge(problem.answer, tokenizer.decode(ids + (end.ids[:-1] if end.finished else end.ids)),
                            end.finished) for problem, ids, end in zip(problems, begun, ends)]
     return Outcomes(likely, np.array([is_right(*pair, tokenizer) for pair in zip(problems, trials)]),
-                    np.array([right for _, right in judged]), np.array([parsed.trials for parsed, _ in judged]))
+                    np.array([right for _, right in judged]), np.array([parsed.trials for parsed, _ in judged]),
+                    np.array([parsed.group == "malformed" for parsed, _ in judged]))
 
 
 def nucleus(likely: np.ndarray) -> np.ndarray:
@@ -77,32 +81,36 @@ def sharp(likely: np.ndarray, cost: np.ndarray, budget: float) -> np.ndarray:
 
 
 def print_report(seen: Outcomes, runs: int) -> None:
+    """seen: the problems of `runs` models, equally many, one model after the other."""
     cost = seen.trials - 1  # int[n], what a vote adds to the first trial
     bootstrap = Bootstrap(len(cost), runs)
+    models = [(likely, own) for likely, own in zip(np.split(seen.likely, runs), np.split(cost, runs))]
     never, always = np.zeros(len(cost)), np.ones(len(cost))
-    soft = nucleus(seen.likely)
-    rows = {"never": never, "sampled, top-p 1": seen.likely, "sampled, top-p 0.9": soft}
-    for name, policy in list(rows.items())[1:]:
-        rows[f"as many trials as {name}, sharp"] = sharp(seen.likely, cost, (policy * cost).mean())
+    sampled = {"sampled, top-p 1": lambda likely: likely, "sampled, top-p 0.9": nucleus}
+    rows = {"never": never, **{name: policy(seen.likely) for name, policy in sampled.items()}}
+    for name, policy in sampled.items():
+        rows[f"as many trials as {name}, sharp"] = np.concatenate(
+            [sharp(likely, own, (policy(likely) * own).mean()) for likely, own in models])
     rows |= {"likelier than not": (seen.likely > 0.5).astype(float)}
-    rows |= {f"sharp, {share:.0%}": (seen.likely >= np.quantile(seen.likely, 1 - share)).astype(float)
-             for share in SHARES}
+    rows |= {f"sharp, {share:.0%}": np.concatenate(
+        [sharp(likely, np.ones(len(own)), share) for likely, own in models]) for share in SHARES}
     rows |= {"always": always}
     columns = [column for policy in rows.values()
                for column in ((1 - policy) * seen.single + policy * seen.vote, policy * cost)]
     means = bootstrap.means(np.stack(columns, axis=1)).reshape(len(rows), 2, -1)  # float[rows, 2, draws]
     (low, _), (high, most) = means[0], means[-1]
+    over = {name: accuracy - low - extra / most * (high - low)  # float[draws]
+            for name, (accuracy, extra) in zip(rows, means)}
     print(f"{len(cost):,} problems, {runs} model(s)\n\n{'the vote is chosen':42} {'accuracy, %':>11} {'trials':>7} "
           f"{'votes, %':>9}   over voting at random, points")
     for (name, policy), (accuracy, extra) in zip(rows.items(), means):
-        over = accuracy - low - extra / most * (high - low)  # float[draws]
-        text = percent(bootstrap.difference(over), 1) if 0 < policy.mean() < 1 else ""
+        text = percent(bootstrap.difference(over[name]), 1) if 0 < policy.mean() < 1 else ""
         print(f"{name:42} {accuracy[0]:11.1%} {1 + extra[0]:7.2f} {policy.mean():9.1%}   {text}")
-    names = list(rows)
-    for soft_name in names[1:3]:
-        gap = (means[names.index(f"as many trials as {soft_name}, sharp"), 0] - means[names.index(soft_name), 0])
-        print(f"\nsharp minus {soft_name}, at equal trials: {percent(bootstrap.difference(gap), 1)} points", end="")
-    print()
+    print(f"\nof the votes {seen.malformed.mean():.1%} are malformed; of those on the likeliest 20 % of the problems "
+          f"{seen.malformed[rows['sharp, 20%'] > 0].mean():.1%}")
+    for name in sampled:
+        gap = over[f"as many trials as {name}, sharp"] - over[name]
+        print(f"sharp minus {name}, at equal trials: {percent(bootstrap.difference(gap), 1)} points")
 
 
 def main() -> None:
@@ -115,8 +123,9 @@ def main() -> None:
         parser.error("--problems must be at least 100")
     try:
         parts = []
-        for seed, path in enumerate(args.checkpoints):
+        for place, path in enumerate(args.checkpoints):
             model, tokenizer, notes = open_checkpoint(path)
+            seed = notes.get("settings", {}).get("seed", place)
             if notes.get("condition") != "asv":
                 raise data.DataError(f"{path} does not decide for itself; give ASV-SFT or IBPO checkpoints")
             problems = data.load(data.BUILTIN, args.split, args.problems, seed)

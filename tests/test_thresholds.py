@@ -43,15 +43,31 @@ def test_report_of_a_known_truth(capsys):
     """Voting mends half of the problems, and the policy knows which: 3 of 4 votes against 1 of 4."""
     n = 4000
     mended = np.arange(n) % 2 == 0
-    seen = thresholds.Outcomes(np.where(mended, 0.75, 0.25), np.zeros(n, bool), mended, np.full(n, 5))
+    seen = thresholds.Outcomes(np.where(mended, 0.75, 0.25), np.zeros(n, bool), mended, np.full(n, 5), ~mended)
     thresholds.print_report(seen, 2)
-    lines = [re.split(r" {2,}", line) for line in capsys.readouterr().out.splitlines()]
+    printed = capsys.readouterr().out
+    lines = [re.split(r" {2,}", line) for line in printed.splitlines()]
     rows = {name: [float(number) for number in re.findall(r"-?\d+\.\d+", " ".join(rest))] for name, *rest in lines}
+    assert "of the votes 50.0% are malformed; of those on the likeliest 20 % of the problems 0.0%" in printed
+    assert "sharp minus sampled, top-p 1, at equal trials: 12.5 " in printed
     assert rows["never"][:3] == [0, 1, 0] and rows["always"][:3] == [50, 5, 100]
     assert rows["sampled, top-p 1"][:4] == [37.5, 3, 50, 12.5]  # half of all at random: 25 %
     assert rows["sampled, top-p 0.9"] == rows["sampled, top-p 1"]
     assert rows["likelier than not"][:4] == [50, 3, 50, 25]
     assert rows["as many trials as sampled, top-p 1, sharp"][:4] == [50, 3, 50, 25]
+
+
+def test_each_model_has_a_threshold_of_its_own(capsys):
+    """Two models that know which half of their problems votes mend, but one hardly ever votes: a common threshold
+    would give all votes to the other."""
+    n = 2000
+    mended = np.arange(2 * n) % 2 == 0
+    scale = np.repeat([0.1, 1], n)
+    seen = thresholds.Outcomes(scale * np.where(mended, 0.75, 0.25), np.zeros(2 * n, bool), mended, np.full(2 * n, 5),
+                               np.zeros(2 * n, bool))
+    thresholds.print_report(seen, 2)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("sharp, 50%")]
+    assert line.split()[2:5] == ["50.0%", "3.00", "50.0%"]
 
 
 def test_outcomes_of_a_model():
