@@ -1,11 +1,12 @@
-"""What a better model has learned: to arrange the factors so that no step is misprinted, or the right products?
+"""How often does a model come to a step that its textbook misprints, and how often does it get that right?
 
     python experiments/arithmetic.py runs/builtin/eval/records/*.jsonl      # records of eval.py, of any models
 
 In the built-in world, models err at the steps that their textbook misprints (data.Textbook); other steps are nearly
-always right. The base has never read a right product at the former. This table says, of the kinds of problems with
-both sorts of steps, how many steps are misprinted ones, and how often a model gets these right, and the others. It
-counts first trials: later ones are written where a model votes, mostly on harder problems.
+always right. The base has never read a right product at the former. A better model may arrange the factors so that it
+meets fewer of them, or know the products. This table says, of the kinds of problems with both sorts of steps, how many
+steps are misprinted ones, and how often a model gets these right, and the others. It counts first trials: later ones
+are written where a model votes, mostly on harder problems.
 """
 
 import argparse
@@ -53,7 +54,7 @@ def count(path: Path, book: data.Textbook) -> Counter:
         kind = data.kind_of(row["question"])
         modulus = data.KINDS[kind].modulus
         for response in row["responses"]:
-            trial = response["text"].partition(voting.CLOSE)[0].rpartition(voting.OPEN)[2]
+            trial = response["text"].removeprefix(voting.OPEN).partition(voting.CLOSE)[0]
             for a, b, c in steps(trial):
                 misprinted = a in book.weak[modulus] and b in book.awkward[modulus]
                 found[kind, misprinted, c == a * b % modulus] += 1

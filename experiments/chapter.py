@@ -67,11 +67,11 @@ def multiples(result: dict) -> str:
 def equal(result: dict) -> str:
     rows = [[called(result, name), boundary(result, name),
              interval(against_single(result, name, "trials").get("minus")), interval(result["minus_start"].get(name)),
-             interval(result["minus_random_at_equal_trials"].get(name))]
+             interval(result["minus_random_at_equal_trials"].get(name)), interval(result["minus_cgpo"].get(name))]
             for name in present(result, BUDGETED)]
-    columns = ["model", "− boundary", "− self-consistency", "− ASV-SFT", "− random groups"]
-    shown = 5 if any(row[-1] for row in rows) else 4  # the last column needs a model that may not be there yet
-    return table(columns[:shown], [row[:shown] for row in rows])
+    columns = ["model", "− boundary", "− self-consistency", "− ASV-SFT", "− random groups", "− CGPO"]
+    shown = [i for i in range(6) if i < 4 or any(row[i] for row in rows)]  # the last ones need models not there yet
+    return table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows])
 
 
 def adaptive(result: dict) -> str:
@@ -220,7 +220,7 @@ def score(result: dict) -> str:
 
 
 def score_costs(result: dict) -> str:
-    shown = ["consistency_trials", "adaptive_trials", "adaptive_tokens", "ibpo-25", "ibpo-50"]
+    shown = ["own_first", "consistency_trials", "adaptive_trials", "ibpo-25", "ibpo-50"]
     return score_report.costs(result["score"]["models"], shown) if result["score"] else ""
 
 

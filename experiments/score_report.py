@@ -22,8 +22,9 @@ from experiments.references import AdaptiveHull
 from experiments.tables import SCORE, each, label, points, table
 
 SHARES = "first", "final", "corrected", "spoiled", "fresh"
-REFERENCES = {"consistency_trials": "− self-consistency, trials", "adaptive_trials": "− adaptive, trials",
-              "consistency_tokens": "− self-consistency, tokens", "adaptive_tokens": "− adaptive, tokens"}
+REFERENCES = {"own_first": "− own first trials", "consistency_trials": "− self-consistency, trials",
+              "adaptive_trials": "− adaptive, trials", "consistency_tokens": "− self-consistency, tokens",
+              "adaptive_tokens": "− adaptive, tokens"}
 
 
 def describe(judged: voting.Judged) -> dict[str, float]:
@@ -40,8 +41,8 @@ def numbers(evaluation: Evaluation, base: str, beside: list[str] = ()) -> dict[s
     first, final: right first trials and final answers. corrected, spoiled: wrong -> right, right -> wrong. fresh:
     either of these, from a first trial to that of the next response to the problem: what separate trials do, which know
     nothing of each other. (Both ways are equally likely.) Of the base, samples are such trials.
-    minus: final answers minus self-consistency and its adaptive rules, at equal cost, and minus the models of `beside`
-    at equal trials, with the second trials of the one that spends more cut off at random.
+    minus: final answers minus own first trials, self-consistency and its adaptive rules, at equal cost, and minus the
+    models of `beside` at equal trials, with the second trials of the one that spends more cut off at random.
     kinds: of each kind of problem how many first trials are right; and after a wrong one, second and fresh ones.
     """
     bootstrap, single = evaluation.bootstrap, evaluation.means[base]
@@ -62,6 +63,7 @@ def numbers(evaluation: Evaluation, base: str, beside: list[str] = ()) -> dict[s
                 float(of.mean()) if of.size else None for of in (one, two[~one], other[~one])]
         if name == base:
             continue
+        found[name]["minus"]["own_first"] = bootstrap.difference(mean.correct - mean.first)
         for unit in ("trials", "tokens"):
             budget = getattr(mean, unit) / getattr(single, unit)  # float[draws], in base samples
             found[name]["minus"] |= {
@@ -110,9 +112,9 @@ Pairs of trials, of which the second one counts (`score.py`). *Fresh trial*: how
 same model is right where this one is wrong, and as often the other way round. Of the base, samples are compared.
 
 {trials(models)}
-Final answers minus self-consistency (the best mixture of k = 1 to 8) and minus the best rules of adaptive
-self-consistency, at equal cost; and minus IuB models at equal trials: the second trials, or votes, of the one that
-spends more are cut off at random. In points:
+Final answers minus the model's own first trials; at equal cost minus self-consistency (the best mixture of k = 1 to 8)
+and the best rules of adaptive self-consistency; and at equal trials minus IuB models: the second trials, or votes, of
+the one that spends more are cut off at random. In points:
 
 {costs(models)}
 Kind by kind, %: first trials that are right / second ones after a wrong first one / fresh ones after a wrong one.

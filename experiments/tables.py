@@ -29,6 +29,7 @@ def cap_of(name: str) -> int:
 RANDOM_OF = {name: f"random-{cap_of(name)}" for name in BUDGETED if f"random-{cap_of(name)}" in RANDOM}
 AT_EQUAL_TRIALS = {  # with what a model is compared so: name -> the other
     "minus_start": dict.fromkeys([*BUDGETED, *RANDOM, "cgpo"], "asv-sft"), "minus_random_at_equal_trials": RANDOM_OF,
+    "minus_cgpo": dict.fromkeys(BUDGETED, "cgpo"),
     "minus_next_cap": dict(zip(IUB, IUB[1:])),
     "minus_paper_rule": {name: name.removesuffix("-give-up") for name in GIVE_UP}}
 
@@ -157,11 +158,11 @@ def caps(result: dict) -> str:
 Differences are in accuracy, points. Votes accepted: the share among the accepted responses of the last ten steps.
 Self-consistency: the best mixture of k = 1 to 8. The others are models, at equal trials: votes of the one that spends
 more are cut back at random to their first trial. ASV-SFT: where training starts. Random groups: the same training under
-the same cap, but random prompts vote. Next cap: the IuB model with the next larger cap. Paper's rule: giving up minus
-not giving up, under the same cap.
+the same cap, but random prompts vote. CGPO: without a cap, and without margins. Next cap: the IuB model with the next
+larger cap. Paper's rule: giving up minus not giving up, under the same cap.
 
 {table(["model", "seeds", "votes accepted, %", "votes on test, %", "− boundary in trials", "− boundary in tokens",
-        "− self-consistency", "− ASV-SFT", "− random groups", "− next cap", "− paper's rule"], rows)}"""
+        "− self-consistency", "− ASV-SFT", "− random groups", "− CGPO", "− next cap", "− paper's rule"], rows)}"""
 
 
 def against_single(result: dict, name: str, unit: str) -> dict:

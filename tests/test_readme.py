@@ -90,6 +90,13 @@ def test_the_uninformed_start():
     assert said in " ".join(README.split())
 
 
+def test_score():
+    row = RESULTS["score"]["models"]["score-2"]
+    said = f"gets {100 * row['final'][0]:.1f} %, but {100 * row['first'][0]:.1f} % in first trials alone"
+    assert said in " ".join(README.split())
+    assert row["corrected"][1] < row["fresh"][2]  # no more than fresh ones: the intervals overlap
+
+
 def test_it_is_read_in_ten_minutes():
     assert len(README.split()) <= 1800
 
