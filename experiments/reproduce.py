@@ -87,7 +87,7 @@ def train_models(name: str, settings: Settings) -> dict[str, Path]:
     """The checkpoint directory of each model of this job, trained if it is not there."""
     if name != "score":
         return {name: train_model(name, settings)}
-    changed = {key: value for key, value in vars(settings).items() if value != getattr(Settings(), key)}
+    changed = dict(vars(settings).items() - vars(Settings()).items())
     runs = [score.ScoreSettings(**{**changed, **left_out}) for left_out in ({}, {"stage_1": False}, {"bonus": False})]
     return {path.name: path for run in runs for path in score.train(run)}
 
