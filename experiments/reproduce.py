@@ -87,7 +87,7 @@ def train_models(name: str, settings: Settings) -> dict[str, Path]:
     """The checkpoint directory of each model of this job, trained if it is not there."""
     if name != "score":
         return {name: train_model(name, settings)}
-    changed = dict(vars(settings).items() - vars(Settings()).items())
+    changed = dict(vars(settings).items() - vars(Settings()).items())  # SCoRe has other defaults
     runs = [score.ScoreSettings(**{**changed, **left_out}) for left_out in ({}, {"stage_1": False}, {"bonus": False})]
     return {path.name: path for run in runs for path in score.train(run)}
 

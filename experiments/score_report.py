@@ -101,7 +101,7 @@ def by_kind(models: dict[str, dict], kinds: list[str] = tuple(KINDS)) -> str:
 
 
 def called(name: str, models: dict) -> str:
-    return SCORE.get(name, f"{name}, two samples" if name == next(iter(models)) else name)
+    return SCORE.get(name, name + ", two samples" * (not models[name]["minus"]))  # the base
 
 
 def text(models: dict[str, dict]) -> str:
