@@ -79,7 +79,7 @@ def trials(models: dict[str, dict], cost: bool = True) -> str:
     rows = [[called(name, models), *(points(of[key]) for key in SHARES), f"{of['tokens']:.1f}",
              f"{100 * of['malformed']:.1f}"] for name, of in models.items()]
     head = ["model", "first trial right, %", "final answer right, %", "wrong → right, %", "right → wrong, %",
-            "either, fresh trial, %", "tokens", "malformed, %"]
+            "fresh trial: wrong → right, %", "tokens", "malformed, %"]
     shown = len(head) if cost else 6
     return table(head[:shown], [row[:shown] for row in rows])
 
