@@ -81,22 +81,17 @@ RUNGS = {"sft": "#b0b0ff", "rft": "#f0e442", "cgpo": GREEN, "margin": ORANGE, "i
 def plot_ladder(logs: dict, result: dict, path: Path) -> None:
     """The rungs of the ladder: accuracy and trials of the rollouts they learn from; where they end on the test split.
 
-    All on the seeds that every rung has: from other models and problems they would start elsewhere. Rollouts are
-    sampled with top-p 0.9, those of policy gradients with 1.
+    logs: of rungs that have all seeds; from other models and problems they would start elsewhere. Rollouts are sampled
+    with top-p 0.9, those of policy gradients with 1.
     CGPO, the paper's Fig. 7, starts from ASV-SFT here like the others, and may vote; in the paper it has one trial.
     """
     logs = {name: logs[name] for name in RUNGS if logs.get(name) and "trials" in logs[name][0][0]}
-    by_seed = {name: result["models"][name]["by_seed"] for name in ("base", "sv-sft", *logs)}
-    having = {name: [i for i, value in enumerate(rows["trials"]) if value is not None]
-              for name, rows in by_seed.items()}
-    shared = [i for i in range(len(result["seeds"])) if all(i in seeds for seeds in having.values())]
-    if len(logs) < 2 or not shared:  # nothing to compare
+    if len(logs) < 2:  # nothing to compare
         return
-    logs = {name: [runs[having[name].index(i)] for i in shared] for name, runs in logs.items()}
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 3, figsize=(13, 4))
-        (x, y), *test = [[scale * np.mean([rows[key][i] for i in shared])
-                          for key, scale in (("trials", 1), ("accuracy", 100))] for rows in by_seed.values()]
+        (x, y), *test = [[scale * np.mean(result["models"][name]["by_seed"][key])
+                          for key, scale in (("trials", 1), ("accuracy", 100))] for name in ("base", "sv-sft", *logs)]
         axes[2].axline((x, y), test[0], color="black", ls="--", lw=1)
         axes[2].annotate("efficiency boundary", ((3 * x + test[0][0]) / 4, (3 * y + test[0][1]) / 4), (6, -6), va="top",
                          textcoords="offset points", fontsize=9)
@@ -112,8 +107,8 @@ def plot_ladder(logs: dict, result: dict, path: Path) -> None:
         axes[1].set_title("trials per rollout")
         axes[2].set_title("test split: accuracy, %")
         axes[2].set_xlabel("trials per response")
-        seeds = ", ".join(str(result["seeds"][i]) for i in shared)
-        axes[0].set_xlabel(f"step (all panels: seed{'s' * (len(shared) > 1)} {seeds})")
+        seeds = ", ".join(map(str, result["seeds"]))
+        axes[0].set_xlabel(f"step (all panels: seed{'s' * (len(result['seeds']) > 1)} {seeds})")
         save(figure, path, axes[0], columns=5)
 
 

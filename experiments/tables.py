@@ -66,7 +66,7 @@ FIGURES = {
     "accuracy_vs_budget": "Accuracy against budget (Fig. 2a/b)", "training": "Voting share over training (Fig. 2c/d)",
     "by_level": "Where the budget goes (Fig. 2e/f)", "by_kind": "Where the budget goes, by kind of problem",
     "pass_rates": "How many problems the base solves so often",
-    "ladder_training": "The rungs of the ladder over training, means of five steps, on the seeds that all of them have",
+    "ladder_training": "The rungs of the ladder over training, means of five steps, of those that have all seeds",
     "voting": "Sequential and majority voting, per response and per token (Fig. 5)",
     "time": "Where the time of a step goes, on one core while the next one trains another model (Fig. 10)"}
 
