@@ -266,30 +266,52 @@ def generate(split: str, seed: int = 0) -> Iterator[WordProblem]:
 # The first link of the chain: a model that solves them one way
 
 
-def train_on_solutions(model: str, data_file: Path, out: Path, steps: int, batch: int, lr: float, device: str) -> Path:
-    """SFT of a chat model on the worked solutions, under the base's prompt; returns its directory, OUT/base."""
+def give_tokens(model: "Llama", tokenizer: "Tokenizer", texts: list[str]) -> None:
+    """Make each of these texts a token of its own, whose embedding starts as the mean of those of the tokens before."""
+    import torch
+
+    from sft import resize_embeddings
+
+    spelled = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    tokenizer.add_tokens(texts)
+    resize_embeddings(model, max(len(tokenizer) - model.config.vocab_size, 0))
+    with torch.no_grad():
+        for text, ids in zip(texts, spelled, strict=True):
+            for weight in model.model.embed_tokens.weight, model.lm_head.weight:  # [V, C]; the same if tied
+                weight[tokenizer.convert_tokens_to_ids(text)] = weight[ids].mean(dim=0)  # [C]
+
+
+def train_on_solutions(model: str, data_file: Path, out: Path, args: argparse.Namespace) -> Path:
+    """SFT of a chat model on the worked solutions, under the base's prompt; returns its directory, OUT/base.
+
+    The instructions and tags of voting.py get tokens of their own, as in the built-in world: this model learns what
+    they mean anyway, and need not read the 250 tokens of the longest in each prompt.
+    """
+    import voting
     from learn import add_supervised_gradient, encode
     from plumbing.files import fingerprint, shuffled
     from plumbing.settings import Settings
     from plumbing.stage import Stage, is_finished, open_start, scheduled
 
-    settings = Settings(model=model, out=str(out), device=device, base_steps=steps, base_batch=batch, base_lr=lr,
-                        dtype="bf16" if device == "cuda" else "fp32", micro_tokens=16384 if device == "cuda" else 1024)
+    settings = Settings(model=model, out=str(out), device=args.device, base_steps=args.steps, base_batch=args.batch,
+                        base_lr=args.lr, dtype=args.dtype, micro_tokens=16384 if args.device == "cuda" else 1024)
     sources = {"model": fingerprint(Path(model)), "data": fingerprint(data_file)}
     if is_finished(settings, "base", sources):
         return settings.directory("base")
     network, tokenizer = open_start(settings, model)
+    give_tokens(network, tokenizer, voting.pieces())
     examples = [encode(tokenizer, row["question"], "scot", row["solution"])
                 for row in map(json.loads, data_file.read_text().splitlines())]
-    with Stage(settings, "base", network, tokenizer, steps, sources) as stage:
+    with Stage(settings, "base", network, tokenizer, args.steps, sources) as stage:
         for step in stage:
-            chosen = [examples[i] for i in shuffled(len(examples), step, batch, 0)]
+            chosen = [examples[i] for i in shuffled(len(examples), step, args.batch, 0)]
             record = add_supervised_gradient(network, chosen, settings)
-            stage.update(scheduled(settings, lr, step, steps), record, f"nll/token {record['nll_per_token']:.3f}")
+            stage.update(scheduled(settings, args.lr, step, args.steps), record,
+                         f"nll/token {record['nll_per_token']:.3f}")
     return stage.directory
 
 
-def main(argv: list[str] = None) -> None:
+def parse_args(argv: list[str] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="runs/words", help="directory to write (default runs/words)")
     parser.add_argument("--train", type=int, default=10_000, help="problems to learn from (default 10,000)")
@@ -301,17 +323,30 @@ def main(argv: list[str] = None) -> None:
     parser.add_argument("--batch", type=int, default=64, help="with --sft: examples per step (default 64)")
     parser.add_argument("--lr", type=float, default=1e-4, help="with --sft: highest learning rate (default 1e-4)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="with --sft (default cpu)")
+    parser.add_argument("--dtype", default="bf16", choices=["fp32", "bf16"], help="with --sft (default bf16; on a CPU "
+                        "without bf16 instructions fp32 is faster)")
     args = parser.parse_args(argv)
-    out = Path(args.out)
     if min(args.train, args.validation, args.test, args.steps, args.batch) < 1:
         sys.exit("error: --train, --validation, --test, --steps and --batch must be at least 1")
+    if args.sft and not Path(args.out, "train.jsonl").exists():
+        sys.exit(f"error: there is no {args.out}/train.jsonl: run this recipe without --sft first")
+    return args
+
+
+def main(argv: list[str] = None) -> None:
+    args = parse_args(argv)
+    out = Path(args.out)
     if args.sft:
-        if not (out / "train.jsonl").exists():
-            sys.exit(f"error: there is no {out}/train.jsonl: run this recipe without --sft first")
+        from plumbing.signals import exit_code, stop_on_signals
+
         try:
-            print(train_on_solutions(args.sft, out / "train.jsonl", out, args.steps, args.batch, args.lr, args.device))
+            with stop_on_signals():
+                print(train_on_solutions(args.sft, out / "train.jsonl", out, args))
         except (OSError, ValueError) as error:
             sys.exit(f"error: {error}")
+        except KeyboardInterrupt as interrupt:
+            print(str(interrupt) or "stopped; the same command continues from there", file=sys.stderr)
+            sys.exit(exit_code(interrupt))
         return
     out.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
@@ -323,4 +358,10 @@ def main(argv: list[str] = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    asked = parse_args()
+    if asked.sft:
+        from plumbing import distributed
+
+        distributed.run(main, distributed.usual_processes(asked.device, [asked.sft]), asked.device)
+    else:
+        main()
