@@ -26,9 +26,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+if TYPE_CHECKING:  # torch and transformers take seconds to import, and only the training needs them
+    from transformers import PreTrainedTokenizerFast
+
+    from llama import Llama
 
 LEVELS = (1, 2, 3, 4, 5)
 SPLITS = ("train", "validation", "test")
@@ -266,7 +271,7 @@ def generate(split: str, seed: int = 0) -> Iterator[WordProblem]:
 # The first link of the chain: a model that solves them one way
 
 
-def give_tokens(model: "Llama", tokenizer: "Tokenizer", texts: list[str]) -> None:
+def give_tokens(model: "Llama", tokenizer: "PreTrainedTokenizerFast", texts: list[str]) -> None:
     """Make each of these texts a token of its own, whose embedding starts as the mean of those of the tokens before."""
     import torch
 

@@ -11,9 +11,13 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+import tiny
+import torch
 
 import data
 import grade
+import sample
+import voting
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "recipes"))
@@ -161,11 +165,23 @@ def test_files_that_data_reads(tmp_path, capsys):
         word_problems.main(["--train", "0"])
 
 
+def test_a_text_becomes_a_token_that_starts_as_the_mean_of_those_before():
+    tokenizer = tiny.letters()
+    model = tiny.build(len(tokenizer))
+    texts, before = ["abc", "abcd", "xyz"], model.model.embed_tokens.weight.detach().clone()  # [V, C]
+    spelled = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    word_problems.give_tokens(model, tokenizer, texts)
+    assert tokenizer("abcdabcd", add_special_tokens=False).input_ids == [len(before) + 1] * 2
+    assert tokenizer.decode(tokenizer("xabcx", add_special_tokens=False).input_ids) == "xabcx"
+    after = model.model.embed_tokens.weight  # [V + 3, C]
+    assert len(after) == model.config.vocab_size == len(before) + 3 and torch.equal(after[: len(before)], before)
+    for row, ids in zip(after[len(before):], spelled, strict=True):
+        torch.testing.assert_close(row, before[ids].mean(dim=0))
+
+
 @pytest.mark.slow
 def test_sft_on_the_solutions(tmp_path):
     """Three steps of a tiny model: a checkpoint for the base's prompt, whose loss has fallen; not trained again."""
-    import tiny
-
     import llama
     from plumbing.checkpoints import notes_of
 
@@ -177,6 +193,8 @@ def test_sft_on_the_solutions(tmp_path):
                "--lr", "0.01"]
     word_problems.main(options)
     base = tmp_path / "base"
+    again = voting.encode_prompt(sample.open_checkpoint(base)[1], "1 + 1?", "asv")
+    assert len(again) < len(voting.PROMPTS["asv"]) < len(voting.encode_prompt(tokenizer, "1 + 1?", "asv"))
     losses = [json.loads(line)["nll_per_token"] for line in (base / "log.jsonl").read_text().splitlines()]
     assert len(losses) == 12 and losses[-1] < losses[0] and notes_of(base)["condition"] == "scot"
     written = (base / "model.safetensors").stat().st_mtime_ns
