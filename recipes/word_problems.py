@@ -22,6 +22,7 @@ import argparse
 import hashlib
 import json
 import random
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 if TYPE_CHECKING:  # torch and transformers take seconds to import, and only the training needs them
     from transformers import PreTrainedTokenizerFast
 
+    from learn import Example
     from llama import Llama
 
 LEVELS = (1, 2, 3, 4, 5)
@@ -221,6 +223,10 @@ def numbers_of(kind: str, value: int, rng: random.Random) -> tuple[int, ...] | N
     return (rng.randint(2, 99),) if kind == "+" else (rng.randint(2, value - 1),) if value > 3 else None
 
 
+def calculate(a: int, operation: str, b: int) -> int:
+    return {"+": a + b, "-": a - b, "*": a * b, "/": a // b}[operation]
+
+
 def compose(steps: int, rng: random.Random) -> WordProblem | None:
     """A problem of so many steps; None if its numbers do not work out."""
     name = rng.choice(list(STORIES))
@@ -240,7 +246,7 @@ def compose(steps: int, rng: random.Random) -> WordProblem | None:
         if len(move.kind) == 2:
             operand = a * b
             lines.append(f"{a} times {b}: {a} * {b} = {operand}.")
-        result = {"+": value + operand, "-": value - operand, "*": value * operand, "/": value // operand}[operation]
+        result = calculate(value, operation, operand)
         unit = f" {story.unit}" if operation in "+-" else ""
         lines.append(f"{move.label}: {value} {operation} {operand} = {result}{unit}.")
         value = result
@@ -271,6 +277,32 @@ def generate(split: str, seed: int = 0) -> Iterator[WordProblem]:
 # The first link of the chain: a model that solves them one way
 
 
+def sheet(rng: random.Random, lines: int = 12) -> str:
+    """A sheet of sums with numbers such as solutions have, one per line, all four operations equally often."""
+    written = []
+    while len(written) < lines:
+        operation = rng.choice("+-*/")
+        if operation == "*" and rng.random() < 0.5:  # as many packs of so many
+            a, numbers = rng.randint(2, 9), (rng.randint(2, 25),)
+        else:
+            a = rng.randint(2, 400)
+            numbers = numbers_of(operation, a, rng)
+        if numbers is not None:
+            written.append(f"{a} {operation} {numbers[0]} = {calculate(a, operation, numbers[0])}")
+    return "\n".join(written)
+
+
+def results_only(tokenizer: "PreTrainedTokenizerFast", text: str) -> "Example":
+    """A sheet to learn from: in the loss are what follows each equals sign and the end, not the numbers drawn."""
+    from learn import encode
+
+    example = encode(tokenizer, "Calculate.", "scot", text)
+    spans = [match.span() for match in re.finditer(r" \d+$", text, re.MULTILINE)]
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+    example.loss_mask = [any(a <= start < b for a, b in spans) for start, _ in offsets] + [True]
+    return example
+
+
 def give_tokens(model: "Llama", tokenizer: "PreTrainedTokenizerFast", texts: list[str]) -> None:
     """Make each of these texts a token of its own, whose embedding starts as the mean of those of the tokens before."""
     import torch
@@ -287,8 +319,10 @@ def give_tokens(model: "Llama", tokenizer: "PreTrainedTokenizerFast", texts: lis
 
 
 def train_on_solutions(model: str, data_file: Path, out: Path, args: argparse.Namespace) -> Path:
-    """SFT of a chat model on the worked solutions, under the base's prompt; returns its directory, OUT/base.
+    """SFT of a chat model on the worked solutions, and on sheets of sums, under the base's prompt.
 
+    Returns the model's directory, OUT/base. SmolLM2 learns what to calculate within 3,000 solutions, but not how to: it
+    then gets 17 % of the sums wrong, 70 % of the differences. A sheet has four times as many of them as a solution.
     The instructions and tags of voting.py get tokens of their own, as in the built-in world: this model learns what
     they mean anyway, and need not read the 250 tokens of the longest in each prompt.
     """
@@ -300,13 +334,15 @@ def train_on_solutions(model: str, data_file: Path, out: Path, args: argparse.Na
 
     settings = Settings(model=model, out=str(out), device=args.device, base_steps=args.steps, base_batch=args.batch,
                         base_lr=args.lr, dtype=args.dtype, micro_tokens=16384 if args.device == "cuda" else 1024)
-    sources = {"model": fingerprint(Path(model)), "data": fingerprint(data_file)}
+    sources = {"model": fingerprint(Path(model)), "data": fingerprint(data_file), "sheets": str(args.sheets)}
     if is_finished(settings, "base", sources):
         return settings.directory("base")
     network, tokenizer = open_start(settings, model)
     give_tokens(network, tokenizer, voting.pieces())
     examples = [encode(tokenizer, row["question"], "scot", row["solution"])
                 for row in map(json.loads, data_file.read_text().splitlines())]
+    rng = random.Random("sheets")
+    examples += [results_only(tokenizer, sheet(rng)) for _ in range(round(len(examples) * args.sheets))]
     with Stage(settings, "base", network, tokenizer, args.steps, sources) as stage:
         for step in stage:
             chosen = [examples[i] for i in shuffled(len(examples), step, args.batch, 0)]
@@ -327,14 +363,19 @@ def parse_args(argv: list[str] = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=600, help="with --sft: gradient steps (default 600)")
     parser.add_argument("--batch", type=int, default=64, help="with --sft: examples per step (default 64)")
     parser.add_argument("--lr", type=float, default=1e-4, help="with --sft: highest learning rate (default 1e-4)")
+    parser.add_argument("--sheets", type=float, default=0, help="with --sft: sheets of sums per solution (default 0)")
+    parser.add_argument("--data", help="with --sft: solutions to learn from (default OUT/train.jsonl)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="with --sft (default cpu)")
     parser.add_argument("--dtype", default="bf16", choices=["fp32", "bf16"], help="with --sft (default bf16; on a CPU "
                         "without bf16 instructions fp32 is faster)")
     args = parser.parse_args(argv)
     if min(args.train, args.validation, args.test, args.steps, args.batch) < 1:
         sys.exit("error: --train, --validation, --test, --steps and --batch must be at least 1")
-    if args.sft and not Path(args.out, "train.jsonl").exists():
-        sys.exit(f"error: there is no {args.out}/train.jsonl: run this recipe without --sft first")
+    if args.sheets < 0:
+        sys.exit("error: --sheets must be at least 0")
+    args.data = Path(args.data or Path(args.out, "train.jsonl"))
+    if args.sft and not args.data.exists():
+        sys.exit(f"error: there is no {args.data}: run this recipe without --sft first")
     return args
 
 
@@ -346,7 +387,7 @@ def main(argv: list[str] = None) -> None:
 
         try:
             with stop_on_signals():
-                print(train_on_solutions(args.sft, out / "train.jsonl", out, args))
+                print(train_on_solutions(args.sft, args.data, out, args))
         except (OSError, ValueError) as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt as interrupt:
