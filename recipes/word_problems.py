@@ -7,15 +7,9 @@ A story starts with a number, and each step changes it by an addition, a subtrac
 or taken away (two steps), or a division without remainder. The level is the number of steps. A worked solution has one
 step per line and ends in \\boxed{}. Problems with the same story and numbers are in the same split, whatever the names.
 
-The whole chain, with SmolLM2-135M-Instruct as the model (recipes/smollm2.py):
+With --sft a chat model learns them, which makes the base model of IBPO: SmolLM2-135M-Instruct (recipes/smollm2.py) in
 
-    python recipes/smollm2.py
-    python recipes/word_problems.py --sft runs/smollm2       # SFT on the worked solutions: writes runs/words/base
-    W="--data runs/words/train.jsonl --valid-data runs/words/validation.jsonl --test-data runs/words/test.jsonl"
-    python train.py --model runs/words/base $W --out runs/words/ibpo --max-new-tokens 1500 --sft-lr 2e-5 --lr 5e-6 \\
-        --plan                                               # memory and disk; without --plan: SV-SFT, ASV-SFT, IBPO
-                                                             # at q+ = 0.5, evaluation
-    python eval.py runs/words/base runs/words/ibpo/sv-sft runs/words/ibpo/ibpo-50 --data runs/words/test.jsonl
+    DEVICE=cpu bash recipes/word_problems.sh    # everything, from the download to the table: results/smollm2
 """
 
 import argparse

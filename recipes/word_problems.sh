@@ -15,7 +15,8 @@ DEVICE=${DEVICE:-cuda}
 PYTHON=${PYTHON:-python3}
 
 data=(--train 4000 --validation 500 --test 1000)
-school=(--steps 60 --batch 48 --lr 3e-4)
+school=(--steps 60 --batch 48 --lr 3e-4)             # what to calculate
+sheets=(--sheets 3 --steps 40 --batch 48 --lr 2e-4)  # and how
 sft=(--sft-distinct 3 --sft-problems 500 --sft-samples 8 --sft-votes 300 --sft-regular 300 --sft-steps 40
      --sft-batch 24 --sft-lr 1e-4)
 rl=(--prompts 16 --accumulate 2 --samples 8 --steps 20 --lr 5e-6 --warmup 4 --no-share-ties --valid-every 0)
@@ -37,7 +38,9 @@ answer() {  # models...: their answers to the test problems, kept in OUT/eval
 
 [ -e runs/smollm2/model.safetensors ] || log download "$PYTHON" recipes/smollm2.py ${SMOLLM2:+--file "$SMOLLM2"}
 [ -e "$OUT/test.jsonl" ] || log problems "$PYTHON" recipes/word_problems.py --out "$OUT" "${data[@]}"
-log school "$PYTHON" recipes/word_problems.py --out "$OUT" --sft runs/smollm2 --device "$DEVICE" "${school[@]}"
+learn() { "$PYTHON" recipes/word_problems.py --data "$OUT/train.jsonl" --device "$DEVICE" "$@"; }
+log school learn --sft runs/smollm2 --out "$OUT/school" "${school[@]}"
+log sheets learn --sft "$OUT/school/base" --out "$OUT" "${sheets[@]}"
 log asv-sft train --stage asv-sft
 ibpo() { log "ibpo-$1" train --stage ibpo --budget "vote=0.$1"; }
 if [ "$DEVICE" = cuda ]; then

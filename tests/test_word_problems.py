@@ -4,6 +4,7 @@
 """
 
 import json
+import random
 import re
 import sys
 from collections import Counter
@@ -165,6 +166,21 @@ def test_files_that_data_reads(tmp_path, capsys):
         word_problems.main(["--train", "0"])
 
 
+def test_a_sheet_is_right_and_only_its_results_are_learned():
+    for seed in range(50):
+        text = word_problems.sheet(random.Random(seed))
+        sums = [re.fullmatch(r"(\d+) ([-+*/]) (\d+) = (\d+)", line).groups() for line in text.split("\n")]
+        assert len(sums) == 12
+        for a, operation, b, result in ((int(a), operation, int(b), int(c)) for a, operation, b, c in sums):
+            a, result = (result, a) if operation == "/" else (a, result)
+            assert {"+": a + b, "-": a - b}.get(operation, a * b) == result > 0
+    tokenizer = tiny.letters()
+    example = word_problems.results_only(tokenizer, text)
+    learned = [id for id, in_loss in zip(example.response, example.loss_mask, strict=True) if in_loss]
+    assert tokenizer.decode(learned) == "".join(" " + c for *_, c in sums) + tokenizer.eos_token
+    assert tokenizer.decode(example.response) == text + tokenizer.eos_token
+
+
 def test_a_text_becomes_a_token_that_starts_as_the_mean_of_those_before():
     tokenizer = tiny.letters()
     model = tiny.build(len(tokenizer))
@@ -190,7 +206,7 @@ def test_sft_on_the_solutions(tmp_path):
     llama.save(model, tmp_path / "start", tokenizer)
     word_problems.main(["--out", str(tmp_path), "--train", "8", "--validation", "1", "--test", "1"])
     options = ["--out", str(tmp_path), "--sft", str(tmp_path / "start"), "--steps", "12", "--batch", "4",
-               "--lr", "0.01"]
+               "--lr", "0.01", "--sheets", "0.25"]
     word_problems.main(options)
     base = tmp_path / "base"
     again = voting.encode_prompt(sample.open_checkpoint(base)[1], "1 + 1?", "asv")
