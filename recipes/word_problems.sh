@@ -17,9 +17,9 @@ PYTHON=${PYTHON:-python3}
 data=(--train 4000 --validation 500 --test 1000)
 school=(--steps 60 --batch 48 --lr 3e-4)             # what to calculate
 sheets=(--sheets 3 --steps 40 --batch 48 --lr 2e-4)  # and how
-sft=(--sft-distinct 3 --sft-problems 500 --sft-samples 8 --sft-votes 300 --sft-regular 300 --sft-steps 40
+sft=(--sft-distinct 3 --sft-problems 500 --sft-samples 8 --sft-votes 300 --sft-regular 300 --sft-steps 28
      --sft-batch 24 --sft-lr 1e-4)
-rl=(--prompts 16 --accumulate 2 --samples 8 --steps 20 --lr 5e-6 --warmup 4 --no-share-ties --valid-every 0)
+rl=(--prompts 16 --accumulate 2 --samples 8 --steps 12 --lr 1e-5 --warmup 3 --no-share-ties --valid-every 0)
 limits=(--max-new-tokens 900 --slots 2048 --cache-gib 24)
 [ "$DEVICE" = cpu ] && limits=(--max-new-tokens 900 --slots 128 --cache-gib 4)
 micro=$([ "$DEVICE" = cpu ] && echo 1024 || echo 8192)
@@ -32,7 +32,7 @@ train() {
         --micro-tokens "$micro" "${limits[@]}" "${sft[@]}" "${rl[@]}" "$@"
 }
 answer() {  # models...: their answers to the test problems, kept in OUT/eval
-    "$PYTHON" eval.py "$@" --data "$OUT/test.jsonl" --problems 500 --out "$OUT/eval" --device "$DEVICE" --dtype bf16 \
+    "$PYTHON" eval.py "$@" --data "$OUT/test.jsonl" --problems 320 --out "$OUT/eval" --device "$DEVICE" --dtype bf16 \
         "${limits[@]}"
 }
 
