@@ -31,7 +31,7 @@ import sample
 import voting
 from plumbing import distributed, printing, server
 from plumbing.files import fingerprint
-from plumbing.records import Record, is_record_of, make_record, print_examples, read_record
+from plumbing.records import Record, is_record_of, keep, make_record, print_examples, read_kept, read_record
 from plumbing.signals import exit_code, stop_on_signals
 from plumbing.statistics import Bootstrap
 
@@ -232,10 +232,13 @@ def report(out: Path, names: list[str] = None) -> dict:
     from plumbing import plots  # matplotlib: half a second that processes without a plot need not wait
 
     folder = out / "records"
-    paths = sorted(folder.glob("*.jsonl")) if names is None else [folder / f"{name}.jsonl" for name in names]
+    if names is None:
+        paths = sorted(folder.glob("*.jsonl")) or sorted(folder.glob("*.npz"))
+    else:
+        paths = [folder / f"{name}.jsonl" for name in names]
     if not paths:
         raise data.DataError(f"{out}/records: holds no records")
-    records = [read_record(path) for path in paths]
+    records = [read_kept(path) if path.suffix == ".npz" else read_record(path) for path in paths]
     order = list(voting.PROMPTS).index
     if names is None:
         records.sort(key=lambda r: (order(r.condition), r.greedy, r.name.startswith("ibpo"), r.name))
@@ -339,6 +342,8 @@ def arguments(argv: list[str] = None) -> argparse.Namespace:
     parser.add_argument("--show", type=int, default=0, metavar="N", help="print the first N responses of each model")
     parser.add_argument("--out", default="runs/eval", help="where records, summary and plots go (default runs/eval)")
     parser.add_argument("--redraw", metavar="DIR", help="do not generate: table and plots from all records in DIR")
+    parser.add_argument("--keep", metavar="DIR", help="with --redraw: draw in DIR, and keep the records there as arrays, "
+                        "without the texts; --redraw reads these, too")
     parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature (default 1)")
     parser.add_argument("--top-p", type=float, default=0.9,
                         help="nucleus sampling, as in Table 8; 1: off (default 0.9)")
@@ -367,8 +372,10 @@ def main(argv: list[str] = None) -> None:
         if args.redraw:
             if args.directories:
                 raise data.DataError("--redraw takes all records there are: no checkpoint directories with it")
-            report(Path(args.redraw))
+            report(keep(Path(args.redraw), Path(args.keep)) if args.keep else Path(args.redraw))
             return
+        if args.keep:
+            raise data.DataError("--keep goes with --redraw")
         if bool(args.server) != bool(args.model) or (args.server and (args.directories or args.processes)):
             raise data.DataError("--server URL and --model NAME belong together, without directories and --processes")
         if args.in_flight < 1:

@@ -22,7 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import llama
 import sample
-from experiments.report import load
+from plumbing.records import read_kept
 
 TINY = llama.Config(vocab_size=2, hidden_size=2, intermediate_size=2, num_hidden_layers=1, num_attention_heads=1,
                     max_position_embeddings=8192)
@@ -73,7 +73,7 @@ class Simulation(sample.Engine):
 def main() -> None:
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
-    record = load(Path(__file__).resolve().parent.parent / "results/records/seed-0/eval/sv-sft.npz")
+    record = read_kept(Path(__file__).resolve().parent.parent / "results/records/seed-0/eval/sv-sft.npz")
     votes = record.tokens[record.extended][:1500].tolist()
     math = np.clip(rng.lognormal(np.log(800) - 0.8**2 / 2, 0.8, 800).round(), 2, 4096).astype(int).tolist()
     eight_b = sample.tokens_for(EIGHT_B, 4096, torch.bfloat16, 24.0)

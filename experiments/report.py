@@ -16,7 +16,6 @@ how many. results.md says what is missing.
 import functools
 import gzip
 import json
-import zipfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -32,26 +31,11 @@ from experiments.chapter import chapter
 from experiments.references import AdaptiveHull, height_parts
 from experiments.tables import BUDGETED, FIGURES, HEIGHTS, IUB, LADDER, NAMES, ORACLE_MODELS, SCORE, text
 from plumbing import plots
-from plumbing.records import Record, adaptive_self_consistency, joined
+from plumbing.records import Record, adaptive_self_consistency, joined, read_kept
 from plumbing.statistics import Estimate
-from voting import GROUPS
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Records of all seeds
-
-
-def load(path: Path) -> Record:
-    """A record as reproduce.keep wrote it."""
-    try:
-        with np.load(path) as file:
-            fields = {name: file[name].item() if file[name].ndim == 0 else file[name] for name in file.files}
-        if "group" not in fields:  # records of earlier versions have a mask for each group
-            malformed = fields.pop("malformed")  # bool[n, m]
-            group = sum(GROUPS.index(name) * fields.pop(name, 0) for name in ("short", "extended"))  # int[n, m]
-            fields |= {"group": group, "valid": ~malformed}
-        return Record(**{**fields, "questions": fields["questions"].tolist()})
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise data.DataError(f"{path}: not a kept record ({type(error).__name__}); delete it") from None
 
 
 class Kept:
@@ -61,7 +45,7 @@ class Kept:
         found = {int(path.name[5:]): path for path in folder.glob("seed-*") if path.name[5:].isdecimal()}
         self.seeds = {seed: found[seed] for seed in sorted(found)}  # number -> folder
         self.models = models
-        self.load = functools.cache(load)
+        self.load = functools.cache(read_kept)
         self.evaluation = functools.cache(self.evaluation)  # models are compared in many ways, with the same draws
         self.analysis = functools.cache(self.analysis)
 

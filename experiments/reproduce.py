@@ -31,7 +31,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -41,7 +40,7 @@ import llama
 from experiments import report, score
 from experiments.tables import ALPHAS, ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES, PRICES, SCORE
 from plumbing.files import atomic_write
-from plumbing.records import read_record
+from plumbing.records import keep_record
 from plumbing.settings import PRESETS, Settings, UserError
 from plumbing.signals import Stopped, stop_on_signals
 from sft import train_sft
@@ -126,13 +125,7 @@ def keep(name: str, checkpoint: Path, settings: Settings, problems: int, samples
          options: dict) -> None:
     """Let a model answer, judge the responses, and write them to kept/eval/NAME.npz or kept/oracle/NAME.npz."""
     for each in evaluation.respond([checkpoint], settings.test_data, problems, samples, out, called=name, **options):
-        judge(out / "records" / f"{each}.jsonl", kept / out.name / f"{each}.npz")
-
-
-def judge(raw: Path, kept: Path) -> None:
-    record = read_record(raw)
-    with atomic_write(kept) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **vars(record))
+        keep_record(out / "records" / f"{each}.jsonl", kept / out.name / f"{each}.npz")
 
 
 def keep_log(raw: Path, kept: Path) -> None:

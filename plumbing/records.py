@@ -4,9 +4,12 @@ A record is a .jsonl file: a header with the settings, then a line per problem w
 Everything that eval.py prints or draws is computed from records, so a better parser or grader can judge them again.
 
     python eval.py --redraw runs/builtin/eval    # table and plots again, from the saved records
+    python eval.py --redraw results/smollm2      # the same from what keep_record keeps: arrays, without the texts
 """
 
 import json
+import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from operator import index
 from pathlib import Path
@@ -178,6 +181,33 @@ def read_record(path: Path) -> Record:
             answers=answers, consistent=self_consistency(answers, right))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise data.DataError(f"{path}: not a record of responses ({type(error).__name__}: {error})") from None
+
+
+def keep_record(raw: Path, kept: Path) -> None:
+    """Write a record's arrays, judged, without its texts: a compressed .npz file."""
+    with atomic_write(kept) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **vars(read_record(raw)))
+
+
+def keep(evaluation: Path, folder: Path) -> Path:
+    """All records of an evaluation as arrays, in folder/records; returns the folder."""
+    for raw in sorted((evaluation / "records").glob("*.jsonl")):
+        keep_record(raw, folder / "records" / f"{raw.stem}.npz")
+    return folder
+
+
+def read_kept(path: Path) -> Record:
+    """What keep_record wrote. Raises data.DataError, in one line, if it is something else."""
+    try:
+        with np.load(path) as file:
+            fields = {name: file[name].item() if file[name].ndim == 0 else file[name] for name in file.files}
+        if "group" not in fields:  # records of earlier versions have a mask for each group
+            malformed = fields.pop("malformed")  # bool[n, m]
+            group = sum(voting.GROUPS.index(name) * fields.pop(name, 0) for name in ("short", "extended"))  # int[n, m]
+            fields |= {"group": group, "valid": ~malformed}
+        return Record(**{**fields, "questions": fields["questions"].tolist()})
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise data.DataError(f"{path}: not a kept record ({type(error).__name__}); delete it") from None
 
 
 def print_examples(path: Path, count: int) -> None:

@@ -106,7 +106,7 @@ def test_checkpoints_are_hugging_face_directories(runs):
         assert (ours(ids) - theirs(ids).logits).abs().max() < 1e-4
 
 
-def test_evaluation_is_complete_and_redraws(runs, monkeypatch):
+def test_evaluation_is_complete_and_redraws(runs, monkeypatch, tmp_path):
     whole, _, printed = runs
     out = whole / "eval"
     summary = json.loads((out / "summary.json").read_text())
@@ -120,6 +120,12 @@ def test_evaluation_is_complete_and_redraws(runs, monkeypatch):
     assert "efficiency boundary" in again and "efficiency boundary" in printed
     assert json.loads((out / "summary.json").read_text()) == summary
     monkeypatch.setattr(plots.plt.Figure, "savefig", lambda *_, **__: None)  # but for plots, which would be the same
+    kept = tmp_path / "kept"
+    evaluation.main(["--redraw", str(out), "--keep", str(kept)])
+    assert json.loads((kept / "summary.json").read_text()) == summary
+    (kept / "summary.json").unlink()
+    evaluation.main(["--redraw", str(kept)])
+    assert json.loads((kept / "summary.json").read_text()) == summary
     finished = run("train.py", *SMALL, "--out", whole)  # everything is there: nothing is done again
     assert "step/s" not in finished
 

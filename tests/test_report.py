@@ -19,7 +19,7 @@ import data
 import voting
 from experiments import oracles, reproduce, tables
 from experiments.chapter import chapter
-from plumbing import plots, statistics
+from plumbing import plots, records, statistics
 from plumbing.statistics import number
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,7 +95,7 @@ def write_runs(runs: Path, problems=PROBLEMS, oracle_problems=ORACLE_PROBLEMS, s
 def keep_runs(runs: Path, kept: Path) -> None:
     """All that write_runs wrote, as reproduce.py keeps it."""
     for path in runs.glob("seed-*/*/records/*.jsonl"):
-        reproduce.judge(path, kept / path.parts[-4] / path.parts[-3] / f"{path.stem}.npz")
+        records.keep_record(path, kept / path.parts[-4] / path.parts[-3] / f"{path.stem}.npz")
     for path in runs.glob("seed-*/*/log.jsonl"):
         reproduce.keep_log(path, kept / path.parts[-3] / "logs" / f"{path.parts[-2]}.jsonl.gz")
 

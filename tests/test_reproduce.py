@@ -13,7 +13,7 @@ import pytest
 
 import eval as evaluation
 from experiments import report, reproduce, tables
-from plumbing import plots, settings, stage, statistics
+from plumbing import plots, records, settings, stage, statistics
 from plumbing.signals import Stopped
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,7 +111,7 @@ def test_tiny_real_run(tmp_path, monkeypatch, capsys):
         *some[:-1], "base-greedy", *tables.SCORE}
     assert {path.stem for path in results.glob("records/seed-0/oracle/*")} == {
         "base", "base-greedy", "sv-sft", "ibpo-50"}
-    assert report.load(results / "records/seed-0/oracle/sv-sft.npz").correct.shape == (10, 16)
+    assert records.read_kept(results / "records/seed-0/oracle/sv-sft.npz").correct.shape == (10, 16)
     result, markdown = json.loads((results / "results.json").read_text()), (results / "results.md").read_text()
     assert result["missing"] == []
     assert [*result["score"]["models"]] == ["base", *tables.SCORE] and "| after stage II |" in markdown
