@@ -342,8 +342,8 @@ def arguments(argv: list[str] = None) -> argparse.Namespace:
     parser.add_argument("--show", type=int, default=0, metavar="N", help="print the first N responses of each model")
     parser.add_argument("--out", default="runs/eval", help="where records, summary and plots go (default runs/eval)")
     parser.add_argument("--redraw", metavar="DIR", help="do not generate: table and plots from all records in DIR")
-    parser.add_argument("--keep", metavar="DIR", help="with --redraw: draw in DIR, and keep the records there as arrays, "
-                        "without the texts; --redraw reads these, too")
+    parser.add_argument("--keep", metavar="DIR", help="with --redraw: draw in DIR, and keep the records there as arrays"
+                        " without texts, which --redraw reads, too")
     parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature (default 1)")
     parser.add_argument("--top-p", type=float, default=0.9,
                         help="nucleus sampling, as in Table 8; 1: off (default 0.9)")
