@@ -317,8 +317,9 @@ def train_on_solutions(model: str, data_file: Path, out: Path, args: argparse.Na
 
     Returns the model's directory, OUT/base. SmolLM2 learns what to calculate within 3,000 solutions, but not how to: it
     then gets 17 % of the sums wrong, 70 % of the differences. A sheet has four times as many of them as a solution.
-    The instructions and tags of voting.py get tokens of their own, as in the built-in world: this model learns what
-    they mean anyway, and need not read the 250 tokens of the longest in each prompt.
+    The instructions of voting.py get tokens of their own, as in the built-in world: this model learns what they mean
+    anyway, and need not read the 215 tokens of the longest in each prompt. What it writes stays spelled: new tokens
+    that start as means are too much alike for it to learn within some dozens of steps which to write.
     """
     import voting
     from learn import add_supervised_gradient, encode
@@ -332,7 +333,7 @@ def train_on_solutions(model: str, data_file: Path, out: Path, args: argparse.Na
     if is_finished(settings, "base", sources):
         return settings.directory("base")
     network, tokenizer = open_start(settings, model)
-    give_tokens(network, tokenizer, voting.pieces())
+    give_tokens(network, tokenizer, [voting.PROMPTS[name] for name in ("scot", "sv", "asv")])
     examples = [encode(tokenizer, row["question"], "scot", row["solution"])
                 for row in map(json.loads, data_file.read_text().splitlines())]
     rng = random.Random("sheets")
