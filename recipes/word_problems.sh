@@ -22,7 +22,7 @@ PYTHON=${PYTHON:-python3}
 
 data=(--train 4000 --validation 500 --test 1000)
 school=(--steps 60 --batch 48 --lr 3e-4)  # what to calculate
-sums=(--sheets 3 --batch 48)                # and how, in two terms
+sums=(--sheets 3 --batch 48)              # and how, in two terms
 sft=(--sft-distinct 3 --sft-problems 500 --sft-samples 8 --sft-votes 300 --sft-regular 300 --sft-steps 28
      --sft-batch 24 --sft-lr 1e-4)
 rl=(--prompts 16 --accumulate 2 --samples 8 --steps 12 --lr 1e-5 --warmup 3 --no-share-ties --valid-every 0)
