@@ -256,12 +256,17 @@ def describe(rollout: voting.Judged, selection: ibpo.Selection) -> dict:
 
 
 def notes_on(record: dict, rollout: voting.Judged, settings) -> str:
-    """What a user should know of a step: why nothing was accepted, or that most margins say nothing. "" if neither."""
+    """What a user should know of a step: why nothing was accepted, that most responses are malformed, or that most
+    margins say nothing. "" if none of these.
+    """
     if not record["accepted"]:
         n = len(rollout.correct)
         return (f"note: nothing was accepted in a step: {record['malformed']:.0%} of the responses were malformed, "
                 f"{record['dropped_no_correct']} of {n} prompts had no correct one, and for "
                 f"{record['dropped_over_cap']} the cap had no room")
+    if record["malformed"] > 0.5:
+        return (f"note: {record['malformed']:.0%} of the responses are malformed: the start has not learned to write "
+                "trials and votes; see some with sample.py, and give ASV-SFT more --sft-steps or a higher --sft-lr")
     margin = ibpo.reward_margin(rollout.correct, rollout.in_group("extended"), rollout.valid)  # float[n], Eq. (6)
     silent = float((margin == 0).mean())
     if METHODS[settings.method].fewest_samples > 2 and settings.samples < 8 and silent > 0.5:

@@ -12,7 +12,7 @@ from made_up import made_up_rollout, three_groups
 import ibpo
 import train
 import voting
-from plumbing.records import describe
+from plumbing.records import describe, notes_on
 from plumbing.settings import Settings
 
 
@@ -91,3 +91,14 @@ def test_record_counts_positive_weights_as_accepted(method):
             assert weights.sum() == pytest.approx(record["accepted"])
         else:
             assert (weights == selection.weights).all() and (weights < 0).any()
+
+
+def test_a_start_that_cannot_vote_is_noticed():
+    for share, warned in (0.6, True), (0.2, False):
+        rollout = made_up_rollout(np.random.default_rng(1), 30)
+        rollout.valid = np.random.default_rng(2).random(rollout.correct.shape) >= share
+        rollout.correct &= rollout.valid
+        selection, _ = train.select(rollout, None, Settings(), 0)
+        record = describe(rollout, selection)
+        assert record["accepted"]
+        assert ("malformed" in notes_on(record, rollout, Settings())) == warned
