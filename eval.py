@@ -31,7 +31,7 @@ import sample
 import voting
 from plumbing import distributed, printing, server
 from plumbing.files import fingerprint
-from plumbing.records import Record, is_record_of, keep, make_record, print_examples, read_kept, read_record
+from plumbing.records import Record, is_record_of, keep_all, make_record, print_examples, read_kept, read_record
 from plumbing.signals import exit_code, stop_on_signals
 from plumbing.statistics import Bootstrap
 
@@ -372,7 +372,7 @@ def main(argv: list[str] = None) -> None:
         if args.redraw:
             if args.directories:
                 raise data.DataError("--redraw takes all records there are: no checkpoint directories with it")
-            report(keep(Path(args.redraw), Path(args.keep)) if args.keep else Path(args.redraw))
+            report(keep_all(Path(args.redraw), Path(args.keep)) if args.keep else Path(args.redraw))
             return
         if args.keep:
             raise data.DataError("--keep goes with --redraw")

@@ -4,7 +4,7 @@ A record is a .jsonl file: a header with the settings, then a line per problem w
 Everything that eval.py prints or draws is computed from records, so a better parser or grader can judge them again.
 
     python eval.py --redraw runs/builtin/eval    # table and plots again, from the saved records
-    python eval.py --redraw results/smollm2      # the same from what keep_record keeps: arrays, without the texts
+    python eval.py --redraw runs/builtin/eval --keep DIR    # the same in DIR, with the records as arrays
 """
 
 import json
@@ -189,9 +189,12 @@ def keep_record(raw: Path, kept: Path) -> None:
         np.savez_compressed(file, **vars(read_record(raw)))
 
 
-def keep(evaluation: Path, folder: Path) -> Path:
+def keep_all(evaluation: Path, folder: Path) -> Path:
     """All records of an evaluation as arrays, in folder/records; returns the folder."""
-    for raw in sorted((evaluation / "records").glob("*.jsonl")):
+    records = sorted((evaluation / "records").glob("*.jsonl"))
+    if not records:
+        raise data.DataError(f"{evaluation}/records: holds no responses to keep")
+    for raw in records:
         keep_record(raw, folder / "records" / f"{raw.stem}.npz")
     return folder
 

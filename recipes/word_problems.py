@@ -9,7 +9,7 @@ step per line and ends in \\boxed{}. Problems with the same story and numbers ar
 
 With --sft a chat model learns them, which makes the base model of IBPO: SmolLM2-135M-Instruct (recipes/smollm2.py) in
 
-    DEVICE=cpu bash recipes/word_problems.sh    # everything, from the download to the table: results/smollm2
+    DEVICE=cpu bash recipes/word_problems.sh    # everything, from the download to the table (no results yet)
 """
 
 import argparse
@@ -272,7 +272,7 @@ def generate(split: str, seed: int = 0) -> Iterator[WordProblem]:
 
 
 def sheet(rng: random.Random, lines: int = 12) -> str:
-    """A sheet of sums with numbers such as solutions have, one per line, all four operations equally often."""
+    """A sheet of sums with numbers such as solutions have, one per line, all four operations about equally often."""
     written = []
     while len(written) < lines:
         operation = rng.choice("+-*/")
@@ -315,8 +315,9 @@ def give_tokens(model: "Llama", tokenizer: "PreTrainedTokenizerFast", texts: lis
 def train_on_solutions(model: str, data_file: Path, out: Path, args: argparse.Namespace) -> Path:
     """SFT of a chat model on the worked solutions, and on sheets of sums, under the base's prompt.
 
-    Returns the model's directory, OUT/base. SmolLM2 learns what to calculate within 3,000 solutions, but not how to: it
-    then gets 17 % of the sums wrong, 70 % of the differences. A sheet has four times as many of them as a solution.
+    Returns the model's directory, OUT/base. SmolLM2 learns what to calculate within 3,000 solutions, but not how to:
+    its mistakes are then in arithmetic. A sheet has four times as many sums as a solution.
+
     The instructions of voting.py get tokens of their own, as in the built-in world: this model learns what they mean
     anyway, and need not read the 215 tokens of the longest in each prompt. What it writes stays spelled: new tokens
     that start as means are too much alike for it to learn within some dozens of steps which to write.

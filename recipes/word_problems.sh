@@ -2,7 +2,7 @@
 # A real LLaMA learns when to vote: SmolLM2-135M-Instruct on word problems, from download to table. See
 # recipes/word_problems.py for the problems.
 #
-#     DEVICE=cpu bash recipes/word_problems.sh     # two hours on two cores; the same command continues where it stopped
+#     DEVICE=cpu bash recipes/word_problems.sh     # hours on two cores; the same command continues where it stopped
 #     bash recipes/word_problems.sh                # on one GPU
 #
 # No results yet; what has been seen so far. On an H200, with 400 steps of 64 solutions and a learning rate of 3e-5 in
