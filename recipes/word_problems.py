@@ -288,13 +288,14 @@ def sheet(rng: random.Random, lines: int = 12) -> str:
 
 def results_only(tokenizer: "PreTrainedTokenizerFast", text: str) -> "Example":
     """A sheet to learn from: in the loss are what follows each equals sign and the end, not the numbers drawn."""
-    from learn import encode
+    from learn import Example
+    from voting import encode_prompt
 
-    example = encode(tokenizer, "Calculate.", "scot", text)
-    spans = [match.span() for match in re.finditer(r" \d+$", text, re.MULTILINE)]
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
-    example.loss_mask = [any(a <= start < b for a, b in spans) for start, _ in offsets] + [True]
-    return example
+    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    results = [match.span() for match in re.finditer(r" \d+$", text, re.MULTILINE)]
+    in_loss = [any(a <= start < b for a, b in results) for start, _ in coded.offset_mapping] + [True]
+    return Example(encode_prompt(tokenizer, "Calculate.", "scot"), coded.input_ids + [tokenizer.eos_token_id],
+                   loss_mask=in_loss)
 
 
 def give_tokens(model: "Llama", tokenizer: "PreTrainedTokenizerFast", texts: list[str]) -> None:
