@@ -9,7 +9,8 @@ step per line and ends in \\boxed{}. Problems with the same story and numbers ar
 
 With --sft a chat model learns them, which makes the base model of IBPO: SmolLM2-135M-Instruct (recipes/smollm2.py) in
 
-    DEVICE=cpu bash recipes/word_problems.sh    # everything, from the download to the table (no results yet)
+    DEVICE=cpu bash recipes/word_problems.sh                                     # all, from the download to the table
+    python recipes/word_problems.py --mistakes runs/words/eval/records/*.jsonl   # what the models get wrong, and how
 """
 
 import argparse
@@ -349,6 +350,46 @@ def train_on_solutions(model: str, data_file: Path, out: Path, args: argparse.Na
     return stage.directory
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# What goes wrong
+
+
+def miscalculates(trial: str) -> bool:
+    """Whether a sum in it is wrong.
+
+    >>> miscalculates("With the gift: 7 + 5 = 12 marbles."), miscalculates("In each bag: 12 / 5 = 2.")
+    (False, True)
+    """
+    for a, operation, b, result in re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)", trial):
+        if operation == "/":  # 12 / 5 = 2 is wrong, too
+            a, operation, result = result, "*", a
+        if calculate(int(a), operation, int(b)) != int(result):
+            return True
+    return False
+
+
+def mistakes(file: Path) -> str:
+    """Of the first trials in a record of eval.py, level by level: how many are right, and how many others miscalculate.
+
+    The rest of the wrong ones follow a wrong plan, or stop too early. Raises data.DataError where it is no record.
+    """
+    import numpy as np
+
+    from plumbing.records import read_record
+    from voting import CLOSE, OPEN
+
+    record = read_record(file)
+    rows = [json.loads(line)["responses"] for line in file.read_text().splitlines()[1:]]
+    trials = [[response["text"].removeprefix(OPEN).partition(CLOSE)[0] for response in row] for row in rows]
+    wrong_sums = np.array([[miscalculates(trial) for trial in row] for row in trials]) & ~record.first  # bool[n, m]
+    lines = [f"{file.stem}: first trials"]
+    for level in np.unique(record.levels):
+        right, miscalculated = (x[record.levels == level].mean() for x in (record.first, wrong_sums))
+        lines.append(f"level {level}: {100 * right:5.1f} % right, {100 * miscalculated:5.1f} % miscalculated, "
+                     f"{100 * (1 - right - miscalculated):5.1f} % wrong in another way")
+    return "\n".join(lines)
+
+
 def parse_args(argv: list[str] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="runs/words", help="directory to write (default runs/words)")
@@ -361,6 +402,8 @@ def parse_args(argv: list[str] = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64, help="with --sft: examples per step (default 64)")
     parser.add_argument("--lr", type=float, default=1e-4, help="with --sft: highest learning rate (default 1e-4)")
     parser.add_argument("--sheets", type=float, default=0, help="with --sft: sheets of sums per solution (default 0)")
+    parser.add_argument("--mistakes", nargs="+", type=Path, metavar="FILE",
+                        help="say what went wrong in these records of eval.py instead")
     parser.add_argument("--data", help="with --sft: solutions to learn from (default OUT/train.jsonl)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="with --sft (default cpu)")
     parser.add_argument("--dtype", default="bf16", choices=["fp32", "bf16"], help="with --sft (default bf16; on a CPU "
@@ -390,6 +433,12 @@ def main(argv: list[str] = None) -> None:
         except KeyboardInterrupt as interrupt:
             print(str(interrupt) or "stopped; the same command continues from there", file=sys.stderr)
             sys.exit(exit_code(interrupt))
+        return
+    if args.mistakes:
+        try:
+            print(*map(mistakes, args.mistakes), sep="\n\n")
+        except ValueError as error:  # data.DataError
+            sys.exit(f"error: {error}")
         return
     out.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:

@@ -195,6 +195,22 @@ def test_a_text_becomes_a_token_that_starts_as_the_mean_of_those_before():
         torch.testing.assert_close(row, before[ids].mean(dim=0))
 
 
+def test_mistakes_are_wrong_sums_or_wrong_plans(tmp_path, capsys):
+    texts = ["5 + 5 = 10.\n\\boxed{10}", "5 + 5 = 11.\n\\boxed{11}", "5 - 5 = 0.\n\\boxed{0}",
+             "[TRIAL]5 + 5 = 11. \\boxed{11}[/TRIAL]7 / 2 = 3"]
+    header = {"condition": "scot", "temperature": 1.0, "problems": 1}
+    row = {"question": "5 + 5?", "answer": "10", "level": 2,
+           "responses": [{"text": text, "finished": True, "tokens": 9} for text in texts]}
+    record = tmp_path / "model.jsonl"
+    record.write_text(json.dumps(header) + "\n" + json.dumps(row) + "\n")
+    word_problems.main(["--mistakes", str(record)])
+    assert "level 2:  25.0 % right,  50.0 % miscalculated,  25.0 % wrong in another way" in capsys.readouterr().out
+    record.write_text("{}")
+    with pytest.raises(SystemExit) as stop:
+        word_problems.main(["--mistakes", str(record)])
+    assert "not a record of responses" in stop.value.code
+
+
 @pytest.mark.slow
 def test_sft_on_the_solutions(tmp_path):
     """Three steps of a tiny model: a checkpoint for the base's prompt, whose loss has fallen; not trained again."""
