@@ -287,15 +287,39 @@ def sheet(rng: random.Random, lines: int = 12) -> str:
     return "\n".join(written)
 
 
-def results_only(tokenizer: "PreTrainedTokenizerFast", text: str) -> "Example":
-    """A sheet to learn from: in the loss are what follows each equals sign and the end, not the numbers drawn."""
+def vote_to_count(solution: str, rng: random.Random) -> str:
+    """A vote with answers of our own making, right ones and others, in trials cut down to the last line of a solution.
+
+    >>> vote_to_count("With the gift: 7 + 5 = 12 marbles.\\n\\\\boxed{12}", random.Random(1)).splitlines()[1:4]
+    ['With the gift: 7 + 5 = 32 marbles.', '\\\\boxed{32}', 'Seen once.']
+    """
+    from voting import render_extended, trials_needed
+
+    *_, last, _ = solution.split("\n")
+    right = int(re.search(r"= (\d+)", last)[1])
+    wrong = [right + by for by in (-30, -20, -10, -3, -2, -1, 1, 2, 3, 10, 20, 30) if right + by > 0]
+    rng.shuffle(wrong)
+    chance, trials, answers = rng.uniform(0.2, 1), [], []
+    while trials_needed(answers) is None:
+        answer = right if rng.random() > chance else rng.choice(wrong[:2] if rng.random() < 0.5 else wrong)
+        trials.append(re.sub(r"= \d+", f"= {answer}", last) + f"\n\\boxed{{{answer}}}")
+        answers.append(str(answer))
+    return render_extended(trials, answers)
+
+
+RESULTS = r" \d+$"  # of a sheet: not the numbers drawn
+COUNTS = r"Seen [^\n]*|(?<=\[/TRIAL\]\n)[^\n]*"  # of a vote: how often an answer came up, and what follows from it
+
+
+def encode_part(tokenizer: "PreTrainedTokenizerFast", question: str, condition: str, text: str, part: str) -> "Example":
+    """An example to learn from, with only the matches of `part`, a regular expression, and the end in the loss."""
     from learn import Example
     from voting import encode_prompt
 
     coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    results = [match.span() for match in re.finditer(r" \d+$", text, re.MULTILINE)]
-    in_loss = [any(a <= start < b for a, b in results) for start, _ in coded.offset_mapping] + [True]
-    return Example(encode_prompt(tokenizer, "Calculate.", "scot"), coded.input_ids + [tokenizer.eos_token_id],
+    spans = [match.span() for match in re.finditer(part, text, re.MULTILINE)]
+    in_loss = [any(a <= start < b for a, b in spans) for start, _ in coded.offset_mapping] + [True]
+    return Example(encode_prompt(tokenizer, question, condition), coded.input_ids + [tokenizer.eos_token_id],
                    loss_mask=in_loss)
 
 
@@ -315,10 +339,12 @@ def give_tokens(model: "Llama", tokenizer: "PreTrainedTokenizerFast", texts: lis
 
 
 def train_on_solutions(model: str, data_file: Path, out: Path, args: argparse.Namespace) -> Path:
-    """SFT of a chat model on the worked solutions, and on sheets of sums, under the base's prompt.
+    """SFT of a chat model on the worked solutions, on sheets of sums, and on votes to count; returns OUT/base.
 
-    Returns the model's directory, OUT/base. SmolLM2 learns what to calculate within 3,000 solutions, but not how to:
-    its mistakes are then in arithmetic. A sheet has four times as many sums as a solution.
+    SmolLM2 learns what to calculate within 3,000 solutions, but not how to: its mistakes are then in arithmetic. A
+    sheet has four times as many sums as a solution. Nor can it count: after ASV-SFT on 162 votes it wrote trials with
+    closing lines, but "once", "twice", "three times" in this order, whatever the answers were. As in the third chapter
+    of the built-in world, only the counting of a vote to count is learned, under the prompt of SV-SFT.
 
     The instructions of voting.py get tokens of their own, as in the built-in world: this model learns what they mean
     anyway, and need not read the 215 tokens of the longest in each prompt. What it writes stays spelled: new tokens
@@ -332,15 +358,19 @@ def train_on_solutions(model: str, data_file: Path, out: Path, args: argparse.Na
 
     settings = Settings(model=model, out=str(out), device=args.device, base_steps=args.steps, base_batch=args.batch,
                         base_lr=args.lr, dtype=args.dtype, micro_tokens=16384 if args.device == "cuda" else 1024)
-    sources = {"model": fingerprint(Path(model)), "data": fingerprint(data_file), "sheets": str(args.sheets)}
+    sources = {"model": fingerprint(Path(model)), "data": fingerprint(data_file), "sheets": str(args.sheets),
+               "counting": str(args.counting)}
     if is_finished(settings, "base", sources):
         return settings.directory("base")
     network, tokenizer = open_start(settings, model)
     give_tokens(network, tokenizer, [voting.PROMPTS[name] for name in ("scot", "sv", "asv")])
-    examples = [encode(tokenizer, row["question"], "scot", row["solution"])
-                for row in map(json.loads, data_file.read_text().splitlines())]
-    rng = random.Random("sheets")
-    examples += [results_only(tokenizer, sheet(rng)) for _ in range(round(len(examples) * args.sheets))]
+    rows = [json.loads(line) for line in data_file.read_text().splitlines()]
+    examples = [encode(tokenizer, row["question"], "scot", row["solution"]) for row in rows]
+    rng = random.Random("school")
+    examples += [encode_part(tokenizer, "Calculate.", "scot", sheet(rng), RESULTS)
+                 for _ in range(round(len(rows) * args.sheets))]
+    examples += [encode_part(tokenizer, row["question"], "sv", vote_to_count(row["solution"], rng), COUNTS)
+                 for row in rng.choices(rows, k=round(len(rows) * args.counting))]
     with Stage(settings, "base", network, tokenizer, args.steps, sources) as stage:
         for step in stage:
             chosen = [examples[i] for i in shuffled(len(examples), step, args.batch, 0)]
@@ -402,6 +432,7 @@ def parse_args(argv: list[str] = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64, help="with --sft: examples per step (default 64)")
     parser.add_argument("--lr", type=float, default=1e-4, help="with --sft: highest learning rate (default 1e-4)")
     parser.add_argument("--sheets", type=float, default=0, help="with --sft: sheets of sums per solution (default 0)")
+    parser.add_argument("--counting", type=float, default=0, help="with --sft: votes to count per solution (default 0)")
     parser.add_argument("--mistakes", nargs="+", type=Path, metavar="FILE",
                         help="say what went wrong in these records of eval.py instead")
     parser.add_argument("--data", help="with --sft: solutions to learn from (default OUT/train.jsonl)")
@@ -411,8 +442,8 @@ def parse_args(argv: list[str] = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if min(args.train, args.validation, args.test, args.steps, args.batch) < 1:
         sys.exit("error: --train, --validation, --test, --steps and --batch must be at least 1")
-    if args.sheets < 0:
-        sys.exit("error: --sheets must be at least 0")
+    if min(args.sheets, args.counting) < 0:
+        sys.exit("error: --sheets and --counting must be at least 0")
     args.data = Path(args.data or Path(args.out, "train.jsonl"))
     if args.sft and not args.data.exists():
         sys.exit(f"error: there is no {args.data}: run this recipe without --sft first")

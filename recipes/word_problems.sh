@@ -23,7 +23,8 @@ PYTHON=${PYTHON:-python3}
 data=(--train 4000 --validation 500 --test 1000)
 school=(--steps 60 --batch 48 --lr 3e-4)  # what to calculate
 sums=(--sheets 3 --batch 48)              # and how, in two terms
-sft=(--sft-distinct 3 --sft-problems 500 --sft-samples 8 --sft-votes 300 --sft-regular 300 --sft-steps 28
+count=(--counting 3 --steps 30 --batch 24 --lr 3e-4)  # which answers agree
+sft=(--sft-distinct 2 --sft-problems 500 --sft-samples 8 --sft-votes 300 --sft-regular 160 --sft-steps 16
      --sft-batch 24 --sft-lr 1e-4)
 rl=(--prompts 16 --accumulate 2 --samples 8 --steps 12 --lr 1e-5 --warmup 3 --no-share-ties --valid-every 0)
 limits=(--max-new-tokens 900 --slots 2048 --cache-gib 24)
@@ -47,7 +48,8 @@ answer() {  # models...: their answers to the test problems, kept in OUT/eval
 learn() { "$PYTHON" recipes/word_problems.py --data "$OUT/train.jsonl" --device "$DEVICE" "$@"; }
 log school learn --sft runs/smollm2 --out "$OUT/school" "${school[@]}"
 log sheets learn --sft "$OUT/school/base" --out "$OUT/sheets" "${sums[@]}" --steps 40 --lr 2e-4
-log sheets-2 learn --sft "$OUT/sheets/base" --out "$OUT" "${sums[@]}" --steps 90 --lr 3e-4
+log sheets-2 learn --sft "$OUT/sheets/base" --out "$OUT/sheets-2" "${sums[@]}" --steps 90 --lr 3e-4
+log counting learn --sft "$OUT/sheets-2/base" --out "$OUT" "${count[@]}"
 log asv-sft train --stage asv-sft
 ibpo() { log "ibpo-$1" train --stage ibpo --budget "vote=0.$1"; }
 if [ "$DEVICE" = cuda ]; then

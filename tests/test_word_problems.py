@@ -175,10 +175,26 @@ def test_a_sheet_is_right_and_only_its_results_are_learned():
             a, result = (result, a) if operation == "/" else (a, result)
             assert {"+": a + b, "-": a - b}.get(operation, a * b) == result > 0
     tokenizer = tiny.letters()
-    example = word_problems.results_only(tokenizer, text)
+    example = word_problems.encode_part(tokenizer, "Calculate.", "scot", text, word_problems.RESULTS)
     learned = [id for id, in_loss in zip(example.response, example.loss_mask, strict=True) if in_loss]
     assert tokenizer.decode(learned) == "".join(" " + c for *_, c in sums) + tokenizer.eos_token
     assert tokenizer.decode(example.response) == text + tokenizer.eos_token
+
+
+def test_a_vote_to_count_is_right_and_only_its_counting_is_learned():
+    tokenizer, seen = tiny.letters(), Counter()
+    for seed, problem in enumerate(PROBLEMS["train"][:200]):
+        text = word_problems.vote_to_count(problem.solution, random.Random(seed))
+        parsed = voting.parse(text)  # which checks the stop rule
+        assert parsed.group == "extended" and parsed.final == voting.plurality(list(parsed.answers))[0]
+        seen[parsed.trials, parsed.final == str(problem.answer)] += 1
+    assert {trials for trials, _ in seen} == set(range(3, 9)) and min(seen[3, True], seen[8, False]) > 5
+    example = word_problems.encode_part(tokenizer, "How many?", "sv", text, word_problems.COUNTS)
+    learned = tokenizer.decode([id for id, in_loss in zip(example.response, example.loss_mask, strict=True) if in_loss])
+    tallies = [f"Seen {('once', 'twice', 'three times')[min(parsed.answers[: i + 1].count(a), 3) - 1]}."
+               for i, a in enumerate(parsed.answers)]
+    verdict = text.rpartition("\n")[2] + tokenizer.eos_token
+    assert learned == "[TRIAL]".join(tallies) + verdict and parsed.final in verdict
 
 
 def test_a_text_becomes_a_token_that_starts_as_the_mean_of_those_before():
@@ -222,7 +238,7 @@ def test_sft_on_the_solutions(tmp_path):
     llama.save(model, tmp_path / "start", tokenizer)
     word_problems.main(["--out", str(tmp_path), "--train", "8", "--validation", "1", "--test", "1"])
     options = ["--out", str(tmp_path), "--sft", str(tmp_path / "start"), "--steps", "12", "--batch", "4",
-               "--lr", "0.01", "--sheets", "0.25"]
+               "--lr", "0.01", "--sheets", "0.25", "--counting", "0.25"]
     word_problems.main(options)
     base = tmp_path / "base"
     again = voting.encode_prompt(sample.open_checkpoint(base)[1], "1 + 1?", "asv")
