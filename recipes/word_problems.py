@@ -288,21 +288,23 @@ def sheet(rng: random.Random, lines: int = 12) -> str:
 
 
 def vote_to_count(solution: str, rng: random.Random) -> str:
-    """A vote with answers of our own making, right ones and others, in trials cut down to the last line of a solution.
+    """A vote with answers of our own making, right and wrong ones; most show only the last lines of trials.
 
     >>> vote_to_count("With the gift: 7 + 5 = 12 marbles.\\n\\\\boxed{12}", random.Random(1)).splitlines()[1:4]
-    ['With the gift: 7 + 5 = 32 marbles.', '\\\\boxed{32}', 'Seen once.']
+    ['With the gift: 7 + 5 = 12 marbles.', '\\\\boxed{12}', 'Seen once.']
     """
     from voting import render_extended, trials_needed
 
-    *_, last, _ = solution.split("\n")
+    *working, last, _ = solution.split("\n")
+    if rng.random() < 0.75:  # shorter pages, more of them
+        working = []
     right = int(re.search(r"= (\d+)", last)[1])
     wrong = [right + by for by in (-30, -20, -10, -3, -2, -1, 1, 2, 3, 10, 20, 30) if right + by > 0]
     rng.shuffle(wrong)
     chance, trials, answers = rng.uniform(0.2, 1), [], []
     while trials_needed(answers) is None:
         answer = right if rng.random() > chance else rng.choice(wrong[:2] if rng.random() < 0.5 else wrong)
-        trials.append(re.sub(r"= \d+", f"= {answer}", last) + f"\n\\boxed{{{answer}}}")
+        trials.append("\n".join([*working, re.sub(r"= \d+", f"= {answer}", last), f"\\boxed{{{answer}}}"]))
         answers.append(str(answer))
     return render_extended(trials, answers)
 
@@ -342,9 +344,9 @@ def train_on_solutions(model: str, data_file: Path, out: Path, args: argparse.Na
     """SFT of a chat model on the worked solutions, on sheets of sums, and on votes to count; returns OUT/base.
 
     SmolLM2 learns what to calculate within 3,000 solutions, but not how to: its mistakes are then in arithmetic. A
-    sheet has four times as many sums as a solution. Nor can it count: after ASV-SFT on 162 votes it wrote trials with
-    closing lines, but "once", "twice", "three times" in this order, whatever the answers were. As in the third chapter
-    of the built-in world, only the counting of a vote to count is learned, under the prompt of SV-SFT.
+    sheet has four times as many sums as a solution. Nor can it count: after ASV-SFT on 162 votes it wrote "once",
+    "twice", "three times" in this order, whatever the answers were, and 80 of 240 responses were malformed. As in the
+    third chapter of the built-in world, only the counting of a vote to count is learned, under the prompt of SV-SFT.
 
     The instructions of voting.py get tokens of their own, as in the built-in world: this model learns what they mean
     anyway, and need not read the 215 tokens of the longest in each prompt. What it writes stays spelled: new tokens
