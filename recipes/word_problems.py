@@ -7,7 +7,7 @@ A story starts with a number, and each step changes it by an addition, a subtrac
 or taken away (two steps), or a division without remainder. The level is the number of steps. A worked solution has one
 step per line and ends in \\boxed{}. Problems with the same story and numbers are in the same split, whatever the names.
 
-With --sft a chat model learns them, which makes the base model of IBPO: SmolLM2-135M-Instruct (recipes/smollm2.py) in
+A chat model that learns them (recipes/school.py) is the base model of IBPO. With SmolLM2-135M-Instruct:
 
     DEVICE=cpu bash recipes/word_problems.sh                                     # all, from the download to the table
     python recipes/word_problems.py --mistakes runs/words/eval/records/*.jsonl   # what the models get wrong, and how
@@ -22,15 +22,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-if TYPE_CHECKING:  # torch and transformers take seconds to import, and only the training needs them
-    from transformers import PreTrainedTokenizerFast
-
-    from learn import Example
-    from llama import Llama
 
 LEVELS = (1, 2, 3, 4, 5)
 SPLITS = ("train", "validation", "test")
@@ -269,120 +263,6 @@ def generate(split: str, seed: int = 0) -> Iterator[WordProblem]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The first link of the chain: a model that solves them one way
-
-
-def sheet(rng: random.Random, lines: int = 12) -> str:
-    """A sheet of sums with numbers such as solutions have, one per line, all four operations about equally often."""
-    written = []
-    while len(written) < lines:
-        operation = rng.choice("+-*/")
-        if operation == "*" and rng.random() < 0.5:  # as many packs of so many
-            a, numbers = rng.randint(2, 9), (rng.randint(2, 25),)
-        else:
-            a = rng.randint(2, 400)
-            numbers = numbers_of(operation, a, rng)
-        if numbers is not None:
-            written.append(f"{a} {operation} {numbers[0]} = {calculate(a, operation, numbers[0])}")
-    return "\n".join(written)
-
-
-def vote_to_count(solution: str, rng: random.Random) -> str:
-    """A vote with answers of our own making, right and wrong ones; most show only the last lines of trials.
-
-    >>> vote_to_count("With the gift: 7 + 5 = 12 marbles.\\n\\\\boxed{12}", random.Random(1)).splitlines()[1:4]
-    ['With the gift: 7 + 5 = 12 marbles.', '\\\\boxed{12}', 'Seen once.']
-    """
-    from voting import render_extended, trials_needed
-
-    *working, last, _ = solution.split("\n")
-    if rng.random() < 0.75:  # shorter pages, more of them
-        working = []
-    right = int(re.search(r"= (\d+)", last)[1])
-    wrong = [right + by for by in (-30, -20, -10, -3, -2, -1, 1, 2, 3, 10, 20, 30) if right + by > 0]
-    rng.shuffle(wrong)
-    chance, trials, answers = rng.uniform(0.2, 1), [], []
-    while trials_needed(answers) is None:
-        answer = right if rng.random() > chance else rng.choice(wrong[:2] if rng.random() < 0.5 else wrong)
-        trials.append("\n".join([*working, re.sub(r"= \d+", f"= {answer}", last), f"\\boxed{{{answer}}}"]))
-        answers.append(str(answer))
-    return render_extended(trials, answers)
-
-
-RESULTS = r" \d+$"  # of a sheet: not the numbers drawn
-COUNTS = r"Seen [^\n]*|(?<=\[/TRIAL\]\n)[^\n]*"  # of a vote: how often an answer came up, and what follows from it
-
-
-def encode_part(tokenizer: "PreTrainedTokenizerFast", question: str, condition: str, text: str, part: str) -> "Example":
-    """An example to learn from, with only the matches of `part`, a regular expression, and the end in the loss."""
-    from learn import Example
-    from voting import encode_prompt
-
-    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    spans = [match.span() for match in re.finditer(part, text, re.MULTILINE)]
-    in_loss = [any(a <= start < b for a, b in spans) for start, _ in coded.offset_mapping] + [True]
-    return Example(encode_prompt(tokenizer, question, condition), coded.input_ids + [tokenizer.eos_token_id],
-                   loss_mask=in_loss)
-
-
-def give_tokens(model: "Llama", tokenizer: "PreTrainedTokenizerFast", texts: list[str]) -> None:
-    """Make each of these texts a token of its own, whose embedding starts as the mean of those of the tokens before."""
-    import torch
-
-    from sft import resize_embeddings
-
-    spelled = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-    tokenizer.add_tokens(texts)
-    resize_embeddings(model, max(len(tokenizer) - model.config.vocab_size, 0))
-    with torch.no_grad():
-        for text, ids in zip(texts, spelled, strict=True):
-            for weight in model.model.embed_tokens.weight, model.lm_head.weight:  # [V, C]; the same if tied
-                weight[tokenizer.convert_tokens_to_ids(text)] = weight[ids].mean(dim=0)  # [C]
-
-
-def train_on_solutions(model: str, data_file: Path, out: Path, args: argparse.Namespace) -> Path:
-    """SFT of a chat model on the worked solutions, on sheets of sums, and on votes to count; returns OUT/base.
-
-    SmolLM2 learns what to calculate within 3,000 solutions, but not how to: its mistakes are then in arithmetic. A
-    sheet has four times as many sums as a solution. Nor can it count: after ASV-SFT on 162 votes it wrote "once",
-    "twice", "three times" in this order, whatever the answers were, and 80 of 240 responses were malformed. As in the
-    third chapter of the built-in world, only the counting of a vote to count is learned, under the prompt of SV-SFT.
-
-    The instructions of voting.py get tokens of their own, as in the built-in world: this model learns what they mean
-    anyway, and need not read the 215 tokens of the longest in each prompt. What it writes stays spelled: new tokens
-    that start as means are too much alike for it to learn within some dozens of steps which to write.
-    """
-    import voting
-    from learn import add_supervised_gradient, encode
-    from plumbing.files import fingerprint, shuffled
-    from plumbing.settings import Settings
-    from plumbing.stage import Stage, is_finished, open_start, scheduled
-
-    settings = Settings(model=model, out=str(out), device=args.device, base_steps=args.steps, base_batch=args.batch,
-                        base_lr=args.lr, dtype=args.dtype, micro_tokens=16384 if args.device == "cuda" else 1024)
-    sources = {"model": fingerprint(Path(model)), "data": fingerprint(data_file), "sheets": str(args.sheets),
-               "counting": str(args.counting)}
-    if is_finished(settings, "base", sources):
-        return settings.directory("base")
-    network, tokenizer = open_start(settings, model)
-    give_tokens(network, tokenizer, [voting.PROMPTS[name] for name in ("scot", "sv", "asv")])
-    rows = [json.loads(line) for line in data_file.read_text().splitlines()]
-    examples = [encode(tokenizer, row["question"], "scot", row["solution"]) for row in rows]
-    rng = random.Random("school")
-    examples += [encode_part(tokenizer, "Calculate.", "scot", sheet(rng), RESULTS)
-                 for _ in range(round(len(rows) * args.sheets))]
-    examples += [encode_part(tokenizer, row["question"], "sv", vote_to_count(row["solution"], rng), COUNTS)
-                 for row in rng.choices(rows, k=round(len(rows) * args.counting))]
-    with Stage(settings, "base", network, tokenizer, args.steps, sources) as stage:
-        for step in stage:
-            chosen = [examples[i] for i in shuffled(len(examples), step, args.batch, 0)]
-            record = add_supervised_gradient(network, chosen, settings)
-            stage.update(scheduled(settings, args.lr, step, args.steps), record,
-                         f"nll/token {record['nll_per_token']:.3f}")
-    return stage.directory
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # What goes wrong
 
 
@@ -429,44 +309,17 @@ def parse_args(argv: list[str] = None) -> argparse.Namespace:
     parser.add_argument("--validation", type=int, default=500, help="problems to choose by (default 500)")
     parser.add_argument("--test", type=int, default=1000, help="problems to report (default 1,000)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same problems (default 0)")
-    parser.add_argument("--sft", metavar="DIR", help="train this model on the solutions in OUT/train.jsonl instead")
-    parser.add_argument("--steps", type=int, default=600, help="with --sft: gradient steps (default 600)")
-    parser.add_argument("--batch", type=int, default=64, help="with --sft: examples per step (default 64)")
-    parser.add_argument("--lr", type=float, default=1e-4, help="with --sft: highest learning rate (default 1e-4)")
-    parser.add_argument("--sheets", type=float, default=0, help="with --sft: sheets of sums per solution (default 0)")
-    parser.add_argument("--counting", type=float, default=0, help="with --sft: votes to count per solution (default 0)")
     parser.add_argument("--mistakes", nargs="+", type=Path, metavar="FILE",
                         help="say what went wrong in these records of eval.py instead")
-    parser.add_argument("--data", help="with --sft: solutions to learn from (default OUT/train.jsonl)")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="with --sft (default cpu)")
-    parser.add_argument("--dtype", default="bf16", choices=["fp32", "bf16"], help="with --sft (default bf16; on a CPU "
-                        "without bf16 instructions fp32 is faster)")
     args = parser.parse_args(argv)
-    if min(args.train, args.validation, args.test, args.steps, args.batch) < 1:
-        sys.exit("error: --train, --validation, --test, --steps and --batch must be at least 1")
-    if min(args.sheets, args.counting) < 0:
-        sys.exit("error: --sheets and --counting must be at least 0")
-    args.data = Path(args.data or Path(args.out, "train.jsonl"))
-    if args.sft and not args.data.exists():
-        sys.exit(f"error: there is no {args.data}: run this recipe without --sft first")
+    if min(args.train, args.validation, args.test) < 1:
+        sys.exit("error: --train, --validation and --test must be at least 1")
     return args
 
 
 def main(argv: list[str] = None) -> None:
     args = parse_args(argv)
     out = Path(args.out)
-    if args.sft:
-        from plumbing.signals import exit_code, stop_on_signals
-
-        try:
-            with stop_on_signals():
-                print(train_on_solutions(args.sft, args.data, out, args))
-        except (OSError, ValueError) as error:
-            sys.exit(f"error: {error}")
-        except KeyboardInterrupt as interrupt:
-            print(str(interrupt) or "stopped; the same command continues from there", file=sys.stderr)
-            sys.exit(exit_code(interrupt))
-        return
     if args.mistakes:
         try:
             print(*map(mistakes, args.mistakes), sep="\n\n")
@@ -483,10 +336,4 @@ def main(argv: list[str] = None) -> None:
 
 
 if __name__ == "__main__":
-    asked = parse_args()
-    if asked.sft:
-        from plumbing import distributed
-
-        distributed.run(main, distributed.usual_processes(asked.device, [asked.sft]), asked.device)
-    else:
-        main()
+    main()

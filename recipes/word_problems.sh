@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A real LLaMA learns when to vote: SmolLM2-135M-Instruct on word problems, from download to table. See
-# recipes/word_problems.py for the problems.
+# recipes/word_problems.py for the problems, recipes/school.py for the lessons of the base model.
 #
 #     DEVICE=cpu bash recipes/word_problems.sh     # hours on two cores; the same command continues where it stopped
 #     bash recipes/word_problems.sh                # on one GPU
@@ -49,11 +49,11 @@ answer() {  # models...: their answers to the test problems, kept in OUT/eval
 
 [ -e runs/smollm2/model.safetensors ] || log download "$PYTHON" recipes/smollm2.py ${SMOLLM2:+--file "$SMOLLM2"}
 [ -e "$OUT/test.jsonl" ] || log problems "$PYTHON" recipes/word_problems.py --out "$OUT" "${data[@]}"
-learn() { "$PYTHON" recipes/word_problems.py --data "$OUT/train.jsonl" --device "$DEVICE" "$@"; }
-log school learn --sft runs/smollm2 --out "$OUT/school" "${school[@]}"
-log sheets learn --sft "$OUT/school/base" --out "$OUT/sheets" "${sums[@]}" --steps 40 --lr 2e-4
-log sheets-2 learn --sft "$OUT/sheets/base" --out "$OUT/sheets-2" "${sums[@]}" --steps 90 --lr 3e-4
-log counting learn --sft "$OUT/sheets-2/base" --out "$OUT" "${count[@]}" --steps 80
+learn() { "$PYTHON" recipes/school.py --data "$OUT/train.jsonl" --device "$DEVICE" "$@"; }
+log school learn --model runs/smollm2 --out "$OUT/school" "${school[@]}"
+log sheets learn --model "$OUT/school/base" --out "$OUT/sheets" "${sums[@]}" --steps 40 --lr 2e-4
+log sheets-2 learn --model "$OUT/sheets/base" --out "$OUT/sheets-2" "${sums[@]}" --steps 90 --lr 3e-4
+log counting learn --model "$OUT/sheets-2/base" --out "$OUT" "${count[@]}" --steps 80
 log asv-sft train --stage asv-sft
 ibpo() { log "ibpo-$1" train --stage ibpo --budget "vote=0.$1"; }
 if [ "$DEVICE" = cuda ]; then
