@@ -124,7 +124,7 @@ def train(args: argparse.Namespace) -> Path:
     give_tokens(network, tokenizer, [voting.PROMPTS[name] for name in ("scot", "sv", "asv")])
     rows = [json.loads(line) for line in args.data.read_text().splitlines()]
     examples = [encode(tokenizer, row["question"], "scot", row["solution"]) for row in rows]
-    rng = random.Random("school")
+    rng = random.Random(sources["model"])  # other pages in each lesson
     examples += [encode_part(tokenizer, "Calculate.", "scot", sheet(rng), RESULTS)
                  for _ in range(round(len(rows) * args.sheets))]
     examples += [encode_part(tokenizer, row["question"], "sv", vote_to_count(row["solution"], rng), COUNTS)

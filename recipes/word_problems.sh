@@ -8,7 +8,7 @@
 # No results yet; what has been seen so far. On an H200, with 400 steps of 64 solutions and a learning rate of 3e-5 in
 # IBPO, the base was right in 62 % at level 5, the plurality of eight in 68 %, so a vote had little to add, and within
 # three steps hardly any response was a vote. On two cores of a CPU the base before the lessons in counting was right in
-# 82, 74, 72, 57 and 53 % of its samples from level 1 to 5 (500 training problems), the plurality of eight in 2 to 12
+# 82, 74, 72, 57 and 53 % of its samples from level 1 to 5 (500 training problems), the plurality of eight in 4 to 12
 # points more, most at level 5; nearly all its mistakes are in arithmetic. But after ASV-SFT a third of the responses
 # were malformed, since the model did not count. With 30 steps of counting at a learning rate of 3e-4 it counted, and
 # forgot how to calculate (63 to 19 %); with 40 steps at 2e-4, a quarter of them sheets, it kept more of that (72, 61,
