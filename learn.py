@@ -10,6 +10,7 @@ Departure from the paper: the loss is a sum over tokens, divided by the number o
 never a length. A vote is several times as long as a single trial, and any division by length would make it count less.
 """
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -210,13 +211,22 @@ def closing_mask(tokenizer, ids: list[int]) -> list[bool]:
     return [i >= after for i in range(len(ids))]
 
 
-def encode(tokenizer, question: str, condition: str, response: str, given: str = "") -> Example:
-    """A training example from texts. given: a part of the response that is masked out of the loss."""
+def encode(tokenizer, question: str, condition: str, response: str, given: str = "", learned: str = None) -> Example:
+    """A training example from texts.
+
+    given: a part of the response that is masked out of the loss. learned: a regular expression; only what it matches,
+    line by line, and the end are in the loss.
+    """
     coded = tokenizer(response, add_special_tokens=False, return_offsets_mapping=True)
-    first = response.index(given)
-    loss_mask = [not (first <= a < first + len(given)) for a, _ in coded.offset_mapping] + [True]
+    starts, mask = [start for start, _ in coded.offset_mapping], None
+    if given:
+        first = response.index(given)
+        mask = [not first <= start < first + len(given) for start in starts] + [True]
+    elif learned is not None:
+        spans = [match.span() for match in re.finditer(learned, response, re.MULTILINE)]
+        mask = [any(a <= start < b for a, b in spans) for start in starts] + [True]
     return Example(voting.encode_prompt(tokenizer, question, condition), coded.input_ids + [tokenizer.eos_token_id],
-                   loss_mask=loss_mask if given else None)
+                   loss_mask=mask)
 
 
 def add_supervised_gradient(model: llama.Llama, examples: list[Example], settings: Settings) -> dict:

@@ -29,7 +29,6 @@ from word_problems import calculate, numbers_of  # noqa: E402
 if TYPE_CHECKING:  # torch and transformers take seconds to import, which --help need not wait for
     from transformers import PreTrainedTokenizerFast
 
-    from learn import Example
     from llama import Llama
 
 
@@ -74,18 +73,6 @@ RESULTS = r" \d+$"  # of a sheet: not the numbers drawn
 COUNTS = r"Seen [^\n]*|(?<=\[/TRIAL\]\n)[^\n]*"  # of a vote: how often an answer came up, and what follows from it
 
 
-def encode_part(tokenizer: "PreTrainedTokenizerFast", question: str, condition: str, text: str, part: str) -> "Example":
-    """An example to learn from, with only the matches of `part`, a regular expression, and the end in the loss."""
-    from learn import Example
-    from voting import encode_prompt
-
-    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    spans = [match.span() for match in re.finditer(part, text, re.MULTILINE)]
-    in_loss = [any(a <= start < b for a, b in spans) for start, _ in coded.offset_mapping] + [True]
-    return Example(encode_prompt(tokenizer, question, condition), coded.input_ids + [tokenizer.eos_token_id],
-                   loss_mask=in_loss)
-
-
 def give_tokens(model: "Llama", tokenizer: "PreTrainedTokenizerFast", texts: list[str]) -> None:
     """Make each of these texts a token of its own, whose embedding starts as the mean of those of the tokens before."""
     import torch
@@ -125,9 +112,9 @@ def train(args: argparse.Namespace) -> Path:
     rows = [json.loads(line) for line in args.data.read_text().splitlines()]
     examples = [encode(tokenizer, row["question"], "scot", row["solution"]) for row in rows]
     rng = random.Random(sources["model"])  # other pages in each lesson
-    examples += [encode_part(tokenizer, "Calculate.", "scot", sheet(rng), RESULTS)
+    examples += [encode(tokenizer, "Calculate.", "scot", sheet(rng), learned=RESULTS)
                  for _ in range(round(len(rows) * args.sheets))]
-    examples += [encode_part(tokenizer, row["question"], "sv", vote_to_count(row["solution"], rng), COUNTS)
+    examples += [encode(tokenizer, row["question"], "sv", vote_to_count(row["solution"], rng), learned=COUNTS)
                  for row in rng.choices(rows, k=round(len(rows) * args.counting))]
     with Stage(settings, "base", network, tokenizer, args.steps, sources) as stage:
         for step in stage:

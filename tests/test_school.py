@@ -15,6 +15,7 @@ import pytest
 import tiny
 import torch
 
+import learn
 import llama
 import sample
 import voting
@@ -34,7 +35,7 @@ def test_a_sheet_is_right_and_only_its_results_are_learned():
             a, result = (result, a) if operation == "/" else (a, result)
             assert {"+": a + b, "-": a - b}.get(operation, a * b) == result > 0
     tokenizer = tiny.letters()
-    example = school.encode_part(tokenizer, "Calculate.", "scot", text, school.RESULTS)
+    example = learn.encode(tokenizer, "Calculate.", "scot", text, learned=school.RESULTS)
     learned = [id for id, in_loss in zip(example.response, example.loss_mask, strict=True) if in_loss]
     assert tokenizer.decode(learned) == "".join(" " + c for *_, c in sums) + tokenizer.eos_token
     assert tokenizer.decode(example.response) == text + tokenizer.eos_token
@@ -48,7 +49,7 @@ def test_a_vote_to_count_is_right_and_only_its_counting_is_learned():
         assert parsed.group == "extended" and parsed.final == voting.plurality(list(parsed.answers))[0]
         seen[parsed.trials, parsed.final == str(problem.answer)] += 1
     assert {trials for trials, _ in seen} == set(range(3, 9)) and min(seen[3, True], seen[8, False]) > 5
-    example = school.encode_part(tokenizer, "How many?", "sv", text, school.COUNTS)
+    example = learn.encode(tokenizer, "How many?", "sv", text, learned=school.COUNTS)
     learned = tokenizer.decode([id for id, in_loss in zip(example.response, example.loss_mask, strict=True) if in_loss])
     tallies = [f"Seen {('once', 'twice', 'three times')[min(parsed.answers[: i + 1].count(a), 3) - 1]}."
                for i, a in enumerate(parsed.answers)]
