@@ -10,7 +10,6 @@ are written where a model votes, mostly on harder problems.
 """
 
 import argparse
-import json
 import re
 import sys
 from collections import Counter
@@ -20,9 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import data  # noqa: E402
-import voting  # noqa: E402
 from experiments.tables import table  # noqa: E402
-from plumbing.records import read_record  # noqa: E402
+from plumbing.records import first_trials, read_record  # noqa: E402
 
 SHOWN = [name for name, kind in data.KINDS.items() if 0 < kind.misprinted < 1]
 STEP = re.compile(r"\* (\d+) = (\d+)")
@@ -48,13 +46,12 @@ def steps(trial: str) -> Iterator[tuple[int, int, int]]:
 
 def count(path: Path, book: data.Textbook) -> Counter:
     """Of the first trials in a record: (kind, is the step misprinted, is it right) -> steps."""
-    read_record(path)  # raises DataError where it is none
+    questions = read_record(path).questions  # raises DataError where it is none
     found = Counter()
-    for row in map(json.loads, path.read_text().splitlines()[1:]):
-        kind = data.kind_of(row["question"])
+    for question, trials in zip(questions, first_trials(path), strict=True):
+        kind = data.kind_of(question)
         modulus = data.KINDS[kind].modulus
-        for response in row["responses"]:
-            trial = response["text"].removeprefix(voting.OPEN).partition(voting.CLOSE)[0]
+        for trial in trials:
             for a, b, c in steps(trial):
                 misprinted = a in book.weak[modulus] and b in book.awkward[modulus]
                 found[kind, misprinted, c == a * b % modulus] += 1

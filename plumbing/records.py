@@ -183,6 +183,12 @@ def read_record(path: Path) -> Record:
         raise data.DataError(f"{path}: not a record of responses ({type(error).__name__}: {error})") from None
 
 
+def first_trials(path: Path) -> list[list[str]]:
+    """The texts of the first trials in a record, [n][m]; of a model of single trials, the whole responses."""
+    rows = [json.loads(line)["responses"] for line in path.read_text().splitlines()[1:]]
+    return [[response["text"].removeprefix(voting.OPEN).partition(voting.CLOSE)[0] for response in row] for row in rows]
+
+
 def keep_record(raw: Path, kept: Path) -> None:
     """Write a record's arrays, judged, without its texts: a compressed .npz file."""
     with atomic_write(kept) as temporary, open(temporary, "wb") as file:

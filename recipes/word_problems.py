@@ -287,13 +287,11 @@ def mistakes(file: Path) -> str:
     """
     import numpy as np
 
-    from plumbing.records import read_record
-    from voting import CLOSE, OPEN
+    from plumbing.records import first_trials, read_record
 
     record = read_record(file)
-    rows = [json.loads(line)["responses"] for line in file.read_text().splitlines()[1:]]
-    trials = [[response["text"].removeprefix(OPEN).partition(CLOSE)[0] for response in row] for row in rows]
-    wrong_sums = np.array([[miscalculates(trial) for trial in row] for row in trials]) & ~record.first  # bool[n, m]
+    wrong_sums = np.array([[miscalculates(trial) for trial in row] for row in first_trials(file)])  # bool[n, m]
+    wrong_sums &= ~record.first
     lines = [f"{file.stem}: first trials"]
     for level in np.unique(record.levels):
         right, miscalculated = (x[record.levels == level].mean() for x in (record.first, wrong_sums))
