@@ -140,9 +140,14 @@ def solve(product: Product, rng: random.Random, textbook: Textbook = None) -> tu
 
 
 def split_of(product: Product) -> str:
-    """train (80 %), validation or test (10 % each). It depends on the set of factors, not on their order."""
+    """The split of a problem. It depends on the set of factors, not on their order."""
     factors, modulus = product
-    first_byte = hashlib.sha256(f"{sorted(factors)} {modulus}".encode()).digest()[0]
+    return split_of_key(f"{sorted(factors)} {modulus}")
+
+
+def split_of_key(key: str) -> str:
+    """train (80 %), validation or test (10 % each), as a hash of the key decides."""
+    first_byte = hashlib.sha256(key.encode()).digest()[0]
     if first_byte < 205:
         return "train"
     return "validation" if first_byte < 230 else "test"

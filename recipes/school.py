@@ -88,12 +88,26 @@ def give_tokens(model: "Llama", tokenizer: "PreTrainedTokenizerFast", texts: lis
                 weight[tokenizer.convert_tokens_to_ids(text)] = weight[ids].mean(dim=0)  # [C]
 
 
+def solutions_of(file: Path) -> list[tuple[str, str]]:
+    """The questions and solutions of recipes/word_problems.py. Raises data.DataError where a line has none."""
+    from data import DataError
+
+    try:
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        solved = [(row["question"], row["solution"]) for row in rows]
+        if not solved or not all(re.search(r"= \d+[^\n]*\n\\boxed", solution) for _, solution in solved):
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{file}: expected problems with solutions, as recipes/word_problems.py writes them") from None
+    return solved
+
+
 def train(args: argparse.Namespace) -> Path:
     """SFT of a chat model on solutions, sheets and votes to count; returns the directory of the base, OUT/base.
 
-    The instructions of voting.py get tokens of their own, as in the built-in world: this model learns what they mean
-    anyway, and need not read the 215 tokens of the longest in each prompt. What it writes stays spelled: new tokens
-    that start as means are too much alike for it to learn within some dozens of steps which to write.
+    Each instruction of voting.py becomes one token, as in the built-in world: training teaches the model what it means,
+    and no prompt has to spell out its up to 215 tokens. What the model writes keeps its ordinary tokens: new ones start
+    as means, too much alike to be told apart within some dozens of steps.
     """
     import voting
     from learn import add_supervised_gradient, encode
@@ -107,15 +121,15 @@ def train(args: argparse.Namespace) -> Path:
                "counting": str(args.counting)}
     if is_finished(settings, "base", sources):
         return settings.directory("base")
+    solved = solutions_of(args.data)
     network, tokenizer = open_start(settings, args.model)
     give_tokens(network, tokenizer, [voting.PROMPTS[name] for name in ("scot", "sv", "asv")])
-    rows = [json.loads(line) for line in args.data.read_text().splitlines()]
-    examples = [encode(tokenizer, row["question"], "scot", row["solution"]) for row in rows]
+    examples = [encode(tokenizer, question, "scot", solution) for question, solution in solved]
     rng = random.Random(sources["model"])  # other pages in each lesson
     examples += [encode(tokenizer, "Calculate.", "scot", sheet(rng), learned=RESULTS)
-                 for _ in range(round(len(rows) * args.sheets))]
-    examples += [encode(tokenizer, row["question"], "sv", vote_to_count(row["solution"], rng), learned=COUNTS)
-                 for row in rng.choices(rows, k=round(len(rows) * args.counting))]
+                 for _ in range(round(len(solved) * args.sheets))]
+    examples += [encode(tokenizer, question, "sv", vote_to_count(solution, rng), learned=COUNTS)
+                 for question, solution in rng.choices(solved, k=round(len(solved) * args.counting))]
     with Stage(settings, "base", network, tokenizer, args.steps, sources) as stage:
         for step in stage:
             chosen = [examples[i] for i in shuffled(len(examples), step, args.batch, 0)]
@@ -139,8 +153,8 @@ def parse_args(argv: list[str] = None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="bf16", choices=["fp32", "bf16"], help="of the weights (default bf16; on a "
                         "CPU without bf16 instructions fp32 is faster)")
     args = parser.parse_args(argv)
-    if min(args.steps, args.batch) < 1 or min(args.sheets, args.counting) < 0:
-        sys.exit("error: --steps and --batch must be at least 1, --sheets and --counting at least 0")
+    if min(args.steps, args.batch) < 1 or min(args.sheets, args.counting) < 0 or not args.lr > 0:
+        sys.exit("error: --steps and --batch must be at least 1, --sheets and --counting at least 0, --lr above 0")
     if not args.data.exists():
         sys.exit(f"error: there is no {args.data}: python recipes/word_problems.py writes it")
     return args
@@ -148,12 +162,13 @@ def parse_args(argv: list[str] = None) -> argparse.Namespace:
 
 def main(argv: list[str] = None) -> None:
     args = parse_args(argv)
+    from plumbing.settings import UserError
     from plumbing.signals import exit_code, stop_on_signals
 
     try:
         with stop_on_signals():
             print(train(args))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UserError) as error:  # DataError and CheckpointError are ValueErrors
         sys.exit(f"error: {error}")
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "stopped; the same command continues from there", file=sys.stderr)

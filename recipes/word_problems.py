@@ -14,20 +14,21 @@ A chat model that learns them (recipes/school.py) is the base model of IBPO. Wit
 """
 
 import argparse
-import hashlib
 import json
+import operator
 import random
 import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-LEVELS = (1, 2, 3, 4, 5)
-SPLITS = ("train", "validation", "test")
+import data  # noqa: E402
+
 NAMES = ("Ada", "Bo", "Carla", "Dev", "Elif", "Femi", "Gus", "Hana", "Ivo", "Jun", "Kofi", "Lea", "Milo", "Nia", "Omar",
          "Pia", "Quinn", "Rosa", "Sven", "Tala", "Uma", "Vito", "Wen", "Yara", "Zeno")
 
@@ -212,8 +213,11 @@ def numbers_of(kind: str, value: int, rng: random.Random) -> tuple[int, ...] | N
     return (rng.randint(2, 99),) if kind == "+" else (rng.randint(2, value - 1),) if value > 3 else None
 
 
+OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
+
+
 def calculate(a: int, operation: str, b: int) -> int:
-    return {"+": a + b, "-": a - b, "*": a * b, "/": a // b}[operation]
+    return OPERATIONS[operation](a, b)
 
 
 def compose(steps: int, rng: random.Random) -> WordProblem | None:
@@ -244,26 +248,36 @@ def compose(steps: int, rng: random.Random) -> WordProblem | None:
     return WordProblem(" ".join(sentences), value, len(lines), "\n".join([*lines, f"\\boxed{{{value}}}"]), repr(key))
 
 
-def split_of(key: str) -> str:
-    """train (80 %), validation or test (10 % each), by story and numbers."""
-    first_byte = hashlib.sha256(key.encode()).digest()[0]
-    return "train" if first_byte < 205 else "validation" if first_byte < 230 else "test"
-
-
 def generate(split: str, seed: int = 0) -> Iterator[WordProblem]:
-    """An endless stream of different problems of a split, the levels in turn."""
+    """A stream of different problems of a split, the levels in turn. data.DataError where a level has no more."""
     rng, seen = random.Random(f"words {split} {seed}"), set()
     while True:
-        for level in LEVELS:
-            problem = None
-            while problem is None or split_of(problem.key) != split or problem.key in seen:
+        for level in data.LEVELS:
+            for _ in range(10_000):
                 problem = compose(level, rng)
+                if problem is not None and data.split_of_key(problem.key) == split and problem.key not in seen:
+                    break
+            else:
+                raise data.DataError(f"there are no more problems of level {level} for {split}: ask for fewer")
             seen.add(problem.key)
             yield problem
 
 
+def write(out: Path, sizes: dict[str, int], seed: int) -> None:
+    """The files out/SPLIT.jsonl. sizes: problems of each split."""
+    out.mkdir(parents=True, exist_ok=True)
+    for split, size in sizes.items():
+        rows = [json.dumps(problem.row()) + "\n" for problem in islice(generate(split, seed), size)]
+        (out / f"{split}.jsonl").write_text("".join(rows))
+        print(f"{out}/{split}.jsonl: {len(rows):,} problems")
+    print("what to run next is in the docstring: python recipes/word_problems.py --help")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What goes wrong
+
+
+SUM = r"(?<![\d.,])(?<![-+*/] )(\d+) ([-+*/]) (\d+) = (\d+)(?![.,]?\d)"  # not a part of a longer sum or number
 
 
 def miscalculates(trial: str) -> bool:
@@ -271,8 +285,10 @@ def miscalculates(trial: str) -> bool:
 
     >>> miscalculates("With the gift: 7 + 5 = 12 marbles."), miscalculates("In each bag: 12 / 5 = 2.")
     (False, True)
+    >>> miscalculates("7 + 0 = 7, and 1,200 + 3 = 1,203"), miscalculates("3 + 4 + 5 = 12")  # only sums of two numbers
+    (False, False)
     """
-    for a, operation, b, result in re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)", trial):
+    for a, operation, b, result in re.findall(SUM, trial):
         if operation == "/":  # 12 / 5 = 2 is wrong, too
             a, operation, result = result, "*", a
         if calculate(int(a), operation, int(b)) != int(result):
@@ -317,20 +333,13 @@ def parse_args(argv: list[str] = None) -> argparse.Namespace:
 
 def main(argv: list[str] = None) -> None:
     args = parse_args(argv)
-    out = Path(args.out)
-    if args.mistakes:
-        try:
+    try:
+        if args.mistakes:
             print(*map(mistakes, args.mistakes), sep="\n\n")
-        except ValueError as error:  # data.DataError
-            sys.exit(f"error: {error}")
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    for split in SPLITS:
-        problems = generate(split, args.seed)
-        rows = [json.dumps(next(problems).row()) + "\n" for _ in range(getattr(args, split))]
-        (out / f"{split}.jsonl").write_text("".join(rows))
-        print(f"{out}/{split}.jsonl: {len(rows):,} problems")
-    print("what to run next is in the docstring: python recipes/word_problems.py --help")
+        else:
+            write(Path(args.out), {split: getattr(args, split) for split in data.SPLITS}, args.seed)
+    except (OSError, ValueError) as error:  # DataError is a ValueError
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

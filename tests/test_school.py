@@ -15,6 +15,7 @@ import pytest
 import tiny
 import torch
 
+import data
 import learn
 import llama
 import sample
@@ -90,10 +91,22 @@ def test_sft_on_the_solutions(tmp_path):
     written = (base / "model.safetensors").stat().st_mtime_ns
     school.main(options)
     assert (base / "model.safetensors").stat().st_mtime_ns == written
+    with pytest.raises(SystemExit) as stop:
+        school.main([*options, "--steps", "13"])
+    assert "made with base_steps = 12, not 13" in stop.value.code
 
 
 def test_what_is_wrong_is_said_in_one_line(tmp_path):
-    for more, said in ((["--steps", "0"], "at least 1"), (["--sheets", "-1"], "at least 0"), ([], "word_problems.py")):
+    for more, said in ((["--steps", "0"], "at least 1"), (["--sheets", "-1"], "at least 0"), ([], "word_problems.py"),
+                       (["--lr", "nan"], "above 0")):
         with pytest.raises(SystemExit) as stop:
             school.main(["--model", "M", "--data", str(tmp_path / "none.jsonl"), "--out", str(tmp_path), *more])
         assert said in stop.value.code and "\n" not in stop.value.code
+
+
+@pytest.mark.parametrize("line", ["", '{"question": "1 + 1?", "answer": "2"}', "[]", "not JSON",
+                                  '{"question": "1 + 1?", "solution": "Two.\\n\\\\boxed{2}"}'])
+def test_files_without_solutions_are_refused(tmp_path, line):
+    (tmp_path / "some.jsonl").write_text(line)
+    with pytest.raises(data.DataError, match="expected problems with solutions"):
+        school.solutions_of(tmp_path / "some.jsonl")

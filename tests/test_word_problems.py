@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "recipes"))
 import word_problems  # noqa: E402
 
-PROBLEMS = {split: list(islice(word_problems.generate(split, 5), 600)) for split in word_problems.SPLITS}
+PROBLEMS = {split: list(islice(word_problems.generate(split, 5), 600)) for split in data.SPLITS}
 ALL = [problem for problems in PROBLEMS.values() for problem in problems]
 
 # What English verbs do to a number; a sentence that none of these fits adds to it.
@@ -132,7 +132,7 @@ def test_splits_are_disjoint_and_problems_different():
 
 def test_levels_and_stories_come_evenly():
     levels = Counter(problem.steps for problem in PROBLEMS["train"])
-    assert set(levels.values()) == {120} and set(levels) == set(word_problems.LEVELS)
+    assert set(levels.values()) == {120} and set(levels) == set(data.LEVELS)
     assert len(word_problems.STORIES) >= 12
     seen = Counter(problem.key.split("'")[1] for problem in ALL)
     assert set(seen) == set(word_problems.STORIES) and max(seen.values()) < 3 * min(seen.values())
@@ -156,6 +156,18 @@ def test_files_that_data_reads(tmp_path, capsys):
             (p.question, str(p.answer), p.steps) for p in made]
     with pytest.raises(SystemExit):
         word_problems.main(["--train", "0"])
+    with pytest.raises(SystemExit) as stop:
+        word_problems.main(["--out", str(tmp_path / "test.jsonl")])
+    assert "File exists" in stop.value.code
+
+
+def test_where_there_are_no_more_problems_this_is_said(monkeypatch):
+    one = next(p for p in PROBLEMS["train"] if p.steps == 1)
+    monkeypatch.setattr(word_problems, "compose", lambda steps, rng: one)
+    problems = word_problems.generate("train")
+    assert next(problems) == one
+    with pytest.raises(data.DataError, match="no more problems of level 2 for train"):
+        next(problems)
 
 
 def test_mistakes_are_wrong_sums_or_wrong_plans(tmp_path, capsys):
