@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike
 import data
 import sample
 import voting
-from plumbing import distributed, printing, server
+from plumbing import distributed, printing, records, server
 from plumbing.files import fingerprint
 from plumbing.records import Record, is_record_of, keep_all, make_record, print_examples, read_kept, read_record
 from plumbing.signals import exit_code, stop_on_signals
@@ -258,10 +258,7 @@ def report(out: Path, names: list[str] = None) -> dict:
 def different_names(directories: list) -> list[str]:
     """What the models are called: the names of their directories. DataError if two would have the same record."""
     names = [Path(directory).resolve().name for directory in directories]
-    taken = [*names, *(f"{name}-greedy" for name in names)]
-    for name in names:
-        if taken.count(name) > 1:
-            raise data.DataError(f"two models are called {name}, and would have one record; rename a directory")
+    records.require_distinct(names)
     return names
 
 

@@ -1,8 +1,8 @@
 """The learning step: the gradient of Eq. (5), and AdamW.
 
 `add_gradient` adds the gradient of -sum_ij weight_ij log pi(y_ij | x_i) / n, Eq. (5), and `AdamW` takes the step.
-train.py calls the first, and `Stage` (plumbing/stage.py) the second; it also logs a line per step, and continues after
-an interruption.
+train.py calls the first. `Stage` (plumbing/stage.py) calls the second, logs a line per step, and continues after an
+interruption.
 
     pytest tests/test_learn.py
 
@@ -214,8 +214,8 @@ def closing_mask(tokenizer, ids: list[int]) -> list[bool]:
 def encode(tokenizer, question: str, condition: str, response: str, given: str = "", learned: str = None) -> Example:
     """A training example from texts.
 
-    given: a part of the response that is masked out of the loss. learned: a regular expression; only what it matches,
-    line by line, and the end are in the loss.
+    given: a part of the response that is masked out of the loss. learned, instead: a regular expression (^ and $ match
+    at line breaks); only tokens that begin inside a match, and the stop id, are in the loss.
     """
     coded = tokenizer(response, add_special_tokens=False, return_offsets_mapping=True)
     starts, mask = [start for start, _ in coded.offset_mapping], None

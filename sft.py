@@ -3,8 +3,8 @@
     python train.py --stage base                 # rebuild the built-in base model from nothing
     python train.py --stage asv-sft              # its own solutions in the voting templates
 
-Departures from the paper: a single trial is one of the model's own solutions, not a golden one, which would teach it
-arithmetic, too, not only when to vote (see `sft_examples`). D_ASV1 and D_ASV2 are both drawn evenly from all levels.
+Departures from the paper: a single trial is one of the model's own solutions. A golden one would teach it arithmetic as
+well, not only when to vote (see `sft_examples`). D_ASV1 and D_ASV2 are both drawn evenly from all levels.
 D_ASV1 holds votes on problems with at least --sft-distinct different answers (the paper: 4 to 8, of 32 samples). That
 tells the model about difficulty before IBPO does; with --sft-distinct 1 it learns both formats, not when to use them.
 With --sft-short there is a third kind of example, short votes, made in the same way.
@@ -87,12 +87,13 @@ def counting_page(book: data.Textbook, rng: random.Random) -> tuple[str, str, st
     return data.question_of(problem), "sv", voting.render_extended(solutions, answers)
 
 
-def count_only(example: Example, close: int, tallies: set[int]) -> Example:
-    """The same page, learning only tallies, the token after each [/TRIAL] (`close`), and all that follows the last."""
-    ids = example.response
-    last = len(ids) - 1 - ids[::-1].index(close)
-    example.loss_mask = [i > last or ids[i - 1] == close or ids[i] in tallies for i in range(len(ids))]
-    if ids.count(close) == voting.MAX_TRIALS:
+COUNTING = r"\nSeen [^\n]*|(?<=\[/TRIAL\]\n)[^\n]*"  # tallies, and what follows each [/TRIAL]
+
+
+def count_only(tokenizer, question: str, condition: str, vote: str) -> Example:
+    """An example that learns only the counting."""
+    example = encode(tokenizer, question, condition, vote, learned=COUNTING)
+    if vote.count(voting.CLOSE) == voting.MAX_TRIALS:
         example.weight = 10.0  # what to state without consensus is the hardest part, and one token in two hundred
     return example
 
@@ -113,12 +114,10 @@ def textbook_batch(step: int, settings: Settings, tokenizer, book: data.Textbook
     if step < settings.base_chapter_2:  # short pages: twice as many
         return [encode(tokenizer, *times_table(step, settings.base_chapter_2, book, rng))
                 for _ in range(2 * settings.base_batch)]
-    close = tokenizer.convert_tokens_to_ids(voting.CLOSE)
-    tallies = {tokenizer.convert_tokens_to_ids(text) for text in voting.TALLY.values() if text}
     pages = []
     for _ in range(settings.base_batch):
         if step >= settings.base_chapter_3 and rng.random() < book.counting:
-            pages.append(count_only(encode(tokenizer, *counting_page(book, rng)), close, tallies))
+            pages.append(count_only(tokenizer, *counting_page(book, rng)))
         else:
             pages.append(encode(tokenizer, *textbook_page(book, rng)))
     return pages
@@ -222,7 +221,8 @@ def balanced_sample(by_level: dict[int, list], count: int, what: str) -> list:
     """`count` items, as many from each level; what a small level lacks, the others make up for."""
     levels = [level for level in sorted(by_level) if by_level[level]]
     if not levels:
-        raise UserError(f"no {what} could be made: the base model answered none of its problems right")
+        raise UserError(f"no {what} could be made of the base model's samples: no problem has enough that are finished "
+                        "and right (or, for votes, different enough: --sft-distinct)")
     sizes = [len(by_level[level]) for level in levels]
     share = next((s for s in range(max(sizes)) if sum(min(size, s) for size in sizes) >= count), max(sizes))
     chosen = [item for level in levels for item in by_level[level][:share]][:count]

@@ -4,9 +4,9 @@
 
 In the built-in world, models err at the steps that their textbook misprints (data.Textbook); other steps are nearly
 always right. The base has never read a right product at the former. A better model may arrange the factors so that it
-meets fewer of them, or know the products. This table says, of the kinds of problems with both sorts of steps, how many
-steps are misprinted ones, and how often a model gets these right, and the others. It counts first trials: later ones
-are written where a model votes, mostly on harder problems.
+meets fewer of them, or know the products. For each kind of problems that has both sorts of steps, the table shows the
+share of misprinted steps, and how often a model gets these and the others right. It counts first trials: later ones are
+written where a model votes, mostly on harder problems.
 """
 
 import argparse
@@ -27,7 +27,7 @@ STEP = re.compile(r"\* (\d+) = (\d+)")
 
 
 def steps(trial: str) -> Iterator[tuple[int, int, int]]:
-    """The steps (a, b, c) of a trial: it says that a * b is c. They end where a line is none.
+    """The steps (a, b, c) of a trial: it says that a * b is c. It stops at the first line that is not a step.
 
     >>> list(steps("33\\n* 19 = 12\\n* 9 = 26\\n\\\\boxed{26}"))
     [(33, 19, 12), (12, 9, 26)]

@@ -113,11 +113,11 @@ def parts_of(settings: Settings, stage: str, config: llama.Config, prompt: int) 
     parts = []
     if stage in ("all", "sv-sft", "asv-sft", "ibpo") and not (stage == "ibpo" and s.start):
         parts.append(Part("samples of the base", base, sampled=s.sft_problems * s.sft_samples * trial))
-    for name in ("sv-sft", "asv-sft"):
-        if stage in ("all", name) or (name == "asv-sft" and stage == "ibpo" and not s.start):
-            regular = s.sft_regular * (s.sft_alpha if name == "asv-sft" else 1)
-            mean = prompt + (s.sft_votes * vote + regular * trial) / (s.sft_votes + regular)
-            parts.append(Part(name, learning, learned=s.sft_steps * s.sft_batch * mean))
+    adaptive = ["asv-sft"] * (not s.start)  # IBPO starts from it, or from --start
+    for name in {"all": ["sv-sft", *adaptive], "ibpo": adaptive}.get(stage, [stage]):
+        regular = s.sft_regular * (s.sft_alpha if name == "asv-sft" else 1)
+        mean = prompt + (s.sft_votes * vote + regular * trial) / (s.sft_votes + regular)
+        parts.append(Part(name, learning, learned=s.sft_steps * s.sft_batch * mean))
     if stage in ("all", "ibpo"):
         n = s.steps * s.prompts * s.accumulate
         looks = s.valid_problems * -(-s.steps // s.valid_every) if s.valid_every else 0
@@ -133,9 +133,10 @@ def parts_of(settings: Settings, stage: str, config: llama.Config, prompt: int) 
 
 
 def hours_of(part: Part, settings: Settings, config: llama.Config, prompt: int, rates: Rates) -> float:
-    """Tokens over tokens per second."""
-    return (part.sampled / sampling_bound(config, settings, prompt, rates) / rates.sampling
-            + part.learned * learning_cost(config, settings.checkpointing) / rates.products / rates.learning) / 3600
+    """Tokens over tokens per second, shared by all processes."""
+    seconds = (part.sampled / sampling_bound(config, settings, prompt, rates) / rates.sampling
+               + part.learned * learning_cost(config, settings.checkpointing) / rates.products / rates.learning)
+    return seconds / 3600 / distributed.size
 
 
 def sampling_bound(config: llama.Config, settings: Settings, prompt: int, rates: Rates) -> float:
@@ -177,12 +178,16 @@ class Plan:
         self.disk_free = shutil.disk_usage(nearest(Path(settings.out))).free
 
     @property
+    def state(self) -> int:
+        """Bytes of the state of a stage, which is there twice while it is written."""
+        memory = state_memory(self.config, self.settings)
+        return 2 * (memory["gradients"] + memory["moments"])  # trained weights are as large as their gradients
+
+    @property
     def disk(self) -> int:
-        """Bytes: a checkpoint per stage, and a state, which is there twice while it is written."""
-        state = state_memory(self.config, self.settings)
+        """Bytes: a checkpoint per stage, and a state."""
         checkpoints = sum(part.name in ("sv-sft", "asv-sft", "ibpo, learning") for part in self.parts)
-        kept = state["gradients"] + state["moments"]  # the weights that are trained are as large as their gradients
-        return checkpoints * self.parameters * bytes_of(self.settings) + 2 * kept
+        return checkpoints * self.parameters * bytes_of(self.settings) + self.state
 
     def complaints(self) -> list[str]:
         """What is not enough, and which setting changes that."""
@@ -236,16 +241,17 @@ class Plan:
             cells = "".join(f"{part.memory.get(name, 0) / GIB:12.2f}" for name in columns)
             lines.append(f"{part.name:22}{cells}{sum(part.memory.values()) / GIB:9.2f}"
                          + (f"{'?':>9}" if spent is None else f"{spent:9.2f}"))
-        state = 2 * (state_memory(self.config, s)["gradients"] + state_memory(self.config, s)["moments"])
-        lines += ["", f"disk: {self.disk / GIB:.1f} GiB in {s.out}, {state / GIB:.1f} of them for the state, which is "
-                  f"there twice while it is written; {self.disk_free / GIB:.1f} are free"]
+        lines += ["", f"disk: {self.disk / GIB:.1f} GiB in {s.out}, {self.state / GIB:.1f} of them for the state, twice "
+                  f"while it is written; {self.disk_free / GIB:.1f} are free"]
+        if s.shard:
+            lines.append("memory: as without --shard; plumbing/sharding.py says what each process then keeps")
         if self.rates is None:
             lines.append(f"hours: unknown; there are no rates for {self.card}")
         else:
             lines.append(f"hours: {sum(hours):.3g} in all; {self.rates.source}. Sampling reaches "
                          f"{self.rates.sampling:.0%} of the memory bandwidth, learning {self.rates.learning:.0%} of "
                          f"the matrix products. Assumed: trials of {TRIAL_TOKENS} tokens, votes of {VOTE_TRIALS} "
-                         f"trials, all responses of IBPO votes, which is the most it can be")
+                         f"trials, and, as the most it can be, that every response in IBPO is a vote")
         lines += self.complaints() or ["memory and disk are enough"]
         return "\n".join(textwrap.fill(line, 118) if len(line) > 118 and "  " not in line else line for line in lines)
 
@@ -255,8 +261,14 @@ def longest_prompt(settings: Settings) -> int:
     tokenizer = open_tokenizer(settings.model)
     problems = data.load(settings.data, "train", 100 if settings.data == data.BUILTIN else None)
     question = max((problem.question for problem in problems), key=len)
-    conditions = {settings.condition(stage) for stage in ("base", "sv-sft", "asv-sft")} - {"modes"}
-    return max(len(voting.encode_prompt(tokenizer, question, condition)) for condition in conditions)
+    lengths = []
+    for condition in {settings.condition(stage) for stage in ("base", "sv-sft", "asv-sft")}:
+        try:
+            lengths.append(len(voting.encode_prompt(tokenizer, question, condition)))
+        except voting.PromptError:
+            if condition != "modes":  # which the built-in model learns only in ASV-SFT: one token
+                raise
+    return max(lengths)
 
 
 def card_and_free(settings: Settings, need: int) -> tuple[str, int]:

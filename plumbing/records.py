@@ -39,6 +39,15 @@ def make_record(path: Path, problems: list, header: dict, samples: int, model, t
         [{"text": r.text, "tokens": len(r.ids), "finished": r.finished} for r in row] for row in rows]))
 
 
+def require_distinct(names: list[str]) -> None:
+    """Raises data.DataError if two of the models would have the same record: base-greedy is one of base, too."""
+    taken = [*names, *(f"{name}-greedy" for name in names)]
+    for name in names:
+        if taken.count(name) > 1:
+            raise data.DataError(f"two models are called {name}, and would have one record; rename one, or evaluate "
+                                 "one at a time")
+
+
 def write_record(path: Path, problems: list, header: dict, rows: list[list[dict]]) -> None:
     """The file. rows: of each problem, {"text", "tokens", "finished"} per response."""
     lines = [json.dumps(header)]
@@ -239,19 +248,23 @@ def by_level(levels: np.ndarray, values: np.ndarray) -> dict[int, float]:
     return {level: float(np.nanmean(v)) for level, v in chosen.items() if not np.isnan(v).all()}
 
 
+def margins_of(rollout: voting.Judged) -> np.ndarray:
+    """Eq. (6) between votes and regular responses, short votes left out: float[n]. rollout: train.Rollout."""
+    votes = rollout.in_group("extended")  # bool[n, m]
+    return ibpo.reward_margin(rollout.correct, votes, votes | rollout.in_group("regular"))
+
+
 def describe(rollout: voting.Judged, selection: ibpo.Selection) -> dict:
     """A step's responses in numbers. rollout: train.Rollout."""
     levels, votes = rollout.levels, rollout.extended  # int[n], bool[n, m]
     accepted = selection.weights > 0  # bool[n, m]
-    two_groups = rollout.in_group("extended") | rollout.in_group("regular")  # bool[n, m]
-    margin = ibpo.reward_margin(rollout.correct, rollout.in_group("extended"), two_groups)  # float[n], Eq. (6)
     record = {
         "accuracy": float(rollout.correct.mean()), "accuracy_by_level": by_level(levels, rollout.correct),
         "vote_share": float(votes.mean()), "vote_share_by_level": by_level(levels, votes),
         "accepted": selection.accepted, "accepted_vote_share": selection.extended / max(selection.accepted, 1),
         "accepted_tokens": float(rollout.tokens[accepted].sum() / max(selection.accepted, 1)),
         "accepted_vote_share_by_level": by_level(levels, np.where(accepted, votes, np.nan)),
-        "margin_by_level": by_level(levels, margin),
+        "margin_by_level": by_level(levels, margins_of(rollout)),
         "trials": float(rollout.trials.mean()),
         "trials_per_vote": float(rollout.trials[votes].mean()) if votes.any() else None,
         "tokens": float(rollout.tokens.mean()), "malformed": float(1 - rollout.valid.mean()),
@@ -276,8 +289,7 @@ def notes_on(record: dict, rollout: voting.Judged, settings) -> str:
     if record["malformed"] > 0.5:
         return (f"note: {record['malformed']:.0%} of the responses are malformed: the start has not learned to write "
                 "trials and votes; see some with sample.py, and give ASV-SFT more --sft-steps or a higher --sft-lr")
-    margin = ibpo.reward_margin(rollout.correct, rollout.in_group("extended"), rollout.valid)  # float[n], Eq. (6)
-    silent = float((margin == 0).mean())
+    silent = float((margins_of(rollout) == 0).mean())
     if METHODS[settings.method].fewest_samples > 2 and settings.samples < 8 and silent > 0.5:
         return (f"note: with --samples {settings.samples} the margin, Eq. (6), is 0 on {silent:.0%} of the prompts: "
                 "there it cannot tell who should vote; more samples can")

@@ -29,10 +29,10 @@ from tqdm import tqdm
 import data
 import voting
 from plumbing.files import derive_seed
-from plumbing.records import is_record_of, print_examples, write_record
+from plumbing.records import is_record_of, print_examples, require_distinct, write_record
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
-TRIES = 9  # of a request, with pauses of 1, 2, 4, ... seconds: four minutes, enough to start a server again
+TRIES = 10  # of a request, with pauses of up to 1, 2, 4, ... 60 seconds: two to four minutes, to start a server again
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds
 TIMEOUT = 1800.0  # seconds for one response: it may wait for many others
 AGAIN = (408, 409, 425, 429)  # statuses that are worth another try, as are 500 and above
@@ -206,21 +206,21 @@ def respond(server: str, models: list[str], source: str, problems: int, samples:
     url = server.rstrip("/").removesuffix("/v1") + "/v1/chat/completions"
     if not url.startswith(("http://", "https://")):
         raise ServerError(f"--server {server}: expected an address such as http://localhost:8000")
+    asked = [name_and_condition(model) for model in models]
+    called = [Path(model).name + (f"-{condition}" if condition != "scot" else "") for model, condition in asked]
+    require_distinct(called)
     chosen = data.load(source, split, problems, seed)
     names = []
-    for model, condition in map(name_and_condition, models):
-        called = Path(model).name + (f"-{condition}" if condition != "scot" else "")
+    for (model, condition), own in zip(asked, called):
         kinds = [("", samples[condition], options["temperature"])]
         if condition == "scot":
             kinds.append(("-greedy", 1, 0.0))
         for suffix, m, temperature in kinds:
-            if called + suffix in names:
-                raise ServerError(f"two models would have the record {called + suffix}: ask for one at a time")
-            names.append(called + suffix)
+            names.append(own + suffix)
             header = {"model": model, "condition": condition, "data": source, "split": split, "problems": len(chosen),
                       "samples": m, "seed": seed, "dtype": "server", **options, "temperature": temperature,
                       "weights": None}
-            path = out / "records" / f"{called}{suffix}.jsonl"
+            path = out / "records" / f"{own}{suffix}.jsonl"
             if not is_record_of(path, header, chosen):
                 make_record(url, model, header, path, chosen, in_flight)
             if show:

@@ -14,7 +14,7 @@ import llama
 import sample
 import train
 from plumbing import memory, plan
-from plumbing.settings import parse_args
+from plumbing.settings import Settings, parse_args
 
 GIB = 2**30
 H100 = plan.Rates("H100", 3.35e12, 989e12, 0.3, 0.35, "")
@@ -92,7 +92,7 @@ def test_what_a_step_of_sampling_reads_is_what_is_there():
     assert memory.count_multiplied(tiny.QWEN_1_5B) == sum(w.numel() for w in small.parameters())  # tied: once
 
 
-def test_hours_are_tokens_over_tokens_per_second(tmp_path):
+def test_hours_are_tokens_over_tokens_per_second(tmp_path, monkeypatch):
     settings, stage = settings_of(tmp_path, "80gb", "--plan", "--sft-problems", "1000", "--steps", "10")
     config = llama.read_config(settings.model)
     parts = {part.name: part for part in plan.parts_of(settings, stage, config, 400)}
@@ -105,6 +105,26 @@ def test_hours_are_tokens_over_tokens_per_second(tmp_path):
     for part in parts.values():
         assert plan.hours_of(part, settings, config, 400, twice) == pytest.approx(
             plan.hours_of(part, settings, config, 400, H100) / 2)
+    monkeypatch.setattr(plan.distributed, "size", 4)
+    assert plan.hours_of(part, settings, config, 400, H100) == pytest.approx(
+        4 * plan.hours_of(part, settings, config, 400, replace(twice, sampling=1.2, learning=1.4)))
+
+
+@pytest.mark.parametrize("stage, start, names", [
+    ("all", "", "sv-sft asv-sft ibpo"), ("all", "--start DIR", "sv-sft ibpo"), ("ibpo", "", "asv-sft ibpo"),
+    ("ibpo", "--start DIR", "ibpo"), ("sv-sft", "", "sv-sft"), ("asv-sft", "", "asv-sft")])
+def test_only_stages_that_run_are_planned(tmp_path, stage, start, names):
+    settings, _ = settings_of(tmp_path, "80gb", "--plan", "--stage", stage, *start.split())
+    parts = plan.parts_of(settings, stage, llama.read_config(settings.model), 400)
+    assert [part.name.removesuffix(", learning") for part in parts if part.learned] == names.split()
+
+
+def test_the_longest_prompt_is_of_any_stage(tmp_path):
+    """The instruction for three groups is the longest; the built-in model has a token for it only after ASV-SFT."""
+    settings, _ = settings_of(tmp_path, "80gb", "--plan")
+    shorter = plan.longest_prompt(settings)
+    assert plan.longest_prompt(replace(settings, sft_short=10)) > shorter + 20
+    assert plan.longest_prompt(Settings(sft_short=10)) == plan.longest_prompt(Settings()) < 40
 
 
 @pytest.mark.parametrize("card, name", [

@@ -18,7 +18,7 @@ import llama
 import sample
 import sft
 import voting
-from learn import AdamW, Example, encode
+from learn import AdamW, Example
 from plumbing.files import derive_seed
 from plumbing.settings import Settings, UserError
 from plumbing.stage import Stage, only_process
@@ -266,10 +266,7 @@ def test_counting_pages_teach_counting_alone(answers):
     tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces())
     answers = [None if a == "a" else a for a in answers] if len(answers) == 8 or "a" in answers else [*answers, "5"]
     solutions = [f"7\n* 12 = 23\n\\boxed{{{a}}}" if a else "7" for a in answers]
-    example = encode(tokenizer, "Compute 7 * 12 modulo 61.", "sv", voting.render_extended(solutions, answers))
-    pieces = (voting.CLOSE, *list(voting.TALLY.values())[1:])
-    close, *tallies = (tokenizer.convert_tokens_to_ids(piece) for piece in pieces)
-    page = sft.count_only(example, close, set(tallies))
+    page = sft.count_only(tokenizer, "Compute 7 * 12 modulo 61.", "sv", voting.render_extended(solutions, answers))
     texts = [tokenizer.decode([i]) for i in page.response]
     learned = [text for text, wanted in zip(texts, page.loss_mask) if wanted]
     last = len(texts) - texts[::-1].index(voting.CLOSE)
