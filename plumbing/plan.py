@@ -241,8 +241,8 @@ class Plan:
             cells = "".join(f"{part.memory.get(name, 0) / GIB:12.2f}" for name in columns)
             lines.append(f"{part.name:22}{cells}{sum(part.memory.values()) / GIB:9.2f}"
                          + (f"{'?':>9}" if spent is None else f"{spent:9.2f}"))
-        lines += ["", f"disk: {self.disk / GIB:.1f} GiB in {s.out}, {self.state / GIB:.1f} of them for the state, twice "
-                  f"while it is written; {self.disk_free / GIB:.1f} are free"]
+        lines += ["", f"disk: {self.disk / GIB:.1f} GiB in {s.out}, {self.state / GIB:.1f} of them for the state while "
+                  f"it is written; {self.disk_free / GIB:.1f} are free"]
         if s.shard:
             lines.append("memory: as without --shard; plumbing/sharding.py says what each process then keeps")
         if self.rates is None:

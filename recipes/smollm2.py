@@ -91,7 +91,8 @@ def model_of(reader: "GGUFReader", config: llama.Config) -> llama.Llama:
             weight = half_split(weight, config.num_key_value_heads)
         with torch.no_grad():
             parameter.copy_(weight)
-    assert not stored, f"tensors without a place: {sorted(stored)}"
+    if stored:
+        raise ValueError(f"tensors without a place: {sorted(stored)}")
     return model
 
 
@@ -99,7 +100,8 @@ def tokenizer_of(field: Field) -> PreTrainedTokenizerFast:
     """Byte-level BPE as in GPT-2, every digit a token of its own (in GGUF: the pre-tokenizer 'smollm')."""
     from gguf import TokenType
 
-    assert field("tokenizer.ggml.pre") == "smollm"
+    if field("tokenizer.ggml.pre") != "smollm":
+        raise ValueError(f"its tokenizer is {field('tokenizer.ggml.pre')}, not smollm")
     tokens = field("tokenizer.ggml.tokens")
     kinds = field("tokenizer.ggml.token_type")
     merges = [tuple(merge.split(" ")) for merge in field("tokenizer.ggml.merges")]
@@ -136,13 +138,17 @@ def main() -> None:
         sys.exit("error: the package gguf, which reads the model's file, is not installed: pip install gguf")
 
     with tempfile.TemporaryDirectory() as directory:
-        reader = GGUFReader(args.file or download(directory))
+        file = args.file or download(directory)
+        try:
+            reader = GGUFReader(file)
 
-        def field(name: str) -> Any:
-            return reader.fields[name].contents()
+            def field(name: str) -> Any:
+                return reader.fields[name].contents()
 
-        model = model_of(reader, config_of(field))
-        llama.save(model, out, tokenizer_of(field))
+            model, tokenizer = model_of(reader, config_of(field)), tokenizer_of(field)
+        except (ValueError, KeyError, RuntimeError) as error:
+            sys.exit(f"error: {file} is not the .gguf file of SmolLM2 ({type(error).__name__}: {error})")
+        llama.save(model, out, tokenizer)
     print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 
 

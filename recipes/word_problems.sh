@@ -17,8 +17,9 @@
 # right in 74, 63, 48, 38 and 18 %, the plurality in 6 to 11 points more; after ASV-SFT 54 % of 90 responses to
 # validation problems were valid votes, two were miscounted, three went past eight trials, eight began without [TRIAL].
 #
-# Each program prints into runs/words/NAME.txt. On a GPU two run side by side: a model of this size leaves most of it
-# idle. PYTHON names the interpreter; SMOLLM2 the .gguf file, if it is here and need not be downloaded.
+# The output of each program goes to $OUT_DIR/NAME.txt (default runs/words). On a GPU two run side by side: a model of
+# this size leaves most of it idle. PYTHON names the interpreter; SMOLLM2 the .gguf file, if it is here and need not be
+# downloaded.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
@@ -49,7 +50,7 @@ answer() {  # models...: their answers to the test problems, kept in OUT/eval
         "${limits[@]}"
 }
 
-[ -e runs/smollm2/model.safetensors ] || log download "$PYTHON" recipes/smollm2.py ${SMOLLM2:+--file "$SMOLLM2"}
+[ -e runs/smollm2/tokenizer_config.json ] || log download "$PYTHON" recipes/smollm2.py ${SMOLLM2:+--file "$SMOLLM2"}
 [ -e "$OUT/test.jsonl" ] || log problems "$PYTHON" recipes/word_problems.py --out "$OUT" "${data[@]}"
 learn() { "$PYTHON" recipes/school.py --data "$OUT/train.jsonl" --device "$DEVICE" "$@"; }
 log school learn --model runs/smollm2 --out "$OUT/school" "${school[@]}"
@@ -60,11 +61,11 @@ log asv-sft train --stage asv-sft
 ibpo() { log "ibpo-$1" train --stage ibpo --budget "vote=0.$1"; }
 if [ "$DEVICE" = cuda ]; then
     ibpo 50 & first=$!
-    log sv-sft train --stage sv-sft
+    log sv-sft train --stage sv-sft || { wait "$first"; exit 1; }
     wait "$first"
 else
     ibpo 50
     log sv-sft train --stage sv-sft
 fi
 log table answer "$OUT/base" "$OUT/sv-sft" "$OUT/asv-sft" "$OUT/ibpo-50"
-tr '\r' '\n' <"$OUT/table.txt" | grep -v "response/s" | tail -60
+tr '\r' '\n' <"$OUT/table.txt" | grep -vE "response/s|s/response" | tail -60

@@ -6,6 +6,7 @@
 import importlib.util
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -71,3 +72,15 @@ def test_half_split_turns_the_same_pairs(smollm2):
     side_by_side = scores(query, key, slice(0, None, 2), slice(1, None, 2))
     split = scores(smollm2.half_split(query, heads), smollm2.half_split(key, heads), slice(0, D // 2), slice(D // 2, D))
     torch.testing.assert_close(split, side_by_side)
+
+
+def test_another_file_is_one_line(smollm2, monkeypatch, tmp_path):
+    class Reader:
+        def __init__(self, file: Path):
+            self.fields, self.tensors = {}, []  # of another format: nothing that is looked for
+
+    monkeypatch.setitem(sys.modules, "gguf", SimpleNamespace(GGUFReader=Reader, MODEL_ARCH=None, dequantize=None,
+                                                             get_tensor_name_map=None))
+    message = run(smollm2, monkeypatch, "--file", __file__, "--out", str(tmp_path / "out"))
+    assert "is not the .gguf file of SmolLM2" in message and "\n" not in message
+    assert not (tmp_path / "out").exists()
