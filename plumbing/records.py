@@ -278,8 +278,8 @@ def describe(rollout: voting.Judged, selection: ibpo.Selection) -> dict:
 
 
 def notes_on(record: dict, rollout: voting.Judged, settings) -> str:
-    """What a user should know of a step: why nothing was accepted, that most responses are malformed, or that most
-    margins say nothing. "" if none of these.
+    """What a user should know of a step: why nothing was accepted, that most responses are malformed, that none is a
+    vote any more, or that most margins say nothing. "" if none of these.
     """
     if not record["accepted"]:
         n = len(rollout.correct)
@@ -289,6 +289,9 @@ def notes_on(record: dict, rollout: voting.Judged, settings) -> str:
     if record["malformed"] > 0.5:
         return (f"note: {record['malformed']:.0%} of the responses are malformed: the start has not learned to write "
                 "trials and votes; see some with sample.py, and give ASV-SFT more --sft-steps or a higher --sft-lr")
+    if METHODS[settings.method].fewest_samples > 2 and not record["vote_share"]:
+        return ("note: no response is a vote, so no vote can be accepted, and the policy will hardly vote again; give "
+                "ASV-SFT more --sft-votes if it was so from the first step, else start again with a lower --lr")
     silent = float((margins_of(rollout) == 0).mean())
     if METHODS[settings.method].fewest_samples > 2 and settings.samples < 8 and silent > 0.5:
         return (f"note: with --samples {settings.samples} the margin, Eq. (6), is 0 on {silent:.0%} of the prompts: "

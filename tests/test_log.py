@@ -102,3 +102,13 @@ def test_a_start_that_cannot_vote_is_noticed():
         record = describe(rollout, selection)
         assert record["accepted"]
         assert ("malformed" in notes_on(record, rollout, Settings())) == warned
+
+
+def test_a_policy_that_has_lost_its_votes_is_noticed():
+    rollout = made_up_rollout(np.random.default_rng(1), 30)
+    for votes in (True, False):
+        if not votes:
+            rollout.group[:] = 0
+        record = describe(rollout, train.select(rollout, None, Settings(), 0)[0])
+        assert ("lower --lr" in notes_on(record, rollout, Settings())) == (not votes)
+    assert not notes_on(record, rollout, Settings(method="rft"))
