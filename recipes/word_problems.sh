@@ -8,7 +8,7 @@
 # What has been seen on two cores of a CPU. The base before and after its lessons in counting: right samples of 500
 # training problems from level 1 to 5, %; what the plurality of eight adds, points; and what ASV-SFT from it writes:
 #     no counting: nearly all mistakes are sums   82 74 72 57 53   +4 to 12   a third malformed
-#     30 steps, lr 3e-4, no sheets beside         63 42 42 27 19              not tried: it forgot how to calculate
+#     30 steps, lr 3e-4, no sheets beside         63 42 42 27 19              it forgot how to calculate
 #     40 steps, lr 2e-4, a quarter sheets         72 61 58 40 34   +5 to 12   a sixth malformed, mostly long votes
 #     40 more, some votes with whole trials       74 63 48 38 18   +6 to 11   54 % votes, 29 % single trials
 # IBPO from the last one at a learning rate of 3e-5: 50 % of the responses are votes in step 0, 14 % in step 1, 45 % in
