@@ -10,7 +10,8 @@ Supervised learning in the prompts of voting.py, as the built-in base model lear
   then in arithmetic. A sheet has four times as many sums as a solution;
 * --counting: votes to count, under the prompt of SV-SFT. After ASV-SFT on 162 votes SmolLM2 wrote "once", "twice",
   "three times" in this order, whatever the answers were, and 80 of 240 responses were malformed. As in the third
-  chapter of the built-in world, only the counting is learned, not the answers.
+  chapter of the built-in world, the answers are not learned, only the counting; and, since [TRIAL] is no token of this
+  model's, what marks a trial: without that, SV-SFT of 16 steps wrote [CODE], [/\\*] or nothing in its place.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def vote_to_count(solution: str, rng: random.Random) -> str:
 
 
 RESULTS = r" \d+$"  # of a sheet: not the numbers drawn
-COUNTS = r"Seen [^\n]*|(?<=\[/TRIAL\]\n)[^\n]*"  # of a vote: how often an answer came up, and what follows from it
+COUNTS = r"\[TRIAL\]|Seen [^\n]*\n\[/TRIAL\]\n[^\n]*"  # of a vote: how often an answer came up, what follows, the frame
 
 
 def give_tokens(model: "Llama", tokenizer: "PreTrainedTokenizerFast", texts: list[str]) -> None:

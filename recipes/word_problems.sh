@@ -31,7 +31,7 @@ sums=(--sheets 3 --batch 48)              # how, in two terms
 count=(--steps 40 --batch 24 --lr 2e-4)  # and which answers agree
 sft=(--sft-distinct 2 --sft-problems 500 --sft-samples 8 --sft-votes 300 --sft-regular 160 --sft-steps 16
      --sft-batch 24 --sft-lr 1e-4)
-rl=(--prompts 16 --accumulate 2 --samples 8 --steps 12 --lr 3e-5 --warmup 3 --no-share-ties --valid-every 0)
+rl=(--prompts 16 --accumulate 2 --samples 8 --steps 12 --lr 5e-6 --warmup 3 --no-share-ties --valid-every 0)
 limits=(--max-new-tokens 1200 --slots 2048 --cache-gib 24)
 [ "$DEVICE" = cpu ] && limits=(--max-new-tokens 1200 --slots 128 --cache-gib 4)
 micro=$([ "$DEVICE" = cpu ] && echo 1024 || echo 8192)

@@ -52,10 +52,10 @@ def test_a_vote_to_count_is_right_and_only_its_counting_is_learned():
     assert {trials for trials, _ in seen} == set(range(3, 9)) and min(seen[3, True], seen[8, False]) > 5
     example = learn.encode(tokenizer, "How many?", "sv", text, learned=school.COUNTS)
     learned = tokenizer.decode([id for id, in_loss in zip(example.response, example.loss_mask, strict=True) if in_loss])
-    tallies = [f"Seen {('once', 'twice', 'three times')[min(parsed.answers[: i + 1].count(a), 3) - 1]}."
+    tallies = [f"Seen {('once', 'twice', 'three times')[min(parsed.answers[: i + 1].count(a), 3) - 1]}.\n[/TRIAL]\n"
                for i, a in enumerate(parsed.answers)]
     verdict = text.rpartition("\n")[2] + tokenizer.eos_token
-    assert learned == "[TRIAL]".join(tallies) + verdict and parsed.final in verdict
+    assert learned == "[TRIAL]" + "[TRIAL]".join(tallies) + verdict and parsed.final in verdict
 
 
 def test_a_text_becomes_a_token_that_starts_as_the_mean_of_those_before():
