@@ -28,7 +28,7 @@ PYTHON=${PYTHON:-python3}
 data=(--train 4000 --validation 500 --test 1000)
 school=(--steps 60 --batch 48 --lr 3e-4)  # what to calculate
 sums=(--sheets 3 --batch 48)              # how, in two terms
-count=(--steps 40 --batch 24 --lr 2e-4)  # and which answers agree
+count=(--counting 1.5 --sheets 3 --batch 24)  # and which answers agree
 sft=(--sft-distinct 2 --sft-problems 500 --sft-samples 8 --sft-votes 300 --sft-regular 160 --sft-steps 16
      --sft-batch 24 --sft-lr 1e-4)
 rl=(--prompts 16 --accumulate 2 --samples 8 --steps 12 --lr 5e-6 --warmup 3 --no-share-ties --valid-every 0)
@@ -54,8 +54,7 @@ learn() { "$PYTHON" recipes/school.py --data "$OUT/train.jsonl" --device "$DEVIC
 log school learn --model runs/smollm2 --out "$OUT/school" "${school[@]}"
 log sheets learn --model "$OUT/school/base" --out "$OUT/sheets" "${sums[@]}" --steps 40 --lr 2e-4
 log sheets-2 learn --model "$OUT/sheets/base" --out "$OUT/sheets-2" "${sums[@]}" --steps 90 --lr 3e-4
-log counting learn --model "$OUT/sheets-2/base" --out "$OUT/counting" "${count[@]}" --counting 2 --sheets 1
-log counting-2 learn --model "$OUT/counting/base" --out "$OUT" "${count[@]}" --counting 3 --sheets 2
+log counting learn --model "$OUT/sheets-2/base" --out "$OUT" "${count[@]}" --steps 200 --lr 3e-4
 log asv-sft train --stage asv-sft
 ibpo() { log "ibpo-$1" train --stage ibpo --budget "vote=0.$1"; }
 if [ "$DEVICE" = cuda ]; then
