@@ -11,9 +11,8 @@
 #     30 steps, lr 3e-4, no sheets beside         63 42 42 27 19              it forgot how to calculate
 #     40 steps, lr 2e-4, a quarter sheets         72 61 58 40 34   +5 to 12   a sixth malformed, mostly long votes
 #     40 more, some votes with whole trials       74 63 48 38 18   +6 to 11   54 % votes, 29 % single trials
-# IBPO from the last one at a learning rate of 3e-5: 50 % of the responses are votes in step 0, 14 % in step 1, 45 % in
-# step 5, none from step 11 on. A step moves that share so far that it ends where no vote is sampled, and none can be
-# accepted. On an H200, from a base without lessons in counting, it was the same within three steps.
+# From the last one IBPO did not learn when to vote: results/smollm2 says why. The lesson in counting below has not been
+# tried yet: it has more sheets, and teaches what marks a trial.
 #
 # The output of each program goes to $OUT_DIR/NAME.txt (default runs/words). On a GPU two run side by side: a model of
 # this size leaves most of it idle. PYTHON names the interpreter; SMOLLM2 the .gguf file, if it is here and need not be

@@ -97,6 +97,18 @@ def test_score():
     assert row["corrected"][1] < row["fresh"][2]  # no more than fresh ones: the intervals overlap
 
 
+def test_the_real_llama():
+    folder = ROOT / "results/smollm2"
+    models = json.loads((folder / "summary.json").read_text())["models"]
+    text = (folder / "README.md").read_text()
+    for label, name in {"base": "base", "base, greedy": "base-greedy", "SV-SFT": "sv-sft", "ASV-SFT": "asv-sft",
+                        "IuB-50 %": "ibpo-50"}.items():
+        row = models[name]
+        value, low, high = (100 * x for x in row["accuracy"])
+        assert (f"| {label} | {value:.1f} [{low:.1f}, {high:.1f}] | {row['trials'][0]:.2f} | {row['tokens'][0]:.1f} | "
+                f"{100 * row['vote_share']:.1f} | {100 * row['malformed']:.1f} |") in text
+
+
 def test_it_is_read_in_ten_minutes():
     assert len(README.split()) <= 1800
 
