@@ -1,7 +1,7 @@
 """Train a language model to spend its inference budget where it pays: Algorithms 1 and 2 of the IBPO paper.
 
     python train.py                              # built-in world, 2 CPU cores: SV-SFT, ASV-SFT, IBPO at q+ = 0.5, eval
-    python train.py smoke                        # the same path in under a minute, to see that everything works
+    python train.py smoke                        # the same path in half a minute, to see that everything works
     python train.py --budget vote=0.25           # another cap (the stages before it are reused)
     python train.py --budget expected-tokens=46  # a cap on tokens instead (see methods.py)
     python train.py --sft-short 2500 --sft-votes 2500 --sft-regular 2500 --budget short=0.3,vote=0.3 --out runs/modes

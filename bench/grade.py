@@ -8,6 +8,7 @@ Needs math500.jsonl and math_train.jsonl in ../shared/data (or in the directory 
 pair is known from how it is made: a gold answer respelled is the same answer, one damaged is another answer.
 Answers of two different problems have no such label; there a disagreement is printed in full.
 """
+import argparse
 import json
 import logging
 import os
@@ -258,11 +259,11 @@ def time_fuzz(count: int, golds: Sequence[str], seed: int = 0) -> list[float]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--fuzz"]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fuzz", action="store_true", help="damaged and random strings instead")
+    if parser.parse_args().fuzz:
         times = time_fuzz(100_000, answers("math500.jsonl"))
         median, longest = 1e3 * times[len(times) // 2], 1e3 * times[-1]
         print(f"{len(times)} pairs: median {median:.3f} ms, maximum {longest:.1f} ms of processor time")
-    elif sys.argv[1:]:
-        sys.exit("bench/grade.py: the only option is --fuzz")
     else:
         compare()

@@ -13,6 +13,7 @@ votes in results/records, each after a prompt of 11 to 19 tokens; its memory is 
 beside its responses.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -93,4 +94,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

@@ -12,6 +12,7 @@ vote, though it would among all. Here both ways choose from the same responses.
     accepted   of 128 prompts
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -53,4 +54,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

@@ -7,6 +7,7 @@ each) 400 Gbit/s per GPU. A step is that of Table 8: 128 prompts, 8 responses ea
 nearly does, in 5.74 trials of 300 tokens. Every GPU has a process (plumbing/distributed.py); several are sharded.
 """
 
+import argparse
 from dataclasses import dataclass
 
 GPU_MEMORY, BANDWIDTH, PRODUCTS, REACHED = 80e9, 3.35e12, 989e12, 0.4  # bytes, bytes/s, bf16 operations/s, share
@@ -71,4 +72,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from experiments import score_report, tables
-from experiments.tables import BUDGETED, LEARN_WHEN, NAMES, against_single, boundary, each, table
+from experiments.tables import BUDGETED, LEARN_WHEN, NAMES, against_single, boundary, each, table, trials_per_vote
 from experiments.tables import points as interval
 from plumbing.statistics import number
 
@@ -139,10 +139,9 @@ def levels(result: dict) -> str:
     rows = []
     for name in present(result, MAIN):
         row = result["models"][name]
-        of = row["levels"].values()
-        per_vote = each([level["trials_per_vote"] for level in of], digits=2) if row["vote_share"] else ""
-        rows.append([called(result, name), *(each([level[key][0] for level in of], 100)
-                                    for key in ("vote_share", "first_trial", "accuracy")), per_vote])
+        shares = [each([level[key][0] for level in row["levels"].values()], 100)
+                  for key in ("vote_share", "first_trial", "accuracy")]
+        rows.append([called(result, name), *shares, trials_per_vote(row)])
     return table(["model", "votes, %", "first trial right, %", "accuracy, %", "trials per vote"], rows)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.tables import cap_of
-from plumbing.plots import CAPS, GREEN, GREY, ORANGE, PINK, STYLE, YELLOW, plt, save
+from plumbing.plots import CAPS, GREEN, GREY, ORANGE, PINK, STYLE, YELLOW, plt, reach, save
 
 
 def mean_and_range(axis: plt.Axes, steps: list[int], runs: list[list[float]], **style) -> None:
@@ -36,11 +36,11 @@ def plot_training(logs: dict, result: dict, path: Path) -> None:
             axis.set_visible(False)
         for axis, (name, runs) in zip(axes.flat, logs.items()):
             steps = [row["step"] for row in runs[0]]
-            axis.axhline(cap_of(name), color="0.8", lw=5, label="q₊")  # wide: the accepted may lie on it
+            axis.axhline(cap_of(name), color="#a5cfe3", lw=5, label="q₊")  # wide: the accepted may lie on it
             mean_and_range(axis, steps, [[row["vote_share"] for row in run] for run in runs], color="black", lw=2,
-                           label="all rollouts")
+                           label="all responses (band: lowest to highest seed)")
             mean_and_range(axis, steps, [[row["accepted_vote_share"] for row in run] for run in runs], color=ORANGE,
-                           lw=1.4, ls=(0, (4, 1)), label="accepted rollouts")
+                           lw=1.4, ls=(0, (4, 1)), label="accepted responses")
             shares = result["models"][name]["by_seed"]["vote_share"]  # [seeds]
             test = [100 * share for share in shares if share is not None]
             axis.plot([steps[-1] + 0.04 * len(steps)] * len(test), test, ls="", marker="o", ms=7,
@@ -79,10 +79,10 @@ RUNGS = {"sft": "#b0b0ff", "rft": "#f0e442", "cgpo": GREEN, "margin": ORANGE, "i
 
 
 def plot_ladder(logs: dict, result: dict, path: Path) -> None:
-    """The rungs of the ladder: accuracy and trials of the rollouts they learn from; where they end on the test split.
+    """The rungs of the ladder: accuracy and trials of sampled responses; where they end on the test split.
 
-    logs: of rungs that have all seeds; from other models and problems they would start elsewhere. Rollouts are sampled
-    with top-p 0.9, those of policy gradients with 1.
+    logs: of rungs that have all seeds; from other models and problems they would start elsewhere. Sampled with top-p
+    0.9, for policy gradients with 1. Error bars are those of the gain over the base, as in plots.plot_budget.
     CGPO, the paper's Fig. 7, starts from ASV-SFT here like the others, and may vote; in the paper it has one trial.
     """
     logs = {name: logs[name] for name in RUNGS if logs.get(name) and "trials" in logs[name][0][0]}
@@ -97,14 +97,15 @@ def plot_ladder(logs: dict, result: dict, path: Path) -> None:
                          textcoords="offset points", fontsize=9)
         for i, (name, runs) in enumerate(logs.items()):
             look = dict(color=RUNGS[name], marker="o^sDvX*Phd"[i], label=result["models"][name]["label"])
-            axes[2].plot(*test[1 + i], ls="", ms=8, **look)
+            gain = 100 * np.array(result["models"][name]["gain"])  # [3]: with its interval
+            axes[2].errorbar(*test[1 + i], yerr=reach(*gain), ls="", ms=8, elinewidth=1.2, **look)
             for axis, key, scale in zip(axes, ("accuracy", "trials"), (100, 1)):
                 values = scale * np.mean([[row[key] for row in run] for run in runs], axis=0)  # [steps]
                 smooth = [values[max(0, t - 4) : t + 1].mean() for t in range(len(values))]
                 axis.plot([row["step"] for row in runs[0]], smooth, lw=1.8, markevery=(i, 10), ms=5, **look)
                 axis.set_xlabel("step")
-        axes[0].set_title("accuracy of rollouts, %")
-        axes[1].set_title("trials per rollout")
+        axes[0].set_title("accuracy of sampled responses, %")
+        axes[1].set_title("trials per sampled response")
         axes[2].set_title("test split: accuracy, %")
         axes[2].set_xlabel("trials per response")
         seeds = ", ".join(map(str, result["seeds"]))

@@ -7,6 +7,7 @@ each prompt, Eq. (6). Right, who votes as the cap rises from 0 to 100 %, Eq. (8)
 same step apart.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -90,4 +91,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

@@ -276,14 +276,19 @@ Heights are in points over the boundary at the model's trials (at the oracle's o
         "share of (i), %", "(ii) trials", "(ii) height", "share of (ii), %"], rows)}"""
 
 
+def trials_per_vote(row: dict) -> str:
+    """Of each level, side by side; "" where a model does not vote."""
+    trials = [level["trials_per_vote"] or None for level in row["levels"].values()]  # 0: no votes on this level
+    return each(trials, digits=2) if any(trials) else ""
+
+
 def by_level(result: dict) -> str:
     rows = []
     for name, row in result["models"].items():
         levels = row["levels"].values()
         shares = [each([level[key][0] for level in levels], 100) if has(name, key) else ""
                   for key in ("vote_share", "first_trial", "accuracy")]
-        per_vote = each([level["trials_per_vote"] for level in levels], digits=2) if row["vote_share"] else ""
-        rows.append([NAMES[name], *shares, per_vote])
+        rows.append([NAMES[name], *shares, trials_per_vote(row)])
     return f"""## Level by level
 
 From level 1 to level 5.

@@ -173,8 +173,8 @@ def plot_training(log: Path, cap: float | None, path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
     if cap is not None:
         axes[0].axhline(100 * cap, color="0.3", ls="--", lw=1, label=f"cap q₊ = {100 * cap:g} %")
-    axes[0].plot(steps, [100 * row["vote_share"] for row in rows], color="C0", label="all rollouts")
-    axes[0].plot(steps, [100 * row["accepted_vote_share"] for row in rows], color="C3", label="accepted rollouts")
+    axes[0].plot(steps, [100 * row["vote_share"] for row in rows], color="C0", label="all responses")
+    axes[0].plot(steps, [100 * row["accepted_vote_share"] for row in rows], color="C3", label="accepted responses")
     valid = [row for row in rows if "valid_vote_share" in row]
     axes[0].plot([row["step"] for row in valid], [100 * row["valid_vote_share"] for row in valid], "o", color="C0",
                  mfc="white", label="validation split")
@@ -184,7 +184,7 @@ def plot_training(log: Path, cap: float | None, path: Path) -> None:
     for level in sorted({int(k) for row in rows for k in row["vote_share_by_level"]}):
         values = [100 * row["vote_share_by_level"].get(str(level), np.nan) for row in rows]
         axes[1].plot(steps, values, color=colours[level - 1], label=f"level {level}")
-    axes[1].set_title("all rollouts, level by level")
+    axes[1].set_title("all responses, level by level")
     for axis in axes:
         axis.set_xlabel("IBPO step")
         axis.set_ylim(-3, 103)

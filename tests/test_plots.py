@@ -44,8 +44,8 @@ def test_training_under_a_cap(cap, name, drawn, log, tmp_path):
     (figure,) = drawn
     together, by_level = map(lines_of, figure.axes)
     assert together.pop(name)[1] == [100 * cap] * 2
-    assert together == {"all rollouts": ([0, 1, 2, 3], pytest.approx([50, 40, 30, 20])),
-                        "accepted rollouts": ([0, 1, 2, 3], pytest.approx([20, 21, 22, 23])),
+    assert together == {"all responses": ([0, 1, 2, 3], pytest.approx([50, 40, 30, 20])),
+                        "accepted responses": ([0, 1, 2, 3], pytest.approx([20, 21, 22, 23])),
                         "validation split": ([2], pytest.approx([30]))}
     assert by_level == {"level 1": ([0, 1, 2, 3], pytest.approx([0, 10, 20, 30])),
                         "level 4": ([0, 1, 2, 3], pytest.approx([float("nan"), 90, 90, 90], nan_ok=True))}
@@ -55,7 +55,7 @@ def test_training_under_a_cap(cap, name, drawn, log, tmp_path):
 
 def test_training_without_a_cap(drawn, log, tmp_path):
     plots.plot_training(log, None, tmp_path / "training.png")
-    assert set(lines_of(drawn[0].axes[0])) == {"all rollouts", "accepted rollouts", "validation split"}
+    assert set(lines_of(drawn[0].axes[0])) == {"all responses", "accepted responses", "validation split"}
 
 
 def test_an_evaluation_draws_the_cap_of_its_training(drawn, log, tmp_path, monkeypatch):
@@ -76,4 +76,4 @@ def test_training_of_several_seeds(drawn, tmp_path):
     for name, cap, axis in zip(logs, (25, 50), figure.axes, strict=True):
         lines = lines_of(axis)
         assert lines["q₊"][1] == [cap, cap] and axis.get_title() == name
-        assert lines["accepted rollouts"] == ([0, 1, 2, 3], pytest.approx([20, 21, 22, 23]))
+        assert lines["accepted responses"] == ([0, 1, 2, 3], pytest.approx([20, 21, 22, 23]))

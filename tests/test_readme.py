@@ -69,7 +69,7 @@ def test_the_heights_over_the_boundary():
 
 def test_what_ibpo_adds_to_its_start():
     value, low, high = (100 * x for x in RESULTS["minus_start"]["ibpo-50"])
-    assert f"the {value:.1f} points [{low:.1f}, {high:.1f}] at equal trials" in " ".join(README.split())
+    assert f"At equal trials IBPO adds {value:.1f} points [{low:.1f}, {high:.1f}] to ASV-SFT" in " ".join(README.split())
     value, low, high = (100 * x for x in RESULTS["minus_random_at_equal_trials"]["ibpo-50"])
     assert f"ends {value:.1f} points [{low:.1f}, {high:.1f}] lower at equal trials" in " ".join(README.split())
 
@@ -82,11 +82,12 @@ def test_the_second_base():
 
 def test_the_uninformed_start():
     models = others_in(ROOT / "results")["uninformed-start"]["models"]
-    easy, medium = ({name: f"{100 * models[name]['kinds'][kind]['vote_share'][0]:.0f}"
-                     for name in ("asv-sft", "ibpo-25", "random-25")} for kind in ("easy", "medium"))
-    said = (f"takes votes off easy problems ({easy['asv-sft']} to {easy['ibpo-25']} %; random groups: "
-            f"{easy['random-25']} %) and keeps them on medium ones ({medium['ibpo-25']} %; {medium['random-25']} %), "
-            f"but some go to hopeless ones ({100 * models['ibpo-25']['kinds']['hopeless']['vote_share'][0]:.0f} %)")
+    easy, medium, hopeless = ([f"{100 * models[name]['kinds'][kind]['vote_share'][0]:.0f}"
+                               for name in ("asv-sft", "ibpo-25", "random-25")]
+                              for kind in ("easy", "medium", "hopeless"))
+    said = (f"takes votes off easy problems ({easy[0]} to {easy[1]} %; random groups: {easy[2]} %) and keeps more of "
+            f"them on medium ones ({medium[0]} to {medium[1]} %; {medium[2]} %), but hopeless ones get more, too "
+            f"({hopeless[0]} to {hopeless[1]} %)")
     assert said in " ".join(README.split())
 
 
