@@ -121,7 +121,7 @@ def select(value: ArrayLike, costs: Sequence[ArrayLike], caps: ArrayLike, feasib
            rng: np.random.Generator | int | None = None) -> Allocation:
     """At most one response per prompt: as many prompts as possible, then the largest value, within every budget.
 
-    value: float[n, m], any unit; exact up to 1e-9 of the largest.
+    value: float[n, m], any unit; exact up to 1e-9 of the largest (with `thrifty` 1e-7).
     costs: K arrays float[n, m], >= 0, each in a unit of its own.
     caps: float[K], >= 0: the largest average cost of the accepted responses, or where `total` (bool or bool[K]) is
         true, the largest sum. Kept up to 1e-9 of the cap, whatever the sizes of the costs.

@@ -13,8 +13,8 @@ budget acts nowhere else. Only numpy is needed.
 Read reward_margin, Eq. (6); feasible_set, Eq. (7); maximise_margin, Eq. (8). select_ibpo is all three in one call, for
 examples and tests. In training train.select calls feasible_set, and methods.select_under_budget reward_margin and
 maximise_margin. share_ties then spreads the weight of an accepted response over those that could have been drawn in its
-place. Then read select_cgpo, the paper's baseline without a budget (in training, methods.select_cgpo). Other rules for
-what to accept are in methods.py; budget.py solves the same program for any number of groups and budgets.
+place. Then read select_cgpo, the paper's baseline without a budget. Other rules for what to accept are in methods.py;
+budget.py solves the same program for any number of groups and budgets.
 """
 
 from numbers import Real

@@ -25,8 +25,9 @@ from typing import NamedTuple
 import numpy as np
 
 import budget
+import ibpo
 from ibpo import Selection, maximise_margin, one_per_prompt, reward_margin, selection_of
-from voting import Judged
+from voting import GROUPS, Judged
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Eq. (8), for the caps of --budget
@@ -63,12 +64,12 @@ COSTS = {
 
 def select_by_caps(judged: Judged, feasible: np.ndarray, settings, rng) -> Selection:
     """Eq. (8) for any caps of COSTS and any groups (settings.caps): the value of a response is its group's margin."""
-    caps = settings.caps
     value = budget.group_margin(judged.correct, judged.group, judged.valid)  # float[n, m], Eq. (6)
-    costs = [COSTS[name](judged) for name in caps]  # K of [n, m]
-    # If a cap on tokens is not used up, ties are broken at random, not towards the shorter response.
-    thrifty = ["tokens" not in name for name in caps]
-    best = budget.select(value, costs, list(caps.values()), feasible, thrifty=thrifty, rng=rng)
+    costs = [COSTS[name](judged) for name in settings.caps]  # K of [n, m]
+    # Between equal values the cheaper group stays, whatever is capped (D7): a cost more, whose cap never binds. Within
+    # a group ties are broken at random: a cap on tokens that is not used up does not prefer the shorter response.
+    best = budget.select(value, [judged.group, *costs], [len(GROUPS), *settings.caps.values()], feasible,
+                         thrifty=[True] + [False] * len(costs), rng=rng)
     return selection_of(best.weights, judged.extended, feasible, best.dropped_over_cap)
 
 
@@ -96,8 +97,8 @@ def select_raft(judged: Judged, feasible: np.ndarray, settings, rng) -> Selectio
 
 
 def select_cgpo(judged: Judged, feasible: np.ndarray, settings, rng) -> Selection:
-    """CGPO: one random response of Ξ per prompt, as ibpo.select_cgpo; the paper's baseline without a budget."""
-    return selection_of(one_per_prompt(feasible, rng), judged.extended, feasible)
+    """CGPO: one random response of Ξ per prompt; the paper's baseline without a budget."""
+    return ibpo.select_cgpo(judged.correct, judged.extended, judged.valid, feasible, rng)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

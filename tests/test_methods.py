@@ -421,6 +421,29 @@ def test_cap_on_expected_tokens_counts_the_group_not_the_draw():
     assert settings.name("ibpo") == "ibpo-expected-tokens-60"
 
 
+@pytest.mark.parametrize("caps", ["vote=0.5", "tokens=90", "expected-tokens=90", "vote=0.5,tokens=90"])
+def test_without_a_margin_the_single_trial_stays_whatever_is_capped(caps):
+    """D7. Of 20 prompts six have a margin: only these vote, though every cap has room for more."""
+    extended = np.tile([False] * 4 + [True] * 4, (20, 1))
+    correct = np.ones((20, 8), bool)
+    correct[:6, :2] = False  # two of four single trials are right
+    batch = judged(correct, extended, tokens=np.where(extended, 100, 20))
+    settings = Settings(budget=caps)
+    weights = METHODS["ibpo"].select(batch, batch.correct, settings, np.random.default_rng(0)).weights
+    assert ((weights * extended).sum(axis=1) > 0).tolist() == [True] * 6 + [False] * 14 and weights.sum() == 20
+
+
+@pytest.mark.parametrize("cap", ["short", "vote"])
+def test_without_a_margin_no_group_votes(cap):
+    """D7, three groups: a cap on one kind of vote leaves no room for the other."""
+    rollout = three_groups(np.random.default_rng(8), 30)
+    rollout.correct[:], rollout.valid[:] = True, True
+    rollout.group[:, 0] = 0
+    settings = replace(Settings(), sft_short=9, budget=f"{cap}=0.3")
+    selection, _ = train.select(rollout, None, settings, 0)
+    assert selection.accepted == 30 and rollout.group[selection.weights > 0].tolist() == [0] * 30
+
+
 def test_slack_cap_on_tokens_does_not_shorten():
     """Where tokens are no constraint, the responses accepted are as long as those that might have been."""
     rng, accepted, possible = np.random.default_rng(2), [], []

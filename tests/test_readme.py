@@ -69,7 +69,8 @@ def test_the_heights_over_the_boundary():
 
 def test_what_ibpo_adds_to_its_start():
     value, low, high = (100 * x for x in RESULTS["minus_start"]["ibpo-50"])
-    assert f"At equal trials IBPO adds {value:.1f} points [{low:.1f}, {high:.1f}] to ASV-SFT" in " ".join(README.split())
+    said = f"At equal trials IBPO adds {value:.1f} points [{low:.1f}, {high:.1f}] to ASV-SFT"
+    assert said in " ".join(README.split())
     value, low, high = (100 * x for x in RESULTS["minus_random_at_equal_trials"]["ibpo-50"])
     assert f"ends {value:.1f} points [{low:.1f}, {high:.1f}] lower at equal trials" in " ".join(README.split())
 
