@@ -184,19 +184,21 @@ def plurality(answers: list[str | None]) -> tuple[str | None, int]:
     numbers, distinct = number_answers(answers)
     if not distinct:
         return None, 0
-    counts = [numbers.count(i) for i in range(len(distinct))]
-    most = max(counts)
-    return distinct[counts.index(most)], most
+    most = max(range(len(distinct)), key=numbers.count)  # the first of the most frequent ones
+    return distinct[most], numbers.count(most)
+
+
+def same_answer(a: str, b: str) -> bool:
+    """Whether either would be right if the other were the gold answer: "x=5" and "5" are the same here."""
+    return grade.equal(a, b) or grade.equal(b, a)
 
 
 def number_answers(answers: list[str | None]) -> tuple[list[int], list[str]]:
     """The same number for the same answer, -1 for none; and the distinct answers, in the order of their numbers."""
     numbers, distinct = [], []
     for answer in answers:
-        if answer is None:
-            numbers.append(-1)
-            continue
-        number = next((i for i, known in enumerate(distinct) if grade.equal(known, answer)), len(distinct))
+        alike = (i for i, known in enumerate(distinct) if same_answer(known, answer))
+        number = -1 if answer is None else next(alike, len(distinct))
         if number == len(distinct):
             distinct.append(answer)
         numbers.append(number)
@@ -205,9 +207,8 @@ def number_answers(answers: list[str | None]) -> tuple[list[int], list[str]]:
 
 def times_seen(answers: list[str | None]) -> int:
     """How often the last answer has come up, at most CONSENSUS (TALLY counts no further); 0 if it is None."""
-    if answers[-1] is None:
-        return 0
-    return min(sum(a is not None and grade.equal(a, answers[-1]) for a in answers), CONSENSUS)
+    numbers, _ = number_answers(answers)
+    return 0 if answers[-1] is None else min(numbers.count(numbers[-1]), CONSENSUS)
 
 
 def trials_needed(answers: list[str | None], rule: Rule = LONG) -> int | None:
@@ -247,7 +248,7 @@ class Parsed:
     group: str  # one of GROUPS, or "malformed"
     trials: int  # trials begun: what the response cost
     answers: tuple[str | None, ...]  # the answer of each finished trial, None where it has none
-    final: str | None  # the stated answer; None if malformed
+    final: str | None  # the stated answer, as it is written there; None if malformed
     reason: str = ""  # why it is malformed
 
 
@@ -293,25 +294,24 @@ def apply_rule(answers: tuple[str | None, ...], closing: str) -> tuple[str, str 
     if expected is None:
         return "", None, "no trial has an answer"
     if len(answers) == 1:
-        wrong = stated is not None and not grade.equal(expected, stated)
+        wrong = stated is not None and not same_answer(expected, stated)
         return "regular", expected, "states another answer than its trial" if wrong else ""
 
     group, rule = "extended", LONG
     if SHORT_CONSENSUS < CONSENSUS and closing.startswith((SHORT.agreed, SHORT.disagreed)):
         group, rule = "short", SHORT
-    needed = trials_needed(answers, rule)
-    reason = ""
+    needed, reason = trials_needed(answers, rule), ""
     if needed is None:
         reason = "stopped before consensus"
+    elif len(answers) > needed == rule.max_trials:
+        reason = f"more than {NUMBERS[rule.max_trials]} trials"
     elif len(answers) > needed:
         reason = "went on after consensus"
-        if needed == rule.max_trials:
-            reason = f"more than {NUMBERS[rule.max_trials]} trials"
     elif stated is None:
         reason = "states no final answer"
-    elif not grade.equal(expected, stated):
+    elif not same_answer(expected, stated):
         reason = "states another answer than its trials"
-    return group, expected, reason
+    return group, stated, reason
 
 
 def parse_pair(text: str) -> Parsed:
