@@ -20,12 +20,14 @@ Policy where graders differ (`gold` = `prediction` is accepted, != refused; the 
   plain text       is read like LaTeX             `\frac{\pi}{2}` = `pi/2`, `14 - i` = `14.0 + -1.0i`
   brackets         are part of the answer         `(0,9)` != `[0,9)`, `(0,9)` != `\{0,9\}`, `(0,9)` != `0,9`
   order            of tuples, not of sets, lists  `(1,2)` != `(2,1)`, `\{1,2\}` = `2, 1`, `1,1,2` != `1,2,2`
+  boxed twice      is one answer                  `(1,2)` = `\boxed{(1,2)} and \boxed{(1,2)}`
   thousands        where written as such          `1000` = `1{,}000`, `(1,000)` != `1000`, `1,000` != `1, 000`
                    or a list, if the gold is one  `60^\circ, 120^\circ` = `60,120`, `60, 120` != `60120`
   naming           the answer is optional         `5` = `x = 5`, `5` = `f(3) = 5`, `x = 5` != `y = 5`
   chain            all its values must agree      `5` = `x = 2 + 3 = 5`, `5` != `x = 5 = 6`, `5` != `2x = 10`
                    of a gold, one is enough       `0.56 = 56\%` = `56\%`, `0.56` != `0.56 = 56\%`
   interval         for an inequality, not v.v.    `x > 5` = `(5, \infty)`, `(5, \infty)` != `x > 5`
+                   unless the gold names it       `x \in (5, \infty)` = `x > 5`, `x \in (5, \infty)` != `y > 5`
   column vector    is not a tuple                 `\begin{pmatrix} 1 \\ 2 \end{pmatrix}` != `(1,2)`
 """
 import argparse
@@ -71,7 +73,7 @@ def extract(text: str) -> str | None:
             break
         answers.insert(0, content)
         end = box.start()
-    return ", ".join(answers) or None
+    return ", ".join(answers if len({*answers}) > 1 else answers[:1]) or None                  # one answer, boxed twice
 
 
 def box_content(text: str, start: int, end: int, braced: bool) -> tuple[str, int]:
@@ -140,16 +142,25 @@ def clocks(gold: Shape, answer: Shape) -> bool:
 
 
 def relations(gold: Shape, answer: Shape) -> bool:
-    r"""`y = 2x + 3` = `4x - 2y = -6`, `x < 5` = `5 > x`, `x < 5` = `x\in(-\infty,5)`, `x < 5` != `x\le 5`."""
+    r"""`y = 2x + 3` = `4x - 2y = -6`, `x < 5` = `5 > x` = `x\in(-\infty,5)`, `x < 5` != `x\le 5`."""
     both = kind(gold) == kind(answer)
     if both and matching(gold[1:], answer[1:], proportional):
         return True
     offered, golds = results(answer), results(gold)
     if kind(gold) == "relation" and "<" in gold[1][0]:
         golds = [interval(gold[1:])]
-    if both and gold[1][3] and answer[1][3] and not same(gold[1][1], answer[1][1]):              # x = 5, y = 5
+    elif both and "<" in answer[1][0]:
+        offered = [interval(answer[1:])]
+    names = [named(shape) for shape in (gold, answer)] if both else []
+    if both and None not in names and not same(*names):                                         # x = 5, y = 5
         return False
     return 0 < len(offered) <= WIDEST and all(any(same(value, x) for value in golds) for x in offered)
+
+
+def named(relation: Shape) -> Shape | None:
+    """The name in x = 5, or in 1 < x < 5; None if there is none."""
+    names = [side for _, a, b, *flags in relation[1:] for side, is_name in zip((a, b), flags) if is_name]
+    return names[0] if names else None
 
 
 def results(shape: Shape) -> list[Shape]:
@@ -218,7 +229,7 @@ def decide(gold: object, prediction: object) -> tuple[bool, str]:
     if expected.tokens == given.tokens != ():
         return True, "the same normal form"
     word = letters(gold)
-    if word and word == letters(prediction) and (len(word) > 3 or "\\" in gold + prediction):
+    if word and word == letters(prediction) and (len(word) > 3 or word in ("yes", "no") or "\\" in gold + prediction):
         return True, "the same words"
     if not expected.shape or not given.shape:
         return False, f"the {'prediction' if expected.shape else 'gold'} does not parse"

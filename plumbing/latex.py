@@ -17,7 +17,7 @@ FUNCTIONS |= {r"\ln": cmath.log, r"\log": cmath.log10, r"\sec": lambda z: 1 / cm
               r"\csc": lambda z: 1 / cmath.sin(z), r"\cot": lambda z: 1 / cmath.tan(z)}
 GREEK = "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi chi psi omega"
 ALIASES = {alias: token for token, aliases in {
-    "": r"\( \) \[ \] \% % € £", "^": "**", r"\frac": r"\dfrac \tfrac \cfrac", r"\binom": r"\dbinom \tbinom",
+    "": r"\( \) \[ \] \% % € £ ¥ ¢", "^": "**", r"\frac": r"\dfrac \tfrac \cfrac", r"\binom": r"\dbinom \tbinom",
     "*": r"\cdot \times", "/": r"\div", ",": r"; \lor &", "|": r"\lvert \rvert \vert \mid", "!=": r"\ne \neq",
     "<=": r"\le \leq \leqslant", ">=": r"\ge \geq \geqslant", "<": r"\lt", ">": r"\gt", "=": r"\approx \equiv \in",
     r"\{": r"\lbrace", r"\}": r"\rbrace", "(": r"\langle", ")": r"\rangle", r"\pi": "pi", r"\sqrt": "sqrt",
