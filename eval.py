@@ -120,7 +120,7 @@ def at_trials(curve: ArrayLike, trials: ArrayLike) -> np.ndarray:
 
 def thinned(trials: ArrayLike, right: ArrayLike, first: ArrayLike, own_trials: ArrayLike) -> np.ndarray:
     """Accuracy of a model whose votes are cut back to their first trial at random until `trials` are left."""
-    keep = np.clip((trials - 1) / np.maximum(own_trials - 1, 1e-9), 0, 1)
+    keep = np.where(own_trials > trials, (trials - 1) / np.maximum(own_trials - 1, 1e-9), 1)
     return keep * right + (1 - keep) * first
 
 
@@ -272,6 +272,7 @@ def respond(models: list, source: str, problems: int, samples: dict[str, int], o
     sample.usual_dtype. called: the name of a single checkpoint (None: that of its directory). cache_gib, options: of
     sample.generate.
     """
+    (out / "records").mkdir(parents=True, exist_ok=True)  # before hours of work
     chosen = data.load(source, split, problems, seed)
     names = []
     for directory, own in zip(models, [called] if called else different_names(models)):

@@ -94,7 +94,7 @@ def count_only(tokenizer, question: str, condition: str, vote: str) -> Example:
     """An example that learns only the counting."""
     example = encode(tokenizer, question, condition, vote, learned=COUNTING)
     if vote.count(voting.CLOSE) == voting.MAX_TRIALS:
-        example.weight = 10.0  # what to state without consensus is the hardest part, and one token in two hundred
+        example.weight = 10.0  # mostly without consensus: what to state then is hardest, and one token in two hundred
     return example
 
 
@@ -218,7 +218,7 @@ def known_rows(path: Path, header: dict, problems: list[data.Problem]) -> dict[t
 
 
 def balanced_sample(by_level: dict[int, list], count: int, what: str) -> list:
-    """`count` items, as many from each level; what a small level lacks, the others make up for."""
+    """`count` items, as many from each level (of the highest up to four less); what one lacks, others make up for."""
     levels = [level for level in sorted(by_level) if by_level[level]]
     if not levels:
         raise UserError(f"no {what} could be made of the base model's samples: no problem has enough that are finished "

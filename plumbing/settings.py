@@ -63,7 +63,7 @@ class Settings:
                            least=1)
     lr: float = setting(4.5e-5, "IBPO: highest learning rate", FIRST, ("ibpo",), above=0)
     out: str = setting("runs/builtin", "directory of this run; one sub-directory per stage", FIRST)
-    seed: int = setting(0, "makes the whole run repeatable (on a CPU)", FIRST, ("samples", *ALL))
+    seed: int = setting(0, "makes the whole run repeatable (on a CPU)", FIRST, ("samples", *ALL), least=0, most=2**32)
     plan: bool = setting(False, "print the memory, the disk and the hours that the run needs, and end", FIRST)
     device: str = setting("cpu", "where to compute", FIRST, choices=("cpu", "cuda"))
     dtype: str = setting("fp32", "bf16: weights and moments in bf16, rounded stochastically", FIRST, ("samples", *ALL),

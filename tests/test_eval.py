@@ -74,6 +74,7 @@ def test_thinned_against_simulation():
     formula = evaluation.thinned(target, right.mean(), first.mean(), trials.mean())
     assert formula == pytest.approx(simulated, abs=0.002)
     assert evaluation.thinned(9.0, 0.8, 0.5, 4.0) == 0.8  # nothing to cut
+    assert evaluation.thinned(1.0, 0.5, 0.6, 1.0) == 0.5  # nor from one that never votes
 
 
 def test_a_curve_goes_on_flat_beyond_its_ends():
