@@ -71,8 +71,8 @@ def by_kind(evaluation: Evaluation, kinds: np.ndarray) -> dict[str, dict[str, di
     with np.errstate(invalid="ignore"):
         found = found[:-1] / found[-1]  # float[models * 5, K, draws]; NaN where no problem of the kind is drawn
 
-    def estimate(values: np.ndarray, limits: tuple[int, int] = (0, 1)) -> Estimate:
-        return bootstrap.interval(values, limits) or Estimate(float(values[0]), *limits)
+    def estimate(values: np.ndarray, n: int, limits: tuple[int, int] = (0, 1)) -> Estimate:
+        return bootstrap.interval(values, limits, n) or Estimate(float(values[0]), *limits)
 
     rows = {}
     for record, of_model in zip(records.values(), found.reshape(len(records), 5, len(present), -1)):
@@ -80,10 +80,11 @@ def by_kind(evaluation: Evaluation, kinds: np.ndarray) -> dict[str, dict[str, di
         for i, kind in enumerate(present):
             accuracy, first, votes, trials, plurality = of_model[:, i]  # float[draws] each
             part = record.at(kinds == kind)
+            n = len(part.levels)
             rows[record.name][list(data.KINDS)[kind]] = {
-                "problems": len(part.levels), "accuracy": estimate(accuracy), "first_trial": estimate(first),
-                "vote_share": estimate(votes), "trials": estimate(trials, (1, MAX_TRIALS)),
-                "plurality": estimate(plurality),
+                "problems": n, "accuracy": estimate(accuracy, n), "first_trial": estimate(first, n),
+                "vote_share": estimate(votes, n), "trials": estimate(trials, n, (1, MAX_TRIALS)),
+                "plurality": estimate(plurality, n),
                 "votes_by_level": {int(level): float(part.extended[part.levels == level].mean())
                                    for level in np.unique(part.levels)},
                 "votes_after_right": votes_among(part, part.valid & part.first),

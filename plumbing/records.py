@@ -107,7 +107,12 @@ class Record(voting.Judged):
 
 
 def joined(parts: list[Record]) -> Record:
-    """A model's records with several seeds as one: the problems of one seed after those of the other."""
+    """A model's records with several seeds as one: the problems of one seed after those of the other.
+
+    Raises data.DataError unless all seeds have as many problems of each level.
+    """
+    if len({tuple(np.bincount(part.levels)) for part in parts}) > 1:
+        raise data.DataError(f"{parts[0].name}: not as many problems of each level with every seed")
     arrays = {key: np.concatenate([getattr(part, key) for part in parts])  # [seeds * n, ...]
               for key, value in vars(parts[0]).items() if isinstance(value, np.ndarray)}
     return replace(parts[0], questions=[q for part in parts for q in part.questions], **arrays)

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 import data
 import voting
-from plumbing.files import derive_seed
+from plumbing.files import atomic_write, derive_seed
 from plumbing.records import is_record_of, print_examples, require_distinct, write_record
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -61,7 +61,10 @@ def post(url: str, body: dict) -> dict:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
             return json.loads(reply.read())
     except urllib.error.HTTPError as error:
-        said = " ".join(error.read(2000).decode(errors="replace").split())[:300]
+        try:
+            said = " ".join(error.read(2000).decode(errors="replace").split())[:300]
+        except (OSError, http.client.HTTPException):  # the connection broke meanwhile
+            said = ""
         reason = f"{error.code} {error.reason}" + (f": {said}" if said else "")
         if error.code in AGAIN or error.code >= 500:
             after = error.headers.get("Retry-After", "")
@@ -173,7 +176,10 @@ def make_record(url: str, model: str, header: dict, path: Path, problems: list, 
     missing = [(i, j) for i in range(len(problems)) for j in range(header["samples"]) if (i, j) not in answers]
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [{"problem": i, "sample": j, **answer} for (i, j), answer in answers.items()]
-    so_far.write_text("".join(json.dumps(row) + "\n" for row in [header, *rows]))  # without half lines
+    if answers:
+        print(f"note: {so_far} has {len(answers):,} answers already; delete it if the server has another model now")
+    with atomic_write(so_far) as temporary:  # without half lines
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in [header, *rows]))
 
     def request(place: tuple[int, int]) -> dict:
         i, j = place
@@ -221,7 +227,9 @@ def respond(server: str, models: list[str], source: str, problems: int, samples:
                       "samples": m, "seed": seed, "dtype": "server", **options, "temperature": temperature,
                       "weights": None}
             path = out / "records" / f"{own}{suffix}.jsonl"
-            if not is_record_of(path, header, chosen):
+            if is_record_of(path, header, chosen):
+                print(f"note: {path} has been made before; delete it if the server has another model of this name now")
+            else:
                 make_record(url, model, header, path, chosen, in_flight)
             if show:
                 print_examples(path, show)

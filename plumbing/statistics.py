@@ -70,7 +70,8 @@ class Bootstrap:
         once = np.concatenate([parts.mean(axis=(0, 1))[None], parts.mean(axis=1)])  # [1 + runs, c]
         return np.concatenate([once, sums / self.n]).T
 
-    def interval(self, values: np.ndarray, limits: tuple[float, float] = (-np.inf, np.inf)) -> Estimate | None:
+    def interval(self, values: np.ndarray, limits: tuple[float, float] = (-np.inf, np.inf),
+                 n: int = None) -> Estimate | None:
         """The interval of a statistic of means, float[1 + runs + RESAMPLES]; None unless all are finite.
 
         The percentiles of the resampled values. With several seeds, the wider of these and a t interval over the seeds:
@@ -78,14 +79,14 @@ class Bootstrap:
         of five problems that are all right, the bootstrap knows nothing, and the interval allows for what n problems
         cannot show: that a share z² / (n + z²) of all problems is anywhere within the limits. Of a share of right
         answers this is Wilson's interval.
-        limits: the least and the largest value possible.
+        limits: the least and the largest value possible. n: problems that the values are of (None: all of them).
         """
         if not np.isfinite(values).all():
             return None
         value, of_runs, resampled = values[0], values[1 : 1 + self.runs], values[1 + self.runs :]
         low, high = np.percentile(resampled, [2.5, 97.5])
         if np.ptp(resampled) < 1e-9 and np.isfinite(limits).all():
-            unseen = Z**2 / (self.n + Z**2)
+            unseen = Z**2 / ((n or self.n) + Z**2)
             low, high = value - unseen * (value - limits[0]), value + unseen * (limits[1] - value)
         if self.runs > 1:
             half = T[min(self.runs - 1, len(T)) - 1] * of_runs.std(ddof=1) / self.runs**0.5

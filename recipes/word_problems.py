@@ -299,7 +299,8 @@ def miscalculates(trial: str) -> bool:
 def mistakes(file: Path) -> str:
     """Of the first trials in a record of eval.py, level by level: how many are right, and how many others miscalculate.
 
-    The rest of the wrong ones follow a wrong plan, or stop too early. Raises data.DataError where it is no record.
+    Malformed responses are counted apart. The rest of the wrong ones follow a wrong plan, or stop too early. Raises
+    data.DataError where it is no record.
     """
     import numpy as np
 
@@ -307,12 +308,13 @@ def mistakes(file: Path) -> str:
 
     record = read_record(file)
     wrong_sums = np.array([[miscalculates(trial) for trial in row] for row in first_trials(file)])  # bool[n, m]
-    wrong_sums &= ~record.first
+    right = record.first & record.valid  # bool[n, m]
+    wrong_sums &= record.valid & ~right
     lines = [f"{file.stem}: first trials"]
     for level in np.unique(record.levels):
-        right, miscalculated = (x[record.levels == level].mean() for x in (record.first, wrong_sums))
-        lines.append(f"level {level}: {100 * right:5.1f} % right, {100 * miscalculated:5.1f} % miscalculated, "
-                     f"{100 * (1 - right - miscalculated):5.1f} % wrong in another way")
+        good, sums, valid = (100 * x[record.levels == level].mean() for x in (right, wrong_sums, record.valid))
+        lines.append(f"level {level}: {good:5.1f} % right, {sums:5.1f} % miscalculated, "
+                     f"{valid - good - sums:5.1f} % wrong in another way, {100 - valid:5.1f} % malformed")
     return "\n".join(lines)
 
 

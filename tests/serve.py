@@ -3,7 +3,7 @@
     python tests/serve.py DIRECTORY PORT             # port 0: any that is free; the first line printed is the port
 
 What it does well it does for the model "small". Other names stand for what goes wrong with every third request: status,
-busy, garbage, hang-up; with the tenth: die; and greedy ignores the temperature.
+busy, garbage, hang-up, cut-off; with the tenth: die; and greedy ignores the temperature.
 """
 
 import itertools
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import sample  # noqa: E402
 
 torch.set_num_threads(1)
-FAULTS = ("status", "busy", "garbage", "hang-up")
+FAULTS = ("status", "busy", "garbage", "hang-up", "cut-off")
 model, tokenizer, _ = sample.open_checkpoint(sys.argv[1], torch.float32)
 one_at_a_time, count = threading.Lock(), itertools.count(1)
 
@@ -55,6 +55,12 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(429, b"", {"Retry-After": "0"})
         elif fault == "garbage":
             self.reply(200, b'{"choices": [')
+        elif fault == "cut-off":  # within an error's text
+            self.send_response(503)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"40\r\nover")
+            self.connection.close()
         else:
             self.connection.close()
 

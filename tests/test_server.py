@@ -80,10 +80,11 @@ def test_the_table_is_that_of_local_models(address, tmp_path, capsys, monkeypatc
     monkeypatch.setattr(server, "post", lambda *_: pytest.fail("it asks again"))
     evaluation.main(["--server", address, "--model", "small", "small=asv", "--problems", "6", "--samples", "2",
                      "--max-new-tokens", "120", "--out", str(tmp_path)])
+    assert "small-asv.jsonl has been made before" in capsys.readouterr().out
     evaluation.main(["--redraw", str(tmp_path)])
 
 
-@pytest.mark.parametrize("fault", ["status", "busy", "garbage", "hang-up"])
+@pytest.mark.parametrize("fault", ["status", "busy", "garbage", "hang-up", "cut-off"])
 @pytest.mark.slow
 def test_what_fails_is_asked_again(fault, address, healthy, tmp_path, monkeypatch):
     monkeypatch.setattr(server, "FIRST_PAUSE", 0.01)
@@ -92,7 +93,7 @@ def test_what_fails_is_asked_again(fault, address, healthy, tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_and_comes_back(address, tmp_path, monkeypatch):
+def test_a_server_that_dies_and_comes_back(address, tmp_path, monkeypatch, capsys):
     """Nine answers are kept; the same command asks for the others, and the answers are those of a healthy server."""
     monkeypatch.setattr(server, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(server, "TRIES", 3)
@@ -103,10 +104,12 @@ def test_a_server_that_dies_and_comes_back(address, tmp_path, monkeypatch):
         assert "\n" not in str(error.value) and process.wait() == 1
     kept = (tmp_path / "records/die-asv.part").read_text().splitlines()[1:]
     assert len(kept) == 9
+    capsys.readouterr()
     with running(port=int(url.rsplit(":", 1)[1])) as (_, process):
         ask(url, tmp_path, ["die=asv"], problems=12, in_flight=4)
         process.kill()
         assert process.stdout.read().count("answered 200") == 3
+    assert "die-asv.part has 9 answers already" in capsys.readouterr().out
     assert read(tmp_path, "die-asv")[1] == read(tmp_path, "small-asv")[1]
     assert not (tmp_path / "records/die-asv.part").exists()
 

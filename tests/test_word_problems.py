@@ -172,14 +172,15 @@ def test_where_there_are_no_more_problems_this_is_said(monkeypatch):
 
 def test_mistakes_are_wrong_sums_or_wrong_plans(tmp_path, capsys):
     texts = ["5 + 5 = 10.\n\\boxed{10}", "5 + 5 = 11.\n\\boxed{11}", "5 - 5 = 0.\n\\boxed{0}",
-             "[TRIAL]5 + 5 = 11. \\boxed{11}[/TRIAL]7 / 2 = 3"]
+             "[TRIAL]5 + 5 = 11. \\boxed{11}[/TRIAL]7 / 2 = 3", "5 + 5 = 10."]
     header = {"condition": "scot", "temperature": 1.0, "problems": 1}
     row = {"question": "5 + 5?", "answer": "10", "level": 2,
            "responses": [{"text": text, "finished": True, "tokens": 9} for text in texts]}
     record = tmp_path / "model.jsonl"
     record.write_text(json.dumps(header) + "\n" + json.dumps(row) + "\n")
     word_problems.main(["--mistakes", str(record)])
-    assert "level 2:  25.0 % right,  50.0 % miscalculated,  25.0 % wrong in another way" in capsys.readouterr().out
+    assert capsys.readouterr().out.split("\n")[1] == ("level 2:  20.0 % right,  40.0 % miscalculated,  20.0 % wrong in "
+                                                      "another way,  20.0 % malformed")
     record.write_text("{}")
     with pytest.raises(SystemExit) as stop:
         word_problems.main(["--mistakes", str(record)])
