@@ -150,12 +150,12 @@ def sampled_solutions(settings: Settings) -> list[dict]:
     """sft_problems training problems, each with sft_samples solutions by the base model.
 
     Kept in out/samples.jsonl, whose first line tells what they were made with. Where problems have changed since, the
-    samples of the others are kept.
+    samples of the others are kept. If another run is sampling them, wait for it.
     """
     path = Path(settings.out) / "samples.jsonl"
     problems = data.load(settings.data, "train", settings.sft_problems, derive_seed(settings.seed, "sft"))
     header = {**settings.deciding("samples"), "fingerprint": fingerprint(settings.model)}
-    with only_process(path.parent):
+    with only_process(path.parent, wait=True):
         known = known_rows(path, header, problems)
         if all(key_of(asdict(problem)) in known for problem in problems):
             return [known[key_of(asdict(problem))] for problem in problems]

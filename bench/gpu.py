@@ -8,7 +8,7 @@ take, and where does the time of an IBPO step go?
 The weights are random, in the shapes of LLaMA-3.2-1B and LLaMA-3.1-8B; settings are those of the preset 80gb. Lengths
 are those of real votes: of the responses of IuB-50 in results/records, stretched to 1,024 tokens at most. Every
 response ends where its length says, on all sides. transformers gets the same weights (the very same memory), prompts,
-dtype and lengths: `generate` one batch of as many rows as we have at once, `generate_batch` all prompts.
+dtype and lengths: `generate` one batch of as many rows as the cache holds at full length, `generate_batch` all prompts.
 
 rows: sequences at once, on average. share: of what the card allows. In sampling that is reading the weights and all
 keys and values once per token, at the measured speed of a copy; in learning 8 operations per weight and token (6
@@ -335,7 +335,7 @@ def time_step(bench: Bench) -> dict:
     rows = [texts[i : i + s.samples] for i in range(0, len(texts), s.samples)]
     judging, _, (judged, _) = bench.measure(lambda: voting.judge_rows(["1"] * n, rows, "asv"))
     solving, _, selection = bench.measure(lambda: ibpo.select_ibpo(judged.correct, judged.extended, 0.5, judged.valid))
-    chosen = [i * s.samples + max(int(selection.weights[i].argmax()), 0) for i in range(n)]  # one of each prompt
+    chosen = [i * s.samples + int(selection.weights[i].argmax()) for i in range(n)]  # one of each prompt
     accepted = [Example(prompts[i], made[i].ids) for i in chosen]
     model.train()
     add_gradient(model, accepted[:1], 1, s)

@@ -44,6 +44,8 @@ class Choices:
 def first_trials(model: llama.Llama, tokenizer, problems: list[data.Problem],
                  seed: int) -> tuple[list[data.Problem], list[Example]]:
     """One response to each problem, up to the end of its first trial; problems where none ends are left out."""
+    if not {voting.OPEN, voting.CLOSE} <= tokenizer.get_vocab().keys():
+        raise data.DataError("[TRIAL] is no token of this model: only models of the built-in world are probed")
     close = tokenizer.convert_tokens_to_ids(voting.CLOSE)
     rows = sample.ask(model, tokenizer, [problem.question for problem in problems], "asv", 1, top_p=0.9, seed=seed,
                       stop_ids=[close], max_new_tokens=64)  # a trial takes up to 32

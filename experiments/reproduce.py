@@ -34,9 +34,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import data
 import eval as evaluation
-import llama
 from experiments import report, score
 from experiments.tables import ALPHAS, ORACLE_MODELS, ORACLE_PROBLEMS, ORACLE_SAMPLES, PRICES, SCORE
 from plumbing.files import atomic_write
@@ -239,7 +237,7 @@ def main(argv: list[str] = None) -> None:
         report.report(results, MODELS, args.seeds, prose=not args.results)
         if failed:
             raise UserError(f"{failed} of {len(todo)} jobs failed (see above); the same command tries again")
-    except (UserError, data.DataError, llama.CheckpointError) as error:
+    except (OSError, ValueError, UserError) as error:  # DataError, CheckpointError, LengthError ... are ValueErrors
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("\nstopped; what is finished is kept, and the same command continues from there")

@@ -91,7 +91,7 @@ def at_rest(world: Kinds, start: np.ndarray, cap: float, m: int, give_up: bool, 
     """The policy, float[K], that learning from accepted responses ends at; the mean of the last third of its way."""
     rng, policy, last = np.random.default_rng(seed), np.array(start, float), []
     for step in range(STEPS):
-        policy += PACE * (accepted_votes(world, policy, cap, m, give_up, rng) - policy)
+        policy = policy + PACE * (accepted_votes(world, policy, cap, m, give_up, rng) - policy)
         policy = np.clip(policy, 0.003, 0.997)
         last += [policy] * (step >= 2 * STEPS // 3)
     return np.mean(last, axis=0)
@@ -107,9 +107,9 @@ def main() -> None:
         if not {"scot", "sv"} <= of_prompt.keys():
             raise data.DataError(f"{args.folders[0]}: needs answers of the base and of SV-SFT")
         base, sv = of_prompt["scot"], of_prompt["sv"]
-    except (data.DataError, ValueError) as error:
+        of = np.array(data.kind_indices(base.questions))  # int[n]
+    except ValueError as error:  # DataError is one
         sys.exit(f"error: {error}")
-    of = np.array(data.kind_indices(base.questions))  # int[n]
     world = measure(base, sv, of)
     starts = {"half of all": np.full(len(data.KINDS), 0.5)}
     if "asv-sft" in records:

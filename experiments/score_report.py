@@ -126,9 +126,12 @@ def report(folders: list[Path]) -> None:
     """The tables of all records in these evaluations."""
     records = {name: record for name, record in read(folders).items() if not record.greedy}
     evaluation = Evaluation(list(records.values()), len(folders))
+    base, pairs = evaluation.find("scot"), [name for name, record in records.items() if record.condition == "score"]
+    if base is None or not pairs:
+        raise DataError(f"{folders[0]}: needs answers of a base and of a model of experiments/score.py")
     choosing = [name for name, record in records.items() if record.condition in ADAPTIVE]
     print(f"{evaluation.bootstrap.n:,} problems, {len(folders)} seed(s)\n")
-    print(text(numbers(evaluation, evaluation.find("scot"), choosing)))
+    print(text(numbers(evaluation, base, choosing)))
 
 
 def main() -> None:

@@ -30,17 +30,19 @@ def check(settings: Settings, stage: str) -> None:
     if paths:
         tokenizer = open_tokenizer(settings.model)
         for path, problems in paths.items():
-            check_lengths(tokenizer, problems, path, llama.read_config(settings.model).context)
+            check_lengths(tokenizer, problems, path, llama.read_config(settings.model).context,
+                          ["scot", "sv", settings.condition("asv-sft")])
 
 
-def check_lengths(tokenizer, problems: list[data.Problem], path: str, context: int) -> None:
-    """Raises LengthError, which names the problem, if its prompt would fill the context of the model."""
-    instructions = max(len(voting.encode_prompt(tokenizer, "", condition)) for condition in ("scot", "sv", "asv"))
+def check_lengths(tokenizer, problems: list[data.Problem], path: str, context: int, conditions: list[str]) -> None:
+    """Raises LengthError, which names the problem, if its prompt under one of these conditions would fill the context
+    of the model.
+    """
+    instructions = max(len(voting.encode_prompt(tokenizer, "", condition)) for condition in conditions)
     for problem in problems:
         if instructions + len(problem.question.encode()) < context:  # a token is at least a byte
             continue
-        tokens = max(len(voting.encode_prompt(tokenizer, problem.question, condition))
-                     for condition in ("scot", "sv", "asv"))
+        tokens = max(len(voting.encode_prompt(tokenizer, problem.question, condition)) for condition in conditions)
         if tokens >= context:
             raise sample.LengthError(f"{data.place_of(problem, path)}: the prompt has {tokens:,} tokens; the context "
                                      f"of the model (max_position_embeddings) is {context:,}. Take the problem out")

@@ -16,17 +16,17 @@ Beyond one machine. By calculation, not measured (`python bench/scale.py`: LLaMA
 their data sheet), a step of Table 8, 1,024 responses of 1,722 tokens, takes
 
     GPUs   GB of each, sampling and learning   tokens/s of each   sampling   learning   what limits it
-       1               80        70                  2,796           631 s       38 s   room for 45 responses at once
-       8               80        20                  4,315            51 s        5 s   the same: room for 91, sharded
-      64               32        13                  1,236            46 s        1 s   one response of 4,096 tokens
+       1               80        70                  5,583           316 s       38 s   room for 159 responses at once
+       8               49        20                  5,097            46 s        5 s   one response of 4,096 tokens
+      64               25        13                  1,236            46 s        1 s   the same
 
 A token reads all weights (2 bytes each) and the keys and values before it (128 KiB per token); a gradient takes 8
-operations per weight and token learned; collectives add about 1 s. More than eight GPUs gain little while the longest
+operations per weight and token learned; collectives add about 1 s. More than eight GPUs gain nothing while the longest
 response is written token by token. What to replace first is therefore the sampler, by vLLM or SGLang on a checkpoint
-saved in each step: they keep room for the tokens that are there, not for the longest response there may be, and eight
-GPUs read an eighth of the weights each. IBPO needs the ids alone; --kl-max and policy gradients need log-probabilities,
-too, which would have to be those of learn.py. Next would come a mesh that shards within a machine and copies across
-(fully_shard takes one), and larger batches.
+saved in each step: they start fewer, larger kernels (results/gpu), and eight GPUs that share a model read an eighth of
+the weights each. IBPO needs the ids alone; --kl-max and policy gradients need log-probabilities, too, which would have
+to be those of learn.py. Next would come a mesh that shards within a machine and copies across (fully_shard takes one),
+and larger batches.
 """
 
 import logging

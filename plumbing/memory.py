@@ -134,11 +134,8 @@ def learning_memory(config: llama.Config, settings: Settings, longest: int) -> d
 
 def rows_at_once(config: llama.Config, settings: Settings, longest: int) -> int:
     """How many sequences of `longest` tokens run at once: slots, or what cache_gib holds. LengthError: none."""
-    row = longest * cache_per_token(config, dtype_of_sampling(config, settings).itemsize)
-    if row > settings.cache_gib * 2**30:
-        raise sample.LengthError(f"a response of {longest:,} tokens needs {row / 2**30:.2g} GiB for its keys and "
-                                 f"values: --cache-gib {settings.cache_gib:g} is too small")
-    return min(settings.slots, int(settings.cache_gib * 2**30 // row))
+    tokens = sample.tokens_for(config, longest, dtype_of_sampling(config, settings), settings.cache_gib)
+    return min(settings.slots, tokens // Cache.whole_blocks(longest))
 
 
 def sampling_memory(config: llama.Config, settings: Settings, longest: int, prompt: int, samples: int,

@@ -32,7 +32,6 @@ from plumbing.memory import (
     count_parameters,
     dtype_of_sampling,
     learning_memory,
-    rows_at_once,
     sampling_memory,
     state_memory,
 )
@@ -46,6 +45,7 @@ CARDS = {"H200": (4.8e12, 989e12), "H100": (3.35e12, 989e12), "A100": (2.04e12, 
 ASSUMED = {"sampling": 0.2, "learning": 0.5}  # shares of these, until bench/gpu.py has run on the card (H200: .21, .59)
 TRIAL_TOKENS = 300  # assumed length of a trial
 VOTE_TRIALS = 5.74  # of ASV-SFT-1, with which IBPO starts; it ends with 2 to 4 (Table 3)
+FILLED = 0.9  # share of the cache that holds tokens while prompts wait (bench/memory.py)
 ENOUGH_TO_PLAN = 10**7  # parameters; a smaller model needs no plan
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -143,8 +143,9 @@ def sampling_bound(config: llama.Config, settings: Settings, prompt: int, rates:
     """Tokens per second if reading the weights and the keys and values were all there is to do."""
     dtype = dtype_of_sampling(config, settings)
     longest = min(prompt + settings.max_new_tokens, config.context)
-    rows = rows_at_once(config, settings, longest)
-    mean = prompt + min(VOTE_TRIALS * TRIAL_TOKENS, settings.max_new_tokens) / 2
+    mean = prompt + min(VOTE_TRIALS * TRIAL_TOKENS, settings.max_new_tokens) / 2  # tokens that a row holds
+    tokens = FILLED * sample.tokens_for(config, longest, dtype, settings.cache_gib)
+    rows = min(settings.slots, tokens / mean)
     return rows * rates.bandwidth / read_per_step(config, dtype, rows * mean)
 
 

@@ -20,7 +20,6 @@ ALL = ("base", "sv-sft", "asv-sft", "ibpo")
 LATER = ("sv-sft", "asv-sft", "ibpo")  # all stages but the base
 ASV = ("asv-sft", "ibpo")
 SAMPLED = ("samples", *LATER)  # "samples" stands for samples.jsonl: what the base model wrote for the SFT stages
-POLICY_GRADIENTS = [name for name, method in METHODS.items() if method.policy_gradient]
 CAPPED = [name for name, method in METHODS.items() if method.caps]  # those that --budget applies to
 
 
@@ -61,7 +60,7 @@ class Settings:
     accumulate: int = setting(4, "IBPO: k_b, sampled batches per gradient step", FIRST, ("ibpo",), least=1)
     samples: int = setting(16, "IBPO: m, responses per prompt; margins are estimated on these", FIRST, ("ibpo",),
                            least=1)
-    lr: float = setting(4.5e-5, "IBPO: highest learning rate", FIRST, ("ibpo",), above=0)
+    lr: float = setting(4.5e-5, "IBPO: learning rate (--warmup and --decay lower it)", FIRST, ("ibpo",), above=0)
     out: str = setting("runs/builtin", "directory of this run; one sub-directory per stage", FIRST)
     seed: int = setting(0, "makes the whole run repeatable (on a CPU)", FIRST, ("samples", *ALL), least=0, most=2**32)
     plan: bool = setting(False, "print the memory, the disk and the hours that the run needs, and end", FIRST)
@@ -90,7 +89,7 @@ class Settings:
                              ASV, when=lambda s: s.sft_short, least=0)
     sft_steps: int = setting(300, "gradient steps", SFT, LATER, least=1)
     sft_batch: int = setting(64, "examples per step", SFT, LATER, least=1)
-    sft_lr: float = setting(2e-4, "highest learning rate", SFT, LATER, above=0)
+    sft_lr: float = setting(2e-4, "learning rate (--warmup and --decay lower it)", SFT, LATER, above=0)
 
     start: str = setting(None, "start from this checkpoint directory instead of the ASV-SFT stage", RL, ("ibpo",))
     share_ties: bool = setting(True, "give a prompt's weight to all tied responses in equal parts, not to one", RL,
@@ -141,7 +140,7 @@ class Settings:
     beta2: float = setting(0.98, "AdamW second-moment decay", OPTIMISER, ALL, least=0, below=1)
     max_grad_norm: float = setting(20.0, "longer gradients are scaled down to this norm", OPTIMISER, ALL, above=0)
     warmup: int = setting(10, "steps of learning-rate warm-up (base: ten times as many)", OPTIMISER, ALL, least=1)
-    decay: bool = setting(True, "SFT, IBPO: after the warm-up linearly down to 0; off: constant, as in the paper",
+    decay: bool = setting(True, "SFT, IBPO: linearly down to 0, from the first step on; off: constant, as in the paper",
                           OPTIMISER, LATER)
 
     eval_problems: int = setting(8000, "test problems", EVALUATION, least=1)

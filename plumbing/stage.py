@@ -16,6 +16,7 @@ import copy
 import gc
 import json
 import math
+import re
 import signal
 import time
 import zipfile
@@ -174,8 +175,9 @@ class Stage:
             log.write(json.dumps(record) + "\n")
 
     def _say_once(self, text: str) -> None:
-        if text and text not in self.said:
-            self.said.add(text)
+        kind = re.sub(r"\d", "", text)  # its numbers differ from step to step
+        if text and kind not in self.said:
+            self.said.add(kind)
             self.bar.write(text)
 
     def _save_state(self) -> None:
@@ -251,14 +253,22 @@ def read_state(path: Path) -> dict:
 
 
 @contextmanager
-def only_process(directory: Path) -> Iterator[None]:
-    """Hold the lock of a directory. Raises UserError if another run has it: both would write the same files."""
+def only_process(directory: Path, wait: bool = False) -> Iterator[None]:
+    """Hold the lock of a directory. If another run has it, both would write the same files: wait, or UserError."""
     directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory / ".lock")
-    try:
-        distributed.on_main(lambda: lock.acquire(timeout=0) and None)
-    except Timeout:
-        raise UserError(f"another process is training in {directory}; wait for it, or choose another --out") from None
+
+    def take() -> None:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if not wait:
+                raise UserError(f"another process is training in {directory}; wait for it, or choose another --out"
+                                ) from None
+            print(f"note: another process is at work in {directory}; waiting for it", flush=True)
+            lock.acquire()
+
+    distributed.on_main(take)
     try:
         yield
     finally:
@@ -327,12 +337,13 @@ def for_sampling(model: llama.Llama, settings: Settings) -> llama.Llama:
     return model if dtype == settings.dtype else lora.merge(copy.deepcopy(model)).to(sample.DTYPES[dtype])
 
 
-def scheduled(settings: Settings, highest: float, step: int, steps: int) -> float:
-    """The learning rate of a step of SFT and IBPO: a linear warm-up, then constant, or with --decay linearly down to 0.
+def scheduled(settings: Settings, rate: float, step: int, steps: int) -> float:
+    """The learning rate of a step of SFT and IBPO: `rate`, lowered by a linear warm-up, and with --decay by a line from
+    1 at the first step to 0. With both it peaks below `rate`, at the end of the warm-up.
 
     Without the decay the noise of the last steps drowns a small model's finer skills, such as stating the most frequent
     of eight answers.
     """
     warm_up = min(1, (step + 1) / settings.warmup)
     decay = 1 - step / steps if settings.decay else 1
-    return highest * warm_up * decay
+    return rate * warm_up * decay

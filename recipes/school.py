@@ -96,7 +96,7 @@ def solutions_of(file: Path) -> list[tuple[str, str]]:
     try:
         rows = [json.loads(line) for line in file.read_text().splitlines()]
         solved = [(row["question"], row["solution"]) for row in rows]
-        if not solved or not all(re.search(r"= \d+[^\n]*\n\\boxed", solution) for _, solution in solved):
+        if not solved or not all(re.search(r"= \d+[^\n]*\n\\boxed[^\n]*\Z", solution) for _, solution in solved):
             raise ValueError
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{file}: expected problems with solutions, as recipes/word_problems.py writes them") from None
@@ -147,7 +147,7 @@ def parse_args(argv: list[str] = None) -> argparse.Namespace:
     parser.add_argument("--out", required=True, metavar="DIR", help="the model is written to DIR/base")
     parser.add_argument("--steps", type=int, default=60, help="gradient steps (default 60)")
     parser.add_argument("--batch", type=int, default=48, help="examples per step (default 48)")
-    parser.add_argument("--lr", type=float, default=3e-4, help="highest learning rate (default 3e-4)")
+    parser.add_argument("--lr", type=float, default=3e-4, help="learning rate before warm-up and decay (default 3e-4)")
     parser.add_argument("--sheets", type=float, default=0, help="sheets of sums per solution (default 0)")
     parser.add_argument("--counting", type=float, default=0, help="votes to count per solution (default 0)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to compute (default cpu)")

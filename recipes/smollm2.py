@@ -146,7 +146,7 @@ def main() -> None:
                 return reader.fields[name].contents()
 
             model, tokenizer = model_of(reader, config_of(field)), tokenizer_of(field)
-        except (ValueError, KeyError, RuntimeError) as error:
+        except (ValueError, LookupError, RuntimeError) as error:
             sys.exit(f"error: {file} is not the .gguf file of SmolLM2 ({type(error).__name__}: {error})")
         llama.save(model, out, tokenizer)
     print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")

@@ -5,6 +5,7 @@
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,6 +83,12 @@ def test_report(capsys):
         assert float(line.split()[-2]) > 0.9, line
         if "from a right one" in line:
             assert float(line.split()[-1]) == 0.5  # the policy makes no difference
+
+
+def test_a_model_whose_tags_are_no_tokens_is_refused():
+    tokenizer = SimpleNamespace(get_vocab=lambda: {"[": 0, "TRIAL": 1, "]": 2})
+    with pytest.raises(data.DataError, match="no token of this model"):
+        probe.first_trials(None, tokenizer, [], 0)
 
 
 def test_other_checkpoints_are_one_clear_line(monkeypatch):

@@ -188,3 +188,10 @@ def test_wrong_arguments_are_one_clear_line(arguments, monkeypatch):
     with pytest.raises(SystemExit, match="--") as stop:
         reproduce.main(arguments.split())
     assert "\n" not in str(stop.value)
+
+
+def test_a_model_that_is_not_there_is_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="^error: .*nowhere") as stop:
+        reproduce.main(["--only", "asv-sft", "--model", "nowhere", "--results", str(tmp_path / "results")])
+    assert "\n" not in str(stop.value)

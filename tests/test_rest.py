@@ -72,6 +72,13 @@ def test_what_rests_where(world, monkeypatch):
     assert world.share @ tight < 0.12  # of all prompts, each of which is accepted
 
 
+def test_the_mean_is_that_of_the_last_third(world, monkeypatch):
+    monkeypatch.setattr(rest, "STEPS", 6)
+    monkeypatch.setattr(rest, "accepted_votes", lambda world, policy, *_: np.full(3, 0.9))
+    gaps = [0.4 * (1 - rest.PACE) ** step for step in (5, 6)]  # to 0.9, after these steps
+    assert rest.at_rest(world, np.full(3, 0.5), 0.5, 8, False) == pytest.approx(0.9 - np.mean(gaps))
+
+
 def test_a_kind_without_feasible_responses_keeps_its_policy():
     world = rest.Kinds(share=np.array([0.5, 0.5]), single=np.array([0.9, 0.0]), spread=np.zeros(2),
                        vote=np.array([0.9, 0.0]), trials=np.array([3.0, 8.0]))

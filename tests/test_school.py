@@ -105,7 +105,8 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["", '{"question": "1 + 1?", "answer": "2"}', "[]", "not JSON",
-                                  '{"question": "1 + 1?", "solution": "Two.\\n\\\\boxed{2}"}'])
+                                  '{"question": "1 + 1?", "solution": "Two.\\n\\\\boxed{2}"}',
+                                  '{"question": "1 + 1?", "solution": "1 + 1 = 2\\n\\\\boxed{2}\\nSo two."}'])
 def test_files_without_solutions_are_refused(tmp_path, line):
     (tmp_path / "some.jsonl").write_text(line)
     with pytest.raises(data.DataError, match="expected problems with solutions"):

@@ -284,6 +284,10 @@ def test_the_table_by_hand(tmp_path, capsys):
              for p, both in zip(problems, chosen)]
     write_record(tmp_path / "records/base.jsonl", problems, {**header, "condition": "scot"}, base)
     write_record(tmp_path / "records/score-2.jsonl", problems, {**header, "condition": "score"}, pairs)
+    with pytest.raises(data.DataError, match="needs answers of a base and of a model of experiments/score.py"):
+        (tmp_path / "records/score-2.jsonl").rename(tmp_path / "aside")
+        score_report.report([tmp_path])
+    (tmp_path / "aside").rename(tmp_path / "records/score-2.jsonl")
     score_report.report([tmp_path])
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
     (base_row, base_kinds), (row, costs, kinds_row) = (

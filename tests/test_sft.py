@@ -5,6 +5,7 @@
 
 import json
 import random
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -124,10 +125,17 @@ def test_damaged_samples_are_one_clear_line(sampling, tmp_path, damage):
     assert "\n" not in str(error.value)
 
 
-def test_two_processes_do_not_sample_at_once(sampling, tmp_path):
+def test_two_runs_do_not_sample_at_once(sampling, tmp_path):
+    """The second one waits, and finds what the first has sampled."""
     settings, _ = sampling
-    with only_process(tmp_path), pytest.raises(UserError, match="another process"):
-        sft.sampled_solutions(settings)
+    found = []
+    with only_process(tmp_path):
+        second = threading.Thread(target=lambda: found.append(sft.sampled_solutions(settings)))
+        second.start()
+        second.join(timeout=0.3)
+        assert second.is_alive() and not (tmp_path / "samples.jsonl").exists()
+    second.join(timeout=60)
+    assert found == [sft.sampled_solutions(settings)]
 
 
 def test_balanced_sample():

@@ -71,6 +71,8 @@ def test_all_alike_is_wilson(right, n):
     found = bootstrap.share(bootstrap.means(column)[0])
     wilson = stats.binomtest(right, n).proportion_ci(method="wilson")
     assert found == pytest.approx((right / n, wilson.low, wilson.high), abs=1e-4)
+    within = Bootstrap(10 * n)  # a part of more problems
+    assert within.interval(within.means(np.ones((10 * n, 1)) * (right > 0))[0], (0, 1), n) == pytest.approx(found)
     value, low, high = bootstrap.difference(bootstrap.means(column)[0])  # wider: the unseen ones may be -1
     assert value == right / n and low < found.low and high >= found.high
     assert verdict(found, n) == ("too few problems" if n < 20 else "above")
