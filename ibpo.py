@@ -91,18 +91,6 @@ def feasible_set(correct: ArrayLike, valid: ArrayLike = None, kl: ArrayLike = No
     return correct & valid & (kl <= kl_max)  # Eq. (7)
 
 
-def with_giving_up(feasible: np.ndarray, valid: np.ndarray, extended: np.ndarray) -> np.ndarray:
-    """Ξ with, for each prompt where it is empty, the regular responses, although they are wrong (D8): bool[n, m].
-
-    Eq. (1) caps the expected share of votes over all prompts, also those that nobody solves. A policy that learns
-    nothing from them (D5) goes on to vote on them as often as it did, outside the program. With giving up they are
-    accepted as regular, and count under the cap like any other. train.py learns of such a response only its decision
-    to stop, never its wrong solution.
-    """
-    nothing_feasible = ~feasible.any(axis=1, keepdims=True)  # bool[n, 1]
-    return feasible | (nothing_feasible & valid & ~extended)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Eq. (8): inference under a budget
 #
@@ -207,6 +195,18 @@ def share_ties(weights: np.ndarray, feasible: np.ndarray, group: np.ndarray) -> 
             ties = feasible[i] & (group[i] == group[i, accepted[0]])  # bool[m]
             shared[i] = row[accepted[0]] * ties / ties.sum()
     return shared
+
+
+def with_giving_up(feasible: np.ndarray, valid: np.ndarray, extended: np.ndarray) -> np.ndarray:
+    """Ξ with, for each prompt where it is empty, the regular responses, although they are wrong (D8): bool[n, m].
+
+    Eq. (1) caps the expected share of votes over all prompts, also those that nobody solves. A policy that learns
+    nothing from them (D5) goes on to vote on them as often as it did, outside the program. With giving up they are
+    accepted as regular, and count under the cap like any other. train.py learns of such a response only its decision
+    to stop, never its wrong solution.
+    """
+    nothing_feasible = ~feasible.any(axis=1, keepdims=True)  # bool[n, 1]
+    return feasible | (nothing_feasible & valid & ~extended)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
