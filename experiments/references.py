@@ -7,6 +7,7 @@ budget. None of them needs training.
     python experiments/reproduce.py --report
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -29,23 +30,37 @@ class Rule(NamedTuple):
     tokens: np.ndarray  # float[n]
 
 
-def adaptive_rules(base: Record) -> list[Rule]:
-    """All RULES with the base's eight samples; every sample comes first once (as in Record.consistent)."""
+def rotations(base: Record) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The base's m samples, taken from left to right, each of them first once (as in Record.consistent): m times
+
+    seen     int[n, m], how often a sample's answer has come up, itself included; 0 if it has none
+    right    bool[n, m], whether the plurality of the samples so far is right: the first seen on ties
+    tokens   int[n, m], of the samples so far
+    """
     n, m = base.answers.shape
-    every = np.arange(n)
-    found = [Rule(*rule, *np.zeros((3, n))) for rule in RULES]
     for start in range(m):
         answers, correct, tokens = (np.roll(x, -start, axis=1) for x in (base.answers, base.correct, base.tokens))
         same = (answers[:, :, None] == answers[:, None, :]) & (answers >= 0)[:, :, None]  # bool[n, m, m]
-        seen = np.tril(same).sum(axis=2)  # int[n, m]: how often each answer has come up, itself included
         plurality = [same[:, :t, :t].sum(axis=2).argmax(axis=1) for t in range(1, m + 1)]  # int[n] each
-        right = np.stack([correct[every, first] for first in plurality], axis=1)  # bool[n, m]: stopping after t
-        spent = tokens.cumsum(axis=1)  # int[n, m]
+        right = np.stack([correct[np.arange(n), first] for first in plurality], axis=1)  # bool[n, m]
+        yield np.tril(same).sum(axis=2), right, tokens.cumsum(axis=1)
+
+
+def last_taken(seen: np.ndarray, consensus: int, max_trials: int) -> np.ndarray:
+    """The place of the last sample that a rule takes, int[n]: until an answer has come up `consensus` times."""
+    agreed = seen[:, :max_trials] >= consensus  # bool[n, T]
+    return np.where(agreed.any(axis=1), agreed.argmax(axis=1), max_trials - 1)
+
+
+def adaptive_rules(base: Record) -> list[Rule]:
+    """All RULES with the base's eight samples."""
+    n, m = base.answers.shape
+    found = [Rule(*rule, *np.zeros((3, n))) for rule in RULES]
+    for seen, right, tokens in rotations(base):
         for rule in found:
-            agreed = seen[:, : rule.max_trials] >= rule.consensus  # bool[n, T]
-            last = np.where(agreed.any(axis=1), agreed.argmax(axis=1), rule.max_trials - 1)  # int[n]
-            for total, values in ((rule.correct, right), (rule.tokens, spent)):
-                total += values[every, last] / m
+            last = last_taken(seen, rule.consensus, rule.max_trials)  # int[n]
+            for total, values in ((rule.correct, right), (rule.tokens, tokens)):
+                total += values[np.arange(n), last] / m
             rule.trials[:] += (last + 1) / m
     return found
 

@@ -24,14 +24,15 @@ from typing import NamedTuple
 import numpy as np
 
 import data
+import voting
 from eval import Evaluation, over_line, over_model, summarise
 from experiments import by_kind, oracles, score_report, tables
 from experiments import figures as seed_figures
 from experiments.chapter import chapter
-from experiments.references import AdaptiveHull, height_parts
+from experiments.references import AdaptiveHull, height_parts, last_taken, rotations
 from experiments.tables import BUDGETED, FIGURES, HEIGHTS, IUB, LADDER, NAMES, ORACLE_MODELS, SCORE, text
 from plumbing import plots
-from plumbing.records import Record, adaptive_self_consistency, joined, read_kept
+from plumbing.records import Record, joined, read_kept
 from plumbing.statistics import Estimate
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -96,15 +97,11 @@ class Analysis(NamedTuple):
 
 def adaptive(base: Record) -> Record:
     """Adaptive self-consistency with the base's eight samples, as a record: response j starts with sample j."""
-    m = base.answers.shape[1]
-    right, trials, tokens = [], [], []
-    for start in range(m):
-        answers, correct, each = (np.roll(x, -start, axis=1) for x in (base.answers, base.correct, base.tokens))
-        found, taken = adaptive_self_consistency(answers, correct)  # bool[n], int[n]
-        right.append(found)
-        trials.append(taken)
-        tokens.append((each * (np.arange(m) < taken[:, None])).sum(axis=1))
-    right, trials, tokens = (np.stack(columns, axis=1) for columns in (right, trials, tokens))  # [n, m] each
+    every, columns = np.arange(len(base.answers)), []
+    for seen, right, tokens in rotations(base):
+        last = last_taken(seen, voting.CONSENSUS, voting.MAX_TRIALS)  # int[n]
+        columns.append((right[every, last], last + 1, tokens[every, last]))
+    right, trials, tokens = (np.stack(column, axis=1) for column in zip(*columns))  # [n, m] each
     # "asv": it adapts, so eval.summarise compares it with the boundary and with the other models that do
     return replace(base, name="adaptive-sc", condition="asv", correct=right, trials=trials, tokens=tokens,
                    group=np.zeros_like(trials), valid=np.ones_like(right), consistent=right.astype(float))

@@ -137,40 +137,6 @@ def self_consistency(answers: np.ndarray, right: np.ndarray) -> np.ndarray:
     return windows / m
 
 
-def adaptive_self_consistency(answers: np.ndarray, correct: np.ndarray, consensus: int = voting.CONSENSUS,
-                              max_trials: int = voting.MAX_TRIALS) -> tuple[np.ndarray, np.ndarray]:
-    """Majority voting over separate samples that stops as a sequential vote does. Returns right bool[n], trials int[n].
-
-    After Aggarwal et al. 2023, arXiv 2305.11860; it needs no training. Samples are taken from left to right until an
-    answer has occurred `consensus` times, at most max_trials. The answer is the plurality of those taken, the first
-    seen on ties: voting.trials_needed and voting.plurality, in arrays.
-
-    answers: int[n, m], the same number for the same answer, -1 for none (it costs a trial and never counts); m is at
-    least max_trials. correct: bool[n, m] or 0/1, whether that answer is right; of equal answers the first one is asked.
-    right: False also where no sample has an answer.  trials: samples taken, `consensus` to max_trials.
-    ValueError: another shape, numbers that are not whole or below -1, a correct sample without an answer.
-    """
-    answers = np.asarray(answers)
-    if answers.ndim != 2 or answers.shape[1] < max_trials:
-        raise ValueError(f"answers must be an array [problems, {max_trials} or more], not of shape {answers.shape}")
-    if not np.issubdtype(answers.dtype, np.integer) or (answers < -1).any():
-        raise ValueError("answers must be whole numbers, -1 for no answer")
-    correct, given = ibpo.as_mask("correct", correct), answers >= 0  # bool[n, m]
-    if correct.shape != answers.shape:
-        raise ValueError(f"correct has the shape {correct.shape}, but answers has {answers.shape}")
-    if (correct & ~given).any():
-        raise ValueError("a sample without an answer cannot be correct")
-    answers, given = answers[:, :max_trials], given[:, :max_trials]  # [n, T]
-    same = (answers[:, :, None] == answers[:, None, :]) & given[:, :, None]  # bool[n, T, T]
-    seen = np.tril(same).sum(axis=2)  # int[n, T]: counts itself
-    agreed = seen == consensus  # bool[n, T]
-    trials = np.where(agreed.any(axis=1), agreed.argmax(axis=1) + 1, max_trials)  # int[n]
-    taken = np.arange(max_trials) < trials[:, None]  # bool[n, T]
-    votes = (same & taken[:, None, :]).sum(axis=2)  # int[n, T]: of each sample's answer
-    first = votes.argmax(axis=1)  # int[n]: the first of the largest
-    return correct[np.arange(len(answers)), first], trials
-
-
 def read_record(path: Path) -> Record:
     """Parse and grade a record's raw responses. Raises data.DataError, in one line, if it is not a record."""
     try:

@@ -3,7 +3,6 @@
 import gc
 import json
 import weakref
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -110,48 +109,6 @@ def test_two_models_at_equal_trials():
     cut = 0.5 + 0.25 * 0.4  # a quarter of the votes is left
     assert evaluation.over_model(cheap, dear, equal_trials=True) == pytest.approx(0.7 - cut)
     assert evaluation.over_model(dear, cheap, equal_trials=True) == pytest.approx(cut - 0.7)
-
-
-def test_adaptive_self_consistency_is_the_rule_of_voting():
-    rng, seen = np.random.default_rng(8), Counter()
-    for kinds, *rule in ((1, 3, 8), (2, 3, 8), (4, 3, 8), (6, 3, 8), (9, 3, 8), (3, 2, 4), (4, 4, 7), (5, 2, 8)):
-        answers = rng.integers(-1, kinds, (400, 8))
-        gold = rng.integers(0, kinds, 400)
-        right, trials = records.adaptive_self_consistency(answers, answers == gold[:, None], *rule)
-        for i in range(400):
-            texts = [None if a < 0 else str(a) for a in answers[i]]
-            needed = voting.trials_needed(texts, voting.Rule(*rule))
-            final, count = voting.plurality(texts[:needed])
-            assert trials[i] == needed and right[i] == (final == str(gold[i]))
-            counts = sorted(Counter(filter(None, texts[:needed])).values())
-            seen.update({"three": needed == 3, "early": 3 < needed < 8, "no consensus": count < 3,
-                         "consensus at eight": needed == 8 and count == 3, "tie": counts[-2:-1] == counts[-1:] != [],
-                         "no answer": None in texts})
-    assert min(seen.values()) >= 50, f"the random answers are too tame: {seen}"
-
-
-def test_adaptive_self_consistency_by_hand():
-    answers = [[4, 4, 4, 7, 7, 7, 7, 7], [7, 4, 4, 7, -1, 5, 6, 8], [-1] * 8]
-    right, trials = records.adaptive_self_consistency(answers, np.equal(answers, 7))
-    assert right.tolist() == [False, True, False]       # what comes after consensus; the first of a tie; no answer
-    assert trials.tolist() == [3, 8, 8]
-    right, trials = records.adaptive_self_consistency(np.zeros((0, 8), int), np.zeros((0, 8)))
-    assert right.shape == trials.shape == (0,)
-
-
-@pytest.mark.parametrize("bad, message", [
-    (dict(answers=np.zeros((2, 5), int)), "answers must be an array"),
-    (dict(answers=np.full((2, 8), -2)), "-1 for no answer"),
-    (dict(answers=np.full((2, 8), 0.5)), "whole numbers"),
-    (dict(answers=np.full((2, 8), -1)), "cannot be correct"),
-    (dict(correct=np.ones((3, 8))), "correct has the shape"),
-])
-def test_bad_answers_are_refused_in_one_line(bad, message):
-    good = dict(answers=np.zeros((2, 8), int), correct=np.ones((2, 8)))
-    records.adaptive_self_consistency(**good)
-    with pytest.raises(ValueError, match=message) as error:
-        records.adaptive_self_consistency(**{**good, **bad})
-    assert "\n" not in str(error.value)
 
 
 def test_summary_is_counted_right():

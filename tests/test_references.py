@@ -1,15 +1,18 @@
-"""experiments/references.py: rules against eval.py's one rule, heights against worlds that are made so.
+"""experiments/references.py: rules of stopping against voting.py, heights against worlds that are made so.
 
     pytest tests/test_references.py
 """
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
+import voting
 from eval import Evaluation
 from experiments import oracles, references
 from plumbing import statistics
-from plumbing.records import Record, adaptive_self_consistency
+from plumbing.records import Record
 
 
 def record(name: str, levels: np.ndarray, correct: np.ndarray, trials: np.ndarray, first: np.ndarray = None) -> Record:
@@ -21,8 +24,42 @@ def record(name: str, levels: np.ndarray, correct: np.ndarray, trials: np.ndarra
                   consistent=correct.astype(float))
 
 
-def test_every_rule_is_that_of_eval():
-    """Each rotation of the samples through records.adaptive_self_consistency, which is tested against voting.py."""
+def outcome(answers: np.ndarray, correct: np.ndarray, consensus: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of one rule, the samples taken in their order: right bool[n], trials int[n]."""
+    n, m = answers.shape
+    base = record("base", np.ones(n, int), correct, np.ones((n, m), int))
+    base.answers = answers
+    seen, right, _ = next(references.rotations(base))
+    last = references.last_taken(seen, consensus, most)
+    return right[np.arange(n), last], last + 1
+
+
+def test_adaptive_self_consistency_is_the_rule_of_voting():
+    rng, seen = np.random.default_rng(8), Counter()
+    for kinds, *rule in ((1, 3, 8), (2, 3, 8), (4, 3, 8), (6, 3, 8), (9, 3, 8), (3, 2, 4), (4, 4, 7), (5, 2, 8)):
+        answers = rng.integers(-1, kinds, (400, 8))
+        gold = rng.integers(0, kinds, 400)
+        right, trials = outcome(answers, answers == gold[:, None], *rule)
+        for i in range(400):
+            texts = [None if a < 0 else str(a) for a in answers[i]]
+            needed = voting.trials_needed(texts, voting.Rule(*rule))
+            final, count = voting.plurality(texts[:needed])
+            assert trials[i] == needed and right[i] == (final == str(gold[i]))
+            counts = sorted(Counter(filter(None, texts[:needed])).values())
+            seen.update({"three": needed == 3, "early": 3 < needed < 8, "no consensus": count < 3,
+                         "consensus at eight": needed == 8 and count == 3, "tie": counts[-2:-1] == counts[-1:] != [],
+                         "no answer": None in texts})
+    assert min(seen.values()) >= 50, f"the random answers are too tame: {seen}"
+
+
+def test_adaptive_self_consistency_by_hand():
+    answers = [[4, 4, 4, 7, 7, 7, 7, 7], [7, 4, 4, 7, -1, 5, 6, 8], [-1] * 8]
+    right, trials = outcome(np.array(answers), np.equal(answers, 7), 3, 8)
+    assert right.tolist() == [False, True, False]       # what comes after consensus; the first of a tie; no answer
+    assert trials.tolist() == [3, 8, 8]
+
+
+def test_every_rule_with_every_sample_first():
     rng = np.random.default_rng(0)
     answers, gold, tokens = rng.integers(-1, 4, (200, 8)), rng.integers(0, 4, (200, 1)), rng.integers(5, 50, (200, 8))
     base = record("base", np.ones(200, int), answers == gold, np.ones((200, 8), int))
@@ -33,7 +70,7 @@ def test_every_rule_is_that_of_eval():
         right, trials, spent = np.zeros((3, 200))
         for start in range(8):
             turned = [np.roll(x, -start, axis=1) for x in (answers, base.correct, tokens)]
-            found, needed = adaptive_self_consistency(*turned[:2], rule.consensus, rule.max_trials)
+            found, needed = outcome(*turned[:2], rule.consensus, rule.max_trials)
             right += found / 8
             trials += needed / 8
             spent += [row[:t].sum() / 8 for row, t in zip(turned[2], needed)]
