@@ -68,20 +68,11 @@ def is_record_of(path: Path, header: dict, problems: list) -> bool:
     keys = "question", "answer", "level"
     try:
         before, *rows = map(json.loads, path.read_text().splitlines())
-        before.setdefault("split", "test")  # what an earlier version took
         asked = [[row[key] for key in keys] for row in rows]
-        if "weights" not in before:  # an earlier version compared when the weights were written
-            files = weights_of(header["model"])
-            same = len(files) == 1 and before.pop("modified") == files[0].stat().st_mtime
-            before["weights"] = header["weights"] if same else None
+        before["model"] = header["model"]
     except (ValueError, KeyError, TypeError, AttributeError):  # half a file, or none
         return False
-    return {**before, "model": header["model"]} == header and asked == [
-        [getattr(problem, key) for key in keys] for problem in problems]
-
-
-def weights_of(directory: str | Path) -> list[Path]:
-    return sorted(Path(directory).glob("*.safetensors"))
+    return before == header and asked == [[getattr(problem, key) for key in keys] for problem in problems]
 
 
 @dataclass
@@ -190,10 +181,6 @@ def read_kept(path: Path) -> Record:
     try:
         with np.load(path) as file:
             fields = {name: file[name].item() if file[name].ndim == 0 else file[name] for name in file.files}
-        if "group" not in fields:  # records of earlier versions have a mask for each group
-            malformed = fields.pop("malformed")  # bool[n, m]
-            group = sum(voting.GROUPS.index(name) * fields.pop(name, 0) for name in ("short", "extended"))  # int[n, m]
-            fields |= {"group": group, "valid": ~malformed}
         return Record(**{**fields, "questions": fields["questions"].tolist()})
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise data.DataError(f"{path}: not a kept record ({type(error).__name__}); delete it") from None
