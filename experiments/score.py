@@ -33,6 +33,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import eval as evaluation
+import llama
 import voting
 from data import load
 from experiments.score_report import describe, report
@@ -160,6 +161,10 @@ def train(settings: ScoreSettings) -> list[Path]:
 
 def run(settings: ScoreSettings, beside: list[str]) -> None:
     """Train all stages, and evaluate them beside the base."""
+    for directory in beside:
+        llama.read_config(directory)  # before hours of training
+    names = [WARM, STAGE_1, STAGE_2] if settings.stage_1 else [WARM, STAGE_2]
+    evaluation.different_names([settings.model, *(settings.directory(stage) for stage in names), *beside])
     out = Path(settings.out) / ("eval" if settings.split == "test" else "eval-validation")
     evaluation.respond([settings.model, *train(settings), *beside], settings.data, settings.eval_problems,
                        {**dict.fromkeys(voting.PROMPTS, 2), "scot": settings.eval_samples}, out, settings.seed,

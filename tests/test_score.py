@@ -258,6 +258,14 @@ def test_wrong_options_are_refused_in_one_line(wrong, said, capsys):
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("beside, said", [("nowhere", "nowhere"), (ROOT / "checkpoints/base", "two models are called")])
+def test_what_to_evaluate_beside_is_looked_at_before_training(beside, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(score, "train", lambda settings: pytest.fail("it trains"))
+    with pytest.raises(SystemExit, match=said) as stop:
+        score.main(["--out", str(tmp_path), "--beside", str(beside)])
+    assert str(stop.value).startswith("error: ") and "\n" not in str(stop.value)
+
+
 def test_a_base_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(SystemExit) as stop:
         score.main(["--model", str(tmp_path / "nowhere"), "--out", str(tmp_path)])
