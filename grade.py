@@ -147,9 +147,9 @@ def relations(gold: Shape, answer: Shape) -> bool:
     if both and matching(gold[1:], answer[1:], proportional):
         return True
     offered, golds = results(answer), results(gold)
-    if kind(gold) == "relation" and "<" in gold[1][0]:
+    if kind(gold) == "relation" and bounds(gold[1:]):
         golds = [interval(gold[1:])]
-    elif both and "<" in answer[1][0]:
+    elif both and bounds(answer[1:]):
         offered = [interval(answer[1:])]
     names = [named(shape) for shape in (gold, answer)] if both else []
     if both and None not in names and not same(*names):                                         # x = 5, y = 5
@@ -189,6 +189,11 @@ def proportional(gold: tuple, answer: tuple) -> bool:
     ratios = compute(lambda a, b, c, d: (a - b) / (c - d), a, b, c, d)
     first = Values([next((ratio for ratio in ratios if ratio), None)])
     return len(ratios) > 1 and numbers(first, ratios) and ("<" not in relation or first[0].real > 0)
+
+
+def bounds(links: Sequence[tuple]) -> bool:
+    """Whether these are bounds of a name, as in -2 <= x < 7, not of 2x."""
+    return all("<" in sign and left != right for sign, _, _, left, right in links)
 
 
 def interval(links: Sequence[tuple]) -> Shape:

@@ -218,7 +218,7 @@ def known_rows(path: Path, header: dict, problems: list[data.Problem]) -> dict[t
 
 
 def balanced_sample(by_level: dict[int, list], count: int, what: str) -> list:
-    """`count` items, as many from each level (of the highest up to four less); what one lacks, others make up for."""
+    """`count` items, as many from each level, the last few apart; what a small level lacks, the others make up for."""
     levels = [level for level in sorted(by_level) if by_level[level]]
     if not levels:
         raise UserError(f"no {what} could be made of the base model's samples: no problem has enough that are finished "

@@ -188,16 +188,11 @@ def plurality(answers: list[str | None]) -> tuple[str | None, int]:
     return distinct[most], numbers.count(most)
 
 
-def same_answer(a: str, b: str) -> bool:
-    """Whether either would be right if the other were the gold answer: "x=5" and "5" are the same here."""
-    return grade.equal(a, b) or grade.equal(b, a)
-
-
 def number_answers(answers: list[str | None]) -> tuple[list[int], list[str]]:
     """The same number for the same answer, -1 for none; and the distinct answers, in the order of their numbers."""
     numbers, distinct = [], []
     for answer in answers:
-        alike = (i for i, known in enumerate(distinct) if same_answer(known, answer))
+        alike = (i for i, known in enumerate(distinct) if grade.equal(known, answer))
         number = -1 if answer is None else next(alike, len(distinct))
         if number == len(distinct):
             distinct.append(answer)
@@ -248,7 +243,7 @@ class Parsed:
     group: str  # one of GROUPS, or "malformed"
     trials: int  # trials begun: what the response cost
     answers: tuple[str | None, ...]  # the answer of each finished trial, None where it has none
-    final: str | None  # the stated answer, as it is written there; None if malformed
+    final: str | None  # the answer that counts, as its first trial spells it; None if malformed
     reason: str = ""  # why it is malformed
 
 
@@ -294,7 +289,7 @@ def apply_rule(answers: tuple[str | None, ...], closing: str) -> tuple[str, str 
     if expected is None:
         return "", None, "no trial has an answer"
     if len(answers) == 1:
-        wrong = stated is not None and not same_answer(expected, stated)
+        wrong = stated is not None and not grade.equal(expected, stated)
         return "regular", expected, "states another answer than its trial" if wrong else ""
 
     group, rule = "extended", LONG
@@ -309,9 +304,9 @@ def apply_rule(answers: tuple[str | None, ...], closing: str) -> tuple[str, str 
         reason = "went on after consensus"
     elif stated is None:
         reason = "states no final answer"
-    elif not same_answer(expected, stated):
+    elif not grade.equal(expected, stated):
         reason = "states another answer than its trials"
-    return group, stated, reason
+    return group, expected, reason
 
 
 def parse_pair(text: str) -> Parsed:

@@ -21,12 +21,12 @@ their data sheet), a step of Table 8, 1,024 responses of 1,722 tokens, takes
       64               25        13                  1,236            46 s        1 s   the same
 
 A token reads all weights (2 bytes each) and the keys and values before it (128 KiB per token); a gradient takes 8
-operations per weight and token learned; collectives add about 1 s. More than eight GPUs gain nothing while the longest
-response is written token by token. What to replace first is therefore the sampler, by vLLM or SGLang on a checkpoint
-saved in each step: they start fewer, larger kernels (results/gpu), and eight GPUs that share a model read an eighth of
-the weights each. IBPO needs the ids alone; --kl-max and policy gradients need log-probabilities, too, which would have
-to be those of learn.py. Next would come a mesh that shards within a machine and copies across (fully_shard takes one),
-and larger batches.
+operations per weight and token learned; collectives add about 1 s. More than eight GPUs gain hardly anything while the
+longest response is written token by token. What to replace first is therefore the sampler, by vLLM or SGLang on a
+checkpoint saved in each step: they start fewer, larger kernels (results/gpu), and eight GPUs that share a model read an
+eighth of the weights each. IBPO needs the ids alone; --kl-max and policy gradients need log-probabilities, too, which
+would have to be those of learn.py. Next would come a mesh that shards within a machine and copies across (fully_shard
+takes one), and larger batches.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """Every setting of a run: its meaning, default, range, and whose results it decides. See `python train.py --help`.
 
-The preset `builtin` is the default (two CPU cores, minutes), `smoke` runs the same path in under a minute. `24gb` and
+The preset `builtin` is the default (two CPU cores, minutes), `smoke` runs the same path in half a minute. `24gb` and
 `80gb` hold the paper's hyper-parameters (Table 8) for a real model on one GPU with so much memory.
 """
 

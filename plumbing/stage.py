@@ -116,7 +116,7 @@ class Stage:
         self.idle = 0 if norm > 0 else self.idle + 1
         if self.idle == 1 and not note:
             note = f"note: {self.name}: step {self.done - 1} had nothing to learn from ({shown})"
-        self._say_once(note)
+        self._say_once(note, re.sub(r"[\d,.]", "", note))  # its numbers differ from step to step
         if self.idle == min(self.IDLE_STEPS, self.steps):
             raise UserError(f"{self.name}: nothing to learn from in {self.idle} steps in a row ({shown}); "
                             f"{self.log_file} has the details of each step")
@@ -174,8 +174,9 @@ class Stage:
         with self.log_file.open("a") as log:
             log.write(json.dumps(record) + "\n")
 
-    def _say_once(self, text: str) -> None:
-        kind = re.sub(r"\d", "", text)  # its numbers differ from step to step
+    def _say_once(self, text: str, kind: str = None) -> None:
+        """kind: what counts as the same (None: the same text)."""
+        kind = text if kind is None else kind
         if text and kind not in self.said:
             self.said.add(kind)
             self.bar.write(text)
@@ -256,19 +257,22 @@ def read_state(path: Path) -> dict:
 def only_process(directory: Path, wait: bool = False) -> Iterator[None]:
     """Hold the lock of a directory. If another run has it, both would write the same files: wait, or UserError."""
     directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / ".lock")
+    lock, waited = FileLock(directory / ".lock"), 0
 
-    def take() -> None:
+    def take() -> bool:
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=10 if waited else 0)
         except Timeout:
             if not wait:
                 raise UserError(f"another process is training in {directory}; wait for it, or choose another --out"
                                 ) from None
-            print(f"note: another process is at work in {directory}; waiting for it", flush=True)
-            lock.acquire()
+            if not waited:
+                print(f"note: another process is at work in {directory}; waiting for it", flush=True)
+            return False
+        return True
 
-    distributed.on_main(take)
+    while not distributed.on_main(take):  # the other processes must hear of it within minutes
+        waited += 1
     try:
         yield
     finally:

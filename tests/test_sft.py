@@ -126,16 +126,20 @@ def test_damaged_samples_are_one_clear_line(sampling, tmp_path, damage):
 
 
 def test_two_runs_do_not_sample_at_once(sampling, tmp_path):
-    """The second one waits, and finds what the first has sampled."""
-    settings, _ = sampling
+    """The second one waits, and takes what the first has sampled."""
+    settings, asked = sampling
+    expected = sft.sampled_solutions(settings)
+    kept = (tmp_path / "samples.jsonl").rename(tmp_path / "aside")
+    asked.clear()
     found = []
     with only_process(tmp_path):
         second = threading.Thread(target=lambda: found.append(sft.sampled_solutions(settings)))
         second.start()
         second.join(timeout=0.3)
-        assert second.is_alive() and not (tmp_path / "samples.jsonl").exists()
+        assert second.is_alive()
+        kept.rename(tmp_path / "samples.jsonl")
     second.join(timeout=60)
-    assert found == [sft.sampled_solutions(settings)]
+    assert found == [expected] and not asked
 
 
 def test_balanced_sample():
