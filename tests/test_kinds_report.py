@@ -197,7 +197,6 @@ def test_the_command(world, tmp_path):
 def test_seeds_of_different_size_are_refused(world, tmp_path):
     record = world[1]["base"]
     for seed, size in enumerate((300, 100)):
-        (tmp_path / f"{seed}/records").mkdir(parents=True)
         write_record(tmp_path / f"{seed}/records/base.jsonl", record.at(np.arange(N) < size))
     with pytest.raises(data.DataError, match="base: not as many problems of each level with every seed"):
         kinds_report.read([tmp_path / "0", tmp_path / "1"])
