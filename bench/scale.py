@@ -17,7 +17,7 @@ TOKEN = 131_072  # bytes: its keys and values
 PROMPT, RESPONSE, LONGEST = 250, 5.74 * 300, 4096  # tokens
 PROMPTS, SAMPLES, MICRO_TOKENS = 128, 8, 4096
 WORK = 6e9  # bytes for activations and logits; what else torch takes
-FILLED = 0.9  # share of the cache that holds tokens; the rest is padding and room to grow (bench/memory.py)
+FILLED = 0.8  # share of the cache that holds tokens; the rest is padding and room to grow (bench/memory.py)
 
 
 @dataclass

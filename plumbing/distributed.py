@@ -16,9 +16,9 @@ Beyond one machine. By calculation, not measured (`python bench/scale.py`: LLaMA
 their data sheet), a step of Table 8, 1,024 responses of 1,722 tokens, takes
 
     GPUs   GB of each, sampling and learning   tokens/s of each   sampling   learning   what limits it
-       1               80        70                  5,583           316 s       38 s   room for 159 responses at once
-       8               49        20                  5,097            46 s        5 s   one response of 4,096 tokens
-      64               25        13                  1,236            46 s        1 s   the same
+       1               80        70                  5,316           332 s       38 s   room for 141 responses at once
+       8               51        20                  5,097            46 s        5 s   one response of 4,096 tokens
+      64               26        13                  1,236            46 s        1 s   the same
 
 A token reads all weights (2 bytes each) and the keys and values before it (128 KiB per token); a gradient takes 8
 operations per weight and token learned; collectives add about 1 s. More than eight GPUs gain hardly anything while the

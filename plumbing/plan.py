@@ -45,7 +45,7 @@ CARDS = {"H200": (4.8e12, 989e12), "H100": (3.35e12, 989e12), "A100": (2.04e12, 
 ASSUMED = {"sampling": 0.2, "learning": 0.5}  # shares of these, until bench/gpu.py has run on the card (H200: .21, .59)
 TRIAL_TOKENS = 300  # assumed length of a trial
 VOTE_TRIALS = 5.74  # of ASV-SFT-1, with which IBPO starts; it ends with 2 to 4 (Table 3)
-FILLED = 0.9  # share of the cache that holds tokens while prompts wait (bench/memory.py)
+FILLED = 0.8  # share of the cache that holds tokens while prompts wait (bench/memory.py)
 ENOUGH_TO_PLAN = 10**7  # parameters; a smaller model needs no plan
 
 # ---------------------------------------------------------------------------------------------------------------------
