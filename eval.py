@@ -183,6 +183,8 @@ def row_of(evaluation: Evaluation, levels: dict[int, Evaluation], name: str) -> 
             "trials_per_vote": trials_per_vote(r), "tokens": float(r.tokens.mean()), "shares": r.shares(),
             "votes_after_right": votes_among(r, r.valid & r.first),
             "votes_after_wrong": votes_among(r, r.valid & ~r.first)}
+        if "gain" in row:
+            row["levels"][level]["gain"] = part.bootstrap.difference(mean.correct - part.means[base].correct)
     return row
 
 

@@ -100,30 +100,36 @@ def plot_budget(summary: dict, path: Path) -> None:
 def plot_levels(summary: dict, path: Path, by: str = "levels", title: str = "level of difficulty") -> None:
     """Voting share, trials and accuracy by level (Fig. 2e/f): where the budget goes. Only accuracy if nobody votes.
 
-    by: what the rows of the models are divided by; title: what that is called.
+    by: what the rows of the models are divided by; title: what that is called. Where it is known, the gain over the
+    base is shown instead of the accuracy: the models differ by much less than the levels do.
     """
     models = summary["models"]
-    panels = [("vote_share", 100, "voting share, %"), ("trials", 1, "trials per response"),
-              ("accuracy", 100, "accuracy, %")]
-    panels = panels if any(row["vote_share"] for row in models.values()) else panels[2:]
     levels = list(dict.fromkeys(level for row in models.values() for level in row[by]))
+    voting = {name for name, row in models.items() if row["vote_share"]}
+    gaining = {name for name, row in models.items() if all("gain" in row[by][level] for level in levels)}
+    panels = [("vote_share", 100, "voting share, %", voting), ("trials", 1, "trials per response", voting)]
+    panels = panels if voting else []
+    panels += [("gain", 100, "accuracy minus the base's, points", gaining) if gaining else
+               ("accuracy", 100, "accuracy, %", set(models))]
     unordered = by != "levels"  # points side by side, without lines
     with plt.rc_context(STYLE):
         figure, (axes,) = plt.subplots(1, len(panels), figsize=(4 * len(panels), 4), squeeze=False)
-        for axis, (key, scale, quantity) in zip(axes, panels):
-            shown = {name: style for name, style in looks(models).items()
-                     if models[name]["vote_share"] or key == "accuracy"}
+        for axis, (key, scale, quantity, names) in zip(axes, panels):
+            shown = {name: style for name, style in looks(models).items() if name in names}
             for i, (name, style) in enumerate(shown.items()):
                 rows = np.array([models[name][by][level][key] for level in levels])  # [levels] or [levels, 3]
                 value, low, high = scale * rows.T if rows.ndim == 2 else [rows] * 3
-                x = np.arange(len(levels)) + ((i - (len(shown) - 1) / 2) * 0.75 / len(shown) if unordered else 0)
+                x = np.arange(len(levels)) + (i - (len(shown) - 1) / 2) * (0.75 if unordered else 0.3) / len(shown)
                 axis.errorbar(x, value, yerr=reach(value, low, high), ms=7, mec="white", mew=0.8, elinewidth=1.2,
                               **(style | {"ls": ""} if unordered else style))
             axis.set_title(quantity)
             axis.set_xlabel(title)
             axis.set_xticks(np.arange(len(levels)), levels, rotation=30 if unordered else 0)
-        axes[0].set_ylim(-3, 103)
-        save(figure, path, axes[-1], columns=5)  # the base never votes: it is in this panel only
+            if key == "gain":
+                axis.axhline(0, color="black", lw=1, ls=":")
+            elif scale == 100:
+                axis.set_ylim(-3, 103)
+        save(figure, path, axes[-1], columns=5)  # a base that never votes is in the panel of accuracy only
 
 
 GROUPS = {  # of voting.py, the cheapest at the bottom

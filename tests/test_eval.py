@@ -151,6 +151,9 @@ def test_summary_is_counted_right():
             for right, key in ((True, "votes_after_right"), (False, "votes_after_wrong")):
                 after = [cell for cell in here if r.first[cell] == right and not r.malformed[cell]]
                 assert found[key] == mean(r.extended, after)
+            if r is not base:
+                at_level = levels == level
+                assert found["gain"][0] == pytest.approx(r.correct[at_level].mean() - base.correct[at_level].mean())
             if votes:
                 assert found["trials_per_vote"] == mean(r.trials, votes)
     rows = summary["majority"]
