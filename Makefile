@@ -3,7 +3,7 @@ VENV := .venv
 SEEDS ?= 3
 RUN := $(VENV)/bin/python
 
-.PHONY: help train controls reproduce test quick notebooks publish-base publish clean
+.PHONY: help train controls reproduce test quick bench notebooks publish-base publish clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
@@ -28,6 +28,11 @@ controls: $(VENV)/train.done  ## after `make train`: two controls, and the table
 
 reproduce: $(VENV)/train.done  ## results/ from the committed base: hours; SEEDS=5 for more than three
 	$(RUN) experiments/reproduce.py --seeds $(SEEDS)
+
+bench: $(VENV)/test.done  ## how fast it is: sampling beside transformers, processes, memory; a quarter of an hour
+	OMP_NUM_THREADS=1 $(RUN) bench/speed.py --quick
+	$(RUN) bench/processes.py --rounds 3
+	$(RUN) bench/memory.py
 
 notebooks: $(VENV)/test.done  ## open the notebooks in a browser
 	$(RUN) -m pip install -q notebook

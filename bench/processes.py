@@ -1,11 +1,12 @@
 """Processes or threads: how fast an IBPO step samples and learns, and how evenly its prompts can be dealt out.
 
-    python bench/processes.py                    # about five minutes on two cores; --rounds 1 for less
+    python bench/processes.py                    # about eight minutes on two cores; --rounds 1 for less
 
 Every round runs each way once, one after the other, so that a busy machine slows all alike; ratios are medians over
 rounds. sampling: tokens per second of wall time on ASV prompts, the gathering of the responses included. learning:
 seconds for a gradient over 64 of the responses, the sum over processes included. uneven: time that the slowest process
-samples, over the mean. "sharded" (plumbing/sharding.py): sampling includes the gathering of the weights.
+samples, over the mean. "sharded" (plumbing/sharding.py): sampling includes the gathering of the weights. "busy": beside
+a program that computes on one core all the time; on two cores, two processes have two thirds of the time left then.
 
 The second table deals the same prompts out to more processes than this machine may have, and counts the tokens that
 each then samples: the most over the mean, in 200 orders of the prompts. "by length": the longest prompt first, each to
@@ -30,7 +31,7 @@ from plumbing import distributed, sharding
 from plumbing.settings import Settings
 
 MODEL, PROMPTS, SAMPLES = "checkpoints/ibpo", 64, 32
-WAYS = [(1, 1, ""), (1, 2, ""), (2, 1, ""), (2, 1, "sharded")]  # processes, threads of each
+WAYS = [(1, 1, ""), (1, 2, ""), (2, 1, ""), (2, 1, "sharded"), (1, 2, "busy"), (2, 1, "busy")]  # processes, threads
 
 
 def measure(sharded: bool) -> None:
@@ -70,10 +71,15 @@ def measure(sharded: bool) -> None:
                           "uneven": max(seconds) / np.mean(seconds), "lengths": [len(row[0].prompt) for row in rows]}))
 
 
-def run_way(processes: int, threads: int, sharded: str) -> dict:
+def run_way(processes: int, threads: int, how: str) -> dict:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, __file__, "--processes", str(processes), *["--shard"] * bool(sharded)]
-    return json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    command = [sys.executable, __file__, "--processes", str(processes), *["--shard"] * (how == "sharded")]
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if how == "busy" else None
+    try:
+        return json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)
+    finally:
+        if other is not None:
+            other.kill()
 
 
 def main() -> None:
@@ -94,12 +100,12 @@ def main() -> None:
     print(f"{PROMPTS} prompts, {SAMPLES} responses each; ratios to one process of one thread\n")
     print(f"{'processes':>9}{'threads':>9}{'tokens/s':>10}{'ratio':>8}{'learning s':>12}{'ratio':>8}{'uneven':>8}")
     one = found[WAYS[0]]
-    for (processes, threads, sharded), rounds in found.items():
+    for (processes, threads, how), rounds in found.items():
         rate, learning, uneven = (np.median([each[key] for each in rounds]) for key in ("rate", "learning", "uneven"))
         faster = np.median([each["rate"] / other["rate"] for each, other in zip(rounds, one)])
         learned = np.median([other["learning"] / each["learning"] for each, other in zip(rounds, one)])
         print(f"{processes:9}{threads:9}{rate:10.0f}{faster:8.2f}{learning:12.2f}{learned:8.2f}{uneven:8.2f}  "
-              f"{sharded}")
+              f"{how}")
     tokens, lengths = (np.array(one[0][key]) for key in ("tokens", "lengths"))
     print(f"\n{'processes':>9}{'in order':>10}{'by length':>11}{'known':>8}")
     rng = np.random.default_rng(0)

@@ -4,7 +4,8 @@ products allow; and what gradient checkpointing costs and saves.
 
     python bench/speed.py --quick               # about three minutes: fewer prompts, two batch sizes
     python bench/speed.py                       # built-in model; more with --smollm2 DIR --gsm8k gsm8k_test.jsonl
-    python bench/speed.py --pass-at-1 2000      # another question: does sampling in bf16 cost accuracy?
+    python bench/speed.py --before COMMIT       # another question: how fast was sampling at a commit before this one?
+    python bench/speed.py --pass-at-1 2000      # another one: does sampling in bf16 cost accuracy?
 
 Both sides get the same weights, prompts, dtype and sampling (temperature 1, top-p 0.9), and stop at the same ids. Their
 random numbers differ, so their responses do; what is compared are tokens per second, counted up to the stop id. With
@@ -12,9 +13,11 @@ one thread, the default, a second is one of processor time (other programs do no
 """
 
 import argparse
+import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +41,7 @@ from plumbing.checkpoints import stop_ids_of
 from plumbing.settings import Settings
 from plumbing.statistics import Bootstrap, percent
 
+ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = 8
 
 
@@ -159,6 +163,42 @@ def compare_sampling(name: str, directory, problems: list, condition: str, limit
             print(f"{dtype:6}{batch:6}{len(part):11}{cells}{ratio}", flush=True)
         print(f"{dtype:6}{'best':>6}{'':11}{best[ours]:16,.0f}{'':14}{best[theirs]:16,.0f}{'':14}"
               f"{best[ours] / best[theirs]:7.1f}", flush=True)
+
+
+# Runs in the directory of any commit: what it uses of sample.py has been the same since there are several processes.
+TIME_SAMPLING = """
+import json, sys, time, torch
+import llama, sample
+directory, threads, prompts, stop_ids = json.loads(sys.stdin.read())
+torch.set_num_threads(threads)
+model = llama.load(directory, torch.float32).eval()
+options = dict(max_new_tokens=300, top_p=0.9, stop_ids=tuple(stop_ids), seed=2)
+sample.generate(model, prompts[:64], **options)  # warm up
+begin = time.process_time()
+tokens = sum(len(written.ids) for written in sample.generate(model, prompts, **options))
+print(tokens / (time.process_time() - begin))
+"""
+
+
+def compare_with(commit: str, directory, problems: list) -> None:
+    """Tokens per second of processor time, fp32, of this directory and of a commit, one after the other, five times."""
+    directory = Path(directory).resolve()
+    tokenizer = sample.open_checkpoint(directory)[1]
+    prompts = [voting.encode_prompt(tokenizer, problem.question, "asv") for problem in problems for _ in range(SAMPLES)]
+    task = json.dumps([str(directory), torch.get_num_threads(), prompts, stop_ids_of(directory, tokenizer)])
+    with tempfile.TemporaryDirectory() as before:
+        archive = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True)
+        if archive.returncode:
+            sys.exit(f"error: no commit {commit!r} here: {archive.stderr.decode().strip()}")
+        subprocess.run(["tar", "-x", "-C", before], input=archive.stdout, check=True)
+        rates = []
+        for _ in range(5):
+            rates.append([float(subprocess.run([sys.executable, "-c", TIME_SAMPLING], cwd=root, input=task, text=True,
+                                               stdout=subprocess.PIPE, check=True).stdout) for root in (before, ROOT)])
+            print(f"{len(rates)} of 5: {rates[-1][0]:,.0f} and {rates[-1][1]:,.0f} tokens/s", file=sys.stderr)
+    then, now = np.median(rates, axis=0)
+    print(f"sampling {len(prompts):,} responses, tokens/s of processor time: {commit} {then:,.0f}, here {now:,.0f}, "
+          f"ratio {np.median([b / a for a, b in rates]):.2f} (medians of 5)")
 
 
 def compare_pass_at_1(directory, count: int) -> None:
@@ -306,6 +346,7 @@ def main() -> None:
                         help="leave out a cell that would take longer, judged by the smaller batch (default 300)")
     parser.add_argument("--pass-at-1", type=int, metavar="N",
                         help="nothing but this: --model on N built-in problems in fp32 and in bf16")
+    parser.add_argument("--before", metavar="COMMIT", help="nothing but this: sampling here and at this commit")
     parser.add_argument("--gradient", type=int, help=argparse.SUPPRESS)  # these two: what compare_checkpointing runs
     parser.add_argument("--recompute", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -315,6 +356,8 @@ def main() -> None:
     torch.manual_seed(0)
     if args.gradient:
         return gradient_step(args.model, args.gradient, args.recompute)
+    if args.before:
+        return compare_with(args.before, args.model, data.load("builtin", "test", 256, seed=0))
     if args.pass_at_1:
         return compare_pass_at_1(args.model, args.pass_at_1)
     print(f"torch {torch.__version__}, {args.threads} thread(s); bf16 products "
