@@ -31,7 +31,7 @@ sums=(--sheets 3 --batch 48)              # how, in two terms
 count=(--counting 1.5 --sheets 3 --batch 24)  # and which answers agree
 sft=(--sft-distinct 2 --sft-problems 500 --sft-samples 8 --sft-votes 300 --sft-regular 160 --sft-steps 16
      --sft-batch 24 --sft-lr 1e-4)
-rl=(--prompts 16 --accumulate 2 --samples 8 --steps 12 --lr 5e-6 --warmup 3 --no-share-ties --valid-every 0)
+rl=(--prompts 16 --accumulate 2 --samples 8 --steps 36 --lr 5e-6 --warmup 3 --share-ties --valid-every 0)
 limits=(--max-new-tokens 1200 --slots 2048 --cache-gib 24)
 [ "$DEVICE" = cpu ] && limits=(--max-new-tokens 1200 --slots 128 --cache-gib 4)
 micro=$([ "$DEVICE" = cpu ] && echo 1024 || echo 8192)
@@ -56,7 +56,9 @@ log sheets learn --model "$OUT/school/base" --out "$OUT/sheets" "${sums[@]}" --s
 log sheets-2 learn --model "$OUT/sheets/base" --out "$OUT/sheets-2" "${sums[@]}" --steps 90 --lr 3e-4
 log counting learn --model "$OUT/sheets-2/base" --out "$OUT" "${count[@]}" --steps 200 --lr 3e-4
 log asv-sft train --stage asv-sft
-ibpo() { log "ibpo-$1" train --stage ibpo --budget "vote=0.$1"; }
+ibpo() {  # at a constant rate, from ASV-SFT, whose rate falls
+    log "ibpo-$1" train --stage ibpo --budget "vote=0.$1" --start "$OUT/asv-sft" --no-decay
+}
 if [ "$DEVICE" = cuda ]; then
     ibpo 50 & first=$!
     log sv-sft train --stage sv-sft || { wait "$first"; exit 1; }
