@@ -25,9 +25,13 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import data  # noqa: E402
+import grade  # noqa: E402
+import voting  # noqa: E402
 
 NAMES = ("Ada", "Bo", "Carla", "Dev", "Elif", "Femi", "Gus", "Hana", "Ivo", "Jun", "Kofi", "Lea", "Milo", "Nia", "Omar",
          "Pia", "Quinn", "Rosa", "Sven", "Tala", "Uma", "Vito", "Wen", "Yara", "Zeno")
@@ -299,11 +303,9 @@ def miscalculates(trial: str) -> bool:
 def mistakes(file: Path) -> str:
     """Of the first trials in a record of eval.py, level by level: how many are right, and how many others miscalculate.
 
-    Malformed responses are counted apart. The rest of the wrong ones follow a wrong plan, or stop too early. Raises
-    data.DataError where it is no record.
+    Malformed responses are counted apart. The rest of the wrong ones follow a wrong plan, or stop too early. A last
+    line says what second trials are worth. Raises data.DataError where it is no record.
     """
-    import numpy as np
-
     from plumbing.records import first_trials, read_record
 
     record = read_record(file)
@@ -314,8 +316,36 @@ def mistakes(file: Path) -> str:
     for level in np.unique(record.levels):
         good, sums, valid = (100 * x[record.levels == level].mean() for x in (right, wrong_sums, record.valid))
         lines.append(f"level {level}: {good:5.1f} % right, {sums:5.1f} % miscalculated, "
-                     f"{valid - good - sums:5.1f} % wrong in another way, {100 - valid:5.1f} % malformed")
-    return "\n".join(lines)
+                     f"{max(valid - good - sums, 0):5.1f} % wrong in another way, {100 - valid:5.1f} % malformed")
+    return "\n".join(lines + second_trials(file))
+
+
+def second_trials(file: Path) -> list[str]:
+    """Are the second trials of well-formed votes as good as the first, and does a wrong answer come again? A line.
+
+    Of a model of single trials: the same of its samples, each beside the next. No line if there is only one.
+    """
+    header, *rows = map(json.loads, file.read_text().splitlines())
+    first, second, again, votes = [], [], [], []  # bool: is it right, is a wrong one repeated
+    for row in rows:
+        judged = [voting.judge(row["answer"], r["text"], r["finished"], header["condition"]) for r in row["responses"]]
+        if header["condition"] == "scot":
+            answers = [parsed.final for parsed, _ in judged]
+            pairs = list(zip(answers, answers[1:]))
+        else:
+            extended = [(parsed.answers, right) for parsed, right in judged if parsed.group == "extended"]
+            pairs = [answers[:2] for answers, _ in extended]
+            votes += [right for _, right in extended]
+        for one, next_one in pairs:
+            if one is not None and next_one is not None:
+                first.append(grade.equal(row["answer"], one))
+                second.append(grade.equal(row["answer"], next_one))
+                again += [] if first[-1] else [grade.equal(one, next_one)]
+    if not first or not again:
+        return []
+    shares = [f"{100 * np.mean(each):.1f} %" for each in (first, second, again)]
+    what = f"votes: {100 * np.mean(votes):.1f} % are right" if votes else "each sample and the next as two trials"
+    return [f"{what}; first trials: {shares[0]}, second: {shares[1]}; a wrong answer comes again at once: {shares[2]}"]
 
 
 def parse_args(argv: list[str] = None) -> argparse.Namespace:

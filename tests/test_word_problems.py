@@ -14,6 +14,7 @@ import pytest
 
 import data
 import grade
+import voting
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "recipes"))
@@ -179,8 +180,17 @@ def test_mistakes_are_wrong_sums_or_wrong_plans(tmp_path, capsys):
     record = tmp_path / "model.jsonl"
     record.write_text(json.dumps(header) + "\n" + json.dumps(row) + "\n")
     word_problems.main(["--mistakes", str(record)])
-    assert capsys.readouterr().out.split("\n")[1] == ("level 2:  20.0 % right,  40.0 % miscalculated,  20.0 % wrong in "
-                                                      "another way,  20.0 % malformed")
+    _, level, trials = capsys.readouterr().out.splitlines()
+    assert level == ("level 2:  20.0 % right,  40.0 % miscalculated,  20.0 % wrong in another way,  20.0 % malformed")
+    # pairs with two answers: 10 and 11, 11 and 0, 0 and 11
+    assert trials.endswith("two trials; first trials: 33.3 %, second: 0.0 %; a wrong answer comes again at once: 0.0 %")
+    votes = [["10", "11", "10", "10"], ["11", "11", "10", "11"], ["12", "10", "10", "10"]]
+    row["responses"] = [{"text": voting.render_extended([f"\\boxed{{{answer}}}" for answer in answers], answers),
+                         "finished": True, "tokens": 9} for answers in votes]
+    record.write_text(json.dumps(header | {"condition": "sv"}) + "\n" + json.dumps(row) + "\n")
+    word_problems.main(["--mistakes", str(record)])
+    assert capsys.readouterr().out.splitlines()[2] == ("votes: 66.7 % are right; first trials: 33.3 %, second: 33.3 %; "
+                                                       "a wrong answer comes again at once: 50.0 %")
     record.write_text("{}")
     with pytest.raises(SystemExit) as stop:
         word_problems.main(["--mistakes", str(record)])
