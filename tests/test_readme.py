@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments.chapter import TABLES, chapter
@@ -104,11 +105,20 @@ def test_the_real_llama():
     models = json.loads((folder / "summary.json").read_text())["models"]
     text = (folder / "README.md").read_text()
     for label, name in {"base": "base", "base, greedy": "base-greedy", "SV-SFT": "sv-sft", "ASV-SFT": "asv-sft",
-                        "IuB-50 %": "ibpo-50"}.items():
+                        "IuB-50 %, 24 steps": "ibpo-50-24", "IuB-50 %": "ibpo-50"}.items():
         row = models[name]
         value, low, high = (100 * x for x in row["accuracy"])
         assert (f"| {label} | {value:.1f} [{low:.1f}, {high:.1f}] | {row['trials'][0]:.2f} | {row['tokens'][0]:.1f} | "
                 f"{100 * row['vote_share']:.1f} | {100 * row['malformed']:.1f} |") in text
+    steps = [json.loads(line) for line in (folder / "ibpo-50.log.jsonl").read_text().splitlines()]
+    for first in range(0, 36, 6):
+        shares = [np.mean([step[key][level] for step in steps[first : first + 6] if level in step[key]])
+                  for key in ("vote_share_by_level", "accepted_vote_share_by_level") for level in "12345"]
+        assert f"| {first + 1} to {first + 6} | {' | '.join(f'{100 * share:.0f}' for share in shares)} |" in text
+    votes = [[f"{100 * row['vote_share'][0]:.0f}" for row in models[name]["levels"].values()]
+             for name in ("ibpo-50-24", "asv-sft")]
+    one, other = (f"{', '.join(shares[:-1])} and {shares[-1]} %" for shares in votes)
+    assert f"it votes on {one} of the problems from level 1 to 5" in " ".join(text.split()) and other in text
 
 
 def test_it_is_read_in_ten_minutes():
