@@ -1,6 +1,6 @@
 """Processes or threads: how fast an IBPO step samples and learns, and how evenly its prompts can be dealt out.
 
-    python bench/processes.py                    # about eight minutes on two cores; --rounds 1 for less
+    python bench/processes.py                    # about five minutes on two cores; --rounds 1 for less
 
 Every round runs each way once, one after the other, so that a busy machine slows all alike; ratios are medians over
 rounds. sampling: tokens per second of wall time on ASV prompts, the gathering of the responses included. learning:
