@@ -54,15 +54,18 @@ def goes_on(model: llama.Llama, tokenizer, problems: list[data.Problem], top_p: 
     rows = sample.ask(model, tokenizer, [problem.question for problem in problems], "asv", 1, top_p=top_p, seed=seed,
                       max_new_tokens=max_new_tokens)
     common, token = branch(tokenizer)
-    found = []
+    device, found = model.lm_head.weight.device, []
     for problem, (response,) in zip(problems, rows, strict=True):
         lengths = range(1, len(response.ids) + 1)
         first = next((t for t in lengths if voting.CLOSE in tokenizer.decode(response.ids[:t])), None)
         if first is not None:
-            ids = [*response.prompt, *response.ids[:first], *common]
-            p = model(torch.tensor([ids], device=model.lm_head.weight.device))[0, -1].float().softmax(-1)  # [V]
+            ids = torch.tensor([[*response.prompt, *response.ids[:first], *common]])  # [1, T]
+            last = torch.arange(ids.shape[1])[None] == ids.shape[1] - 1  # bool[1, T]
+            p = model(ids.to(device), where=last.to(device))[0].float().softmax(-1)  # [V]
             found.append((problem.level, p[token].item(), under_top_p(p, token, top_p)))
-    return tuple(np.array(found).reshape(-1, 3).T)
+    if not found:
+        raise data.DataError(f"no first trial ended within {max_new_tokens} tokens")
+    return tuple(np.array(found).T)
 
 
 def main() -> None:
@@ -75,6 +78,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="default cpu")
     args = parser.parse_args()
+    if args.problems < 1 or args.max_new_tokens < 1 or not 0 < args.top_p <= 1:
+        parser.error("--problems and --max-new-tokens must be at least 1, and --top-p above 0 and at most 1")
     try:
         problems = data.load(args.data, "validation", args.problems, args.seed)
         print(f"goes on after the first trial, % (with top-p {args.top_p:g})")

@@ -42,6 +42,9 @@ def test_a_line_for_each_model_and_one_line_for_an_error(capsys, monkeypatch):
     goes_on.main()
     title, line = capsys.readouterr().out.splitlines()
     assert "%" in title and line.startswith("ibpo ") and "level 5:" in line
-    monkeypatch.setattr("sys.argv", ["goes_on.py", "checkpoints/base"])
-    with pytest.raises(SystemExit, match="^error: checkpoints/base does not decide for itself"):
-        goes_on.main()
+    for asked, error in ((["checkpoints/base"], "^error: checkpoints/base does not decide for itself"),
+                         (["checkpoints/ibpo", "--max-new-tokens", "2"], "^error: no first trial ended"),
+                         (["checkpoints/ibpo", "--problems", "0"], "2")):
+        monkeypatch.setattr("sys.argv", ["goes_on.py", *asked])
+        with pytest.raises(SystemExit, match=error):
+            goes_on.main()
