@@ -6,7 +6,7 @@ Every round runs each way once, one after the other, so that a busy machine slow
 rounds. sampling: tokens per second of wall time on ASV prompts, the gathering of the responses included. learning:
 seconds for a gradient over 64 of the responses, the sum over processes included. uneven: time that the slowest process
 samples, over the mean. "sharded" (plumbing/sharding.py): sampling includes the gathering of the weights. "busy": beside
-a program that computes on one core all the time; on two cores, two processes have two thirds of the time left then.
+a program that computes on one core all the time; on two cores, two processes then get two thirds of the time.
 
 The second table deals the same prompts out to more processes than this machine may have, and counts the tokens that
 each then samples: the most over the mean, in 200 orders of the prompts. "by length": the longest prompt first, each to
@@ -80,6 +80,7 @@ def run_way(processes: int, threads: int, how: str) -> dict:
     finally:
         if other is not None:
             other.kill()
+            other.wait()
 
 
 def main() -> None:

@@ -98,7 +98,8 @@ def plot_budget(summary: dict, path: Path) -> None:
 
 
 def plot_levels(summary: dict, path: Path, by: str = "levels", title: str = "level of difficulty") -> None:
-    """Voting share, trials and accuracy by level (Fig. 2e/f): where the budget goes. Only accuracy if nobody votes.
+    """Voting share, trials and accuracy by level (Fig. 2e/f): where the budget goes. The last panel alone if nobody
+    votes.
 
     by: what the rows of the models are divided by; title: what that is called. Where it is known, the gain over the
     base is shown instead of the accuracy: the models differ by much less than the levels do.
@@ -129,7 +130,7 @@ def plot_levels(summary: dict, path: Path, by: str = "levels", title: str = "lev
                 axis.axhline(0, color="black", lw=1, ls=":")
             elif scale == 100:
                 axis.set_ylim(-3, 103)
-        save(figure, path, axes[-1], columns=5)  # a base that never votes is in the panel of accuracy only
+        save(figure, path, max(axes, key=lambda axis: len(axis.containers)), columns=5)  # one that shows all models
 
 
 GROUPS = {  # of voting.py, the cheapest at the bottom

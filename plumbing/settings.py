@@ -100,9 +100,9 @@ class Settings:
     give_up: bool = setting(False, "method ibpo: where no response to a prompt is right, accept a regular one, and "
                                    "learn its decision to stop (D8); the paper's rule drops the prompt (D5)", RL,
                             ("ibpo",), when=lambda s: s.give_up)
-    rl_top_p: float = setting(0.9, "nucleus sampling of the responses to learn from: where the model votes with a "
-                                   "probability below 1 - P, no vote is sampled, and votes can die out; must be 1 with "
-                                   "--kl-max and with policy gradients", RL,
+    rl_top_p: float = setting(0.9, "nucleus sampling of the responses to learn from: where the model stops after "
+                                   "one trial with this probability or more, no vote is sampled, and votes can die "
+                                   "out; must be 1 with --kl-max and with policy gradients", RL,
                               ("ibpo",), above=0, most=1)
     kl_max: float = setting(None, "Eq. (7): accept only responses whose log-probability is at most this many nats "
                                   "above what the ASV-SFT model gives them; that model is then in memory, too (8B on "

@@ -2,9 +2,11 @@
 
     python recipes/goes_on.py runs/words/asv-sft runs/words/ibpo-50 --data runs/words/validation.jsonl
 
-Top-p sampling keeps the likeliest tokens, down to the one that brings their sum to top_p. Where a model goes on with a
-probability below 1 - top_p, it never does so when sampled; no vote on such a problem is accepted any more, and the
+Top-p sampling keeps the likeliest tokens, down to the one that brings their sum to top_p. Where a model stops with a
+probability of top_p or more, it never goes on when sampled; no vote on such a problem is accepted any more, and the
 model learns from single trials alone. An upper bound on votes does not prevent that.
+
+experiments/probe.py asks more of the hidden state there, of the built-in world, whose [TRIAL] is one token.
 """
 
 import argparse
@@ -39,12 +41,11 @@ def under_top_p(p: torch.Tensor, token: int, top_p: float) -> float:
         >>> under_top_p(torch.tensor([0.75, 0.25]), 1, 0.7), under_top_p(torch.tensor([0.75, 0.25]), 1, 0.9)
         (0.0, 0.25)
     """
-    above = p[p > p[token]].sum().item()  # of all that are likelier
-    if above >= top_p:
-        return 0.0
-    likely = p.sort(descending=True).values
-    kept = int((likely.cumsum(0) - likely < top_p).sum())
-    return (p[token] / likely[:kept].sum()).item()
+    if top_p == 1:
+        return p[token].item()
+    likely, order = p.sort(descending=True)  # [V] each
+    likely = likely * (likely.cumsum(0) - likely < top_p)
+    return (likely[order == token].sum() / likely.sum()).item()
 
 
 @torch.inference_mode()

@@ -323,7 +323,8 @@ def mistakes(file: Path) -> str:
 def second_trials(file: Path) -> list[str]:
     """Are the second trials of well-formed votes as good as the first, and does a wrong answer come again? A line.
 
-    Of a model of single trials: the same of its samples, each beside the next. No line if there is only one.
+    Of a model of single trials: the same of its samples, each beside the next. No line if there is only one, or if
+    none is wrong.
     """
     header, *rows = map(json.loads, file.read_text().splitlines())
     first, second, again, votes = [], [], [], []  # bool: is it right, is a wrong one repeated
