@@ -13,7 +13,8 @@
 #     40 more, some votes with whole trials       74 63 48 38 18   +6 to 11   54 % votes, 29 % single trials
 #     200 steps, lr 3e-4, twice the sheets        89 75 76 69 57   +2 to 6    31 % votes, 5 % malformed
 # The last one is the lesson below, from the base without counting; it teaches what marks a trial, too. From it, IBPO
-# stopped voting, on easy problems first, then on all: results/smollm2 says more. To try next: --rl-top-p 1.
+# learns to vote on harder problems. With responses sampled at top-p 0.9, as in the paper, it stopped voting altogether:
+# results/smollm2 says more.
 #
 # The output of each program goes to $OUT_DIR/NAME.txt (default runs/words). On a GPU two run side by side: a model of
 # this size leaves most of it idle. PYTHON names the interpreter; SMOLLM2 the .gguf file, if it is here and need not be
@@ -31,7 +32,8 @@ sums=(--sheets 3 --batch 48)              # how, in two terms
 count=(--counting 1.5 --sheets 3 --batch 24)  # and which answers agree
 sft=(--sft-distinct 2 --sft-problems 500 --sft-samples 8 --sft-votes 300 --sft-regular 160 --sft-steps 16
      --sft-batch 24 --sft-lr 1e-4)
-rl=(--prompts 16 --accumulate 2 --samples 8 --steps 36 --lr 5e-6 --warmup 3 --share-ties --valid-every 0)
+rl=(--prompts 16 --accumulate 2 --samples 8 --steps 36 --lr 5e-6 --warmup 3 --share-ties --valid-every 0
+    --rl-top-p 1)
 limits=(--max-new-tokens 1200 --slots 2048 --cache-gib 24)
 [ "$DEVICE" = cpu ] && limits=(--max-new-tokens 1200 --slots 128 --cache-gib 4)
 micro=$([ "$DEVICE" = cpu ] && echo 1024 || echo 8192)
