@@ -13,8 +13,8 @@
 #     40 more, some votes with whole trials       74 63 48 38 18   +6 to 11   54 % votes, 29 % single trials
 #     200 steps, lr 3e-4, twice the sheets        89 75 76 69 57   +2 to 6    31 % votes, 5 % malformed
 # The last one is the lesson below, from the base without counting; it teaches what marks a trial, too. From it, IBPO
-# learns to vote on harder problems. With responses sampled at top-p 0.9, as in the paper, it stopped voting altogether:
-# results/smollm2 says more.
+# moves the votes from easy to hard problems. On responses sampled at top-p 0.9, as in the paper, it lost them instead:
+# results/smollm2.
 #
 # The output of each program goes to $OUT_DIR/NAME.txt (default runs/words). On a GPU two run side by side: a model of
 # this size leaves most of it idle. PYTHON names the interpreter; SMOLLM2 the .gguf file, if it is here and need not be

@@ -103,32 +103,31 @@ def test_score():
 def test_the_real_llama():
     folder = ROOT / "results/smollm2"
     text = (folder / "README.md").read_text()
-    said, parts = " ".join(text.split()), text.split("The same models sampled at top-p 1 (")
-    for where, part in zip(("", "top-p-1"), parts, strict=True):
+    shares = {"ASV-SFT": "asv-sft", "trained at 0.9, 24 steps": "ibpo-50-24", "trained at 1": "ibpo-50-top-p-1"}
+    labels = {"base": "base", "base, greedy": "base-greedy", "SV-SFT": "sv-sft", "ASV-SFT": "asv-sft",
+              "IuB-50 %, trained at 0.9, 24 steps": "ibpo-50-24", "IuB-50 %, trained at 0.9": "ibpo-50",
+              "IuB-50 %, trained at 1": "ibpo-50-top-p-1"}
+    for where, top_p, part in zip(("", "top-p-1"), ("0.9", "1"), text.split("Sampled at top-p 1 ("), strict=True):
         models = json.loads((folder / where / "summary.json").read_text())["models"]
-        for label, name in {"base": "base", "base, greedy": "base-greedy", "SV-SFT": "sv-sft", "ASV-SFT": "asv-sft",
-                            "IuB-50 %, top-p 0.9, 24 steps": "ibpo-50-24", "IuB-50 %, top-p 0.9": "ibpo-50",
-                            "IuB-50 %, top-p 1": "ibpo-50-top-p-1"}.items():
+        for label, name in labels.items():
             row = models[name]
             value, low, high = (100 * x for x in row["accuracy"])
             assert (f"| {label} | {value:.1f} [{low:.1f}, {high:.1f}] | {row['trials'][0]:.2f} | "
                     f"{row['tokens'][0]:.1f} | {100 * row['vote_share']:.1f} | {100 * row['malformed']:.1f} |") in part
+        for label, name in shares.items():
+            votes = [f"{100 * row['vote_share'][0]:.0f}" for row in models[name]["levels"].values()]
+            assert f"| {label} | votes, evaluated at {top_p} | {' | '.join(votes)} |" in text
     margins = []
     for name in ("ibpo-50-top-p-1", "ibpo-50"):
         steps = [json.loads(line) for line in (folder / f"{name}.log.jsonl").read_text().splitlines()]
         for first in range(0, 36, 6):
-            shares = [np.mean([step[key][level] for step in steps[first : first + 6] if level in step[key]])
-                      for key in ("vote_share_by_level", "accepted_vote_share_by_level") for level in "12345"]
-            assert f"| {first + 1} to {first + 6} | {' | '.join(f'{100 * share:.0f}' for share in shares)} |" in text
-        margin = np.array([100 * np.mean(list(step["margin_by_level"].values())) for step in steps[:12]])
-        margins += [margin.mean(), 1.96 * margin.std(ddof=1) / 12**0.5]
-    assert "is {:.1f} points (± {:.1f}, from the differences between steps) at top-p 1, and {:.1f} (± {:.1f})".format(
-        *margins) in said
-    models = json.loads((folder / "summary.json").read_text())["models"]
-    votes = [[f"{100 * row['vote_share'][0]:.0f}" for row in models[name]["levels"].values()]
-             for name in ("ibpo-50-top-p-1", "asv-sft")]
-    one, other = (f"{', '.join(shares[:-1])} and {shares[-1]} %" for shares in votes)
-    assert f"it votes on {one} of the problems from level 1 to 5; ASV-SFT, where it started, on {other}" in said
+            means = [np.mean([step[key][level] for step in steps[first : first + 6] if level in step[key]])
+                     for key in ("vote_share_by_level", "accepted_vote_share_by_level") for level in "12345"]
+            assert f"| {first + 1} to {first + 6} | {' | '.join(f'{100 * mean:.0f}' for mean in means)} |" in text
+        margins.append(np.array([100 * np.mean(list(step["margin_by_level"].values())) for step in steps[:12]]))
+    larger = margins[0] - margins[1]
+    assert (f"was {larger.mean():.1f} points (± {1.96 * larger.std(ddof=1) / 12**0.5:.1f}) larger at top-p 1 "
+            f"({margins[0].mean():.1f} and {margins[1].mean():.1f} points") in " ".join(text.split())
 
 
 def test_it_is_read_in_ten_minutes():
