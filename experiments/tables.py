@@ -354,9 +354,9 @@ def sees(result: dict) -> str:
 
 The choice to vote is written after the first trial. The share of votes among well-formed responses, kind by kind, where
 the first trial is right and where it is wrong; and the second minus the first in points, within a level and kind, and
-within a level alone. (The last one misleads: hopeless problems nearly always begin with a wrong trial, so a model that
-does not vote on them votes less after wrong ones.) Harder: votes on problems that the base fails on more often than on
-the mean of their level and kind, less those on the others, in points.
+within a level alone. (The last one mixes kinds: first trials on easy problems are right and get no votes, which raises
+it; those on misread and hopeless ones are wrong and get few, which lowers it.) Harder: votes on problems that the base
+fails on more often than on the mean of their level and kind, less those on the others, in points.
 
 {table(["model", "votes after a right first trial, %", "votes after a wrong one, %",
         "wrong − right, within level and kind", "within level", "harder problems of a level and kind"], rows)}"""
