@@ -7,7 +7,7 @@
 
 Choose between models, checkpoints or settings by `--split validation`, and report the choice on the test split. Every
 model answers the same problems. A voting model answers once. A single-trial model answers --samples times (its row is
-their mean), for self-consistency, the majority of k = 1..K separate samples, and once more greedily. The raw responses
+their mean), for self-consistency, the plurality of k = 1..K separate samples, and once more greedily. The raw responses
 are saved, one record per model; all numbers and plots are computed from the records.
 
 Budget is measured, in trials and in tokens per response. References at equal budget:
@@ -266,13 +266,13 @@ def different_names(directories: list) -> list[str]:
 
 def respond(models: list, source: str, problems: int, samples: dict[str, int], out: Path, seed: int = 0,
             split: str = "test", device: str = "cpu", dtype: str = "auto", show: int = 0, called: str = None,
-            cache_gib: float = 8.0, **options) -> list[str]:
+            slots: int = 512, cache_gib: float = 8.0, **options) -> list[str]:
     """Write the records of checkpoints, models, on the same problems to out/records; returns their names.
 
     A record that was made with the same settings before is not made again. samples: responses per problem, by the
     prompt condition a model was trained for. split: of the built-in problems. dtype: of the weights, as in
-    sample.usual_dtype. called: the name of a single checkpoint (None: that of its directory). cache_gib, options: of
-    sample.generate.
+    sample.usual_dtype. called: the name of a single checkpoint (None: that of its directory). slots, cache_gib,
+    options: of sample.generate.
     """
     (out / "records").mkdir(parents=True, exist_ok=True)  # before hours of work
     chosen = data.load(source, split, problems, seed)
@@ -294,7 +294,7 @@ def respond(models: list, source: str, problems: int, samples: dict[str, int], o
             if not is_record_of(path, header, chosen):
                 if model is None:
                     model, tokenizer, _ = sample.open_checkpoint(directory, sample.DTYPES[resolved], device)
-                generate = {**options, "temperature": temperature, "cache_gib": cache_gib}
+                generate = {**options, "temperature": temperature, "slots": slots, "cache_gib": cache_gib}
                 make_record(path, chosen, header, m, model, tokenizer, seed=seed, **generate)
             if show:
                 print_examples(path, show)
@@ -339,14 +339,15 @@ def arguments(argv: list[str] = None) -> argparse.Namespace:
     parser.add_argument("--problems", type=int, default=1000, help="how many of them (default 1000)")
     parser.add_argument("--samples", type=int, default=8,
                         help="responses per problem of a single-trial model (default 8)")
-    parser.add_argument("--show", type=int, default=0, metavar="N", help="print the first N responses of each model")
+    parser.add_argument("--show", type=int, default=0, metavar="N",
+                        help="print each model's first response to each of the first N problems")
     parser.add_argument("--out", default="runs/eval", help="where records, summary and plots go (default runs/eval)")
     parser.add_argument("--redraw", metavar="DIR", help="do not generate: table and plots from all records in DIR")
     parser.add_argument("--keep", metavar="DIR", help="with --redraw: draw in DIR, and keep the records there as arrays"
                         " without texts, which --redraw reads, too")
     parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature (default 1)")
     parser.add_argument("--top-p", type=float, default=0.9,
-                        help="nucleus sampling, as in Table 8; 1: off (default 0.9)")
+                        help="nucleus sampling; the paper does not say how it decodes; 1: off (default 0.9)")
     parser.add_argument("--max-new-tokens", type=int,
                         help="cut a response off here (default: where training did, the largest if models differ, and "
                              "300 for a model that train.py did not make: too few for MATH; with --server 4096)")

@@ -249,7 +249,7 @@ def decide(gold: object, prediction: object) -> tuple[bool, str]:
 def equal(gold: object, prediction: object) -> bool:
     """Whether the prediction is the gold answer, in whatever notation; of anything but two strings it is not."""
     try:
-        if gold.isdecimal() and prediction.isdecimal() and prediction.isascii():                # the most, and fast
+        if gold.isdecimal() and prediction.isdecimal() and (gold + prediction).isascii():       # the most, and fast
             return gold.lstrip("0") == prediction.lstrip("0")
     except AttributeError:                                                                      # no string: None
         return False

@@ -150,7 +150,7 @@ class AdamW:
     """
 
     # Numbers that are updated at once. A GPU wants many, but the fp32 intermediates of the whole embedding of LLaMA-3.1
-    # would take 16 GiB. A CPU is fastest with what fits its cache.
+    # would take 20 GiB. A CPU is fastest with what fits its cache.
     ELEMENTS_AT_ONCE, ELEMENTS_ON_CPU = 1 << 24, 1 << 14
 
     def __init__(self, model: torch.nn.Module, beta1: float, beta2: float, weight_decay: float, eps: float = 1e-8):
@@ -195,7 +195,7 @@ class AdamW:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Supervised fine-tuning: the same gradient, on given texts
+# Which tokens of a response are learned; supervised fine-tuning: the same gradient, on given texts
 
 
 def closing_mask(tokenizer, ids: list[int]) -> list[bool]:

@@ -34,7 +34,10 @@ from voting import GROUPS, Judged
 
 
 def select_under_budget(judged: Judged, feasible: np.ndarray, settings, rng) -> Selection:
-    """IBPO, Eq. (8). One cap on votes, the paper's case, is solved in ibpo.py; the rest in budget.py."""
+    """IBPO, Eq. (8). One cap on votes, the paper's case, is solved in ibpo.py; the rest in budget.py.
+
+    Reads settings.caps, cap, sft_short and zero_margin.
+    """
     if set(settings.caps) == {"vote"} and not settings.sft_short:
         margin = reward_margin(judged.correct, judged.extended, judged.valid)  # float[n], Eq. (6)
         return maximise_margin(margin, feasible, judged.extended, settings.cap, rng,
@@ -78,7 +81,10 @@ def select_by_caps(judged: Judged, feasible: np.ndarray, settings, rng) -> Selec
 
 
 def select_sft(judged: Judged, feasible: np.ndarray, settings, rng) -> Selection:
-    """SFT, Table 1: every valid response, right or wrong. A control for RFT that ignores correctness."""
+    """Every valid response, right or wrong: RFT without its filter, as a control.
+
+    (Table 1's SFT, on given responses, is learn.add_supervised_gradient.)
+    """
     return selection_of(judged.valid, judged.extended, judged.valid)
 
 
@@ -207,7 +213,7 @@ class Method(NamedTuple):
     select: Callable[[Judged, np.ndarray, object, np.random.Generator], Selection]
     caps: tuple[str, ...] = ()  # what --budget may limit, names of COSTS; none: it has no budget
     policy_gradient: bool = False  # needs samples from π itself
-    fewest_samples: int = 1  # per prompt; with two, a margin above 0 means that the single trial is wrong
+    fewest_samples: int = 1  # per prompt: 2 for a baseline, 3 for margins (of two, Δ > 0 says: the trial is wrong)
     two_groups: bool = False  # knows regular and extended responses only: no short votes
     accepts_infeasible: bool = False  # ignores Ξ: a KL bound, Eq. (7), would have no effect
 

@@ -176,8 +176,7 @@ def validate(policy: llama.Llama, tokenizer, problems: list[data.Problem], step:
     if not settings.valid_every or step % settings.valid_every:
         return {}
     rollout = roll_out(policy, tokenizer, problems, 1, settings.top_p, derive_seed(settings.seed, "v", step), settings)
-    return {"valid_accuracy": float(rollout.correct.mean()), "valid_vote_share": float(rollout.extended.mean()),
-            "valid_short_share": float(rollout.in_group("short").mean())}
+    return {"valid_accuracy": float(rollout.correct.mean()), "valid_vote_share": float(rollout.extended.mean())}
 
 
 def progress_text(record: dict) -> str:

@@ -36,9 +36,9 @@ def times(count: int) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Prompts. Each is a system message. The built-in tokenizer knows each of these texts as a single token (that of three
-# groups once sft.add_missing_tokens has added it); to a real LLaMA they are instructions to be read. SCoT is the
-# paper's name for the base's own format: one chain of thought, in headed steps where there are many.
+# Prompts. Each is a system message. The built-in tokenizer knows each of these texts as a single token (those of
+# three groups and of pairs once sft.add_missing_tokens has added them); to a real LLaMA they are instructions to be
+# read. SCoT is the paper's name for the base's own format: one chain of thought, in headed steps where there are many.
 
 _SCOT = (
     "Solve the maths problem. If two steps or fewer are enough, answer with a concise solution. Otherwise write "

@@ -69,8 +69,9 @@ def tokenizer_class(directory: str | Path, model_type: str) -> type:
 def check_prompts(directory: str | Path, tokenizer: "Tokenizer", vocab_size: int) -> None:
     """Refuse a chat template that is missing, does not end, fails, or hides the condition from the model.
 
-    The template comes with the checkpoint. It may never end, so it first runs in a process of its own. It may also drop
-    the system turn, which holds the instruction: then scot, sv and asv would be one and the same prompt.
+    The template comes with the checkpoint. It may never end, so it first runs in a process of its own. Where it writes
+    no system turn, voting.encode_prompt puts the instruction into the user's. If it hides that, too, scot, sv and asv
+    would be one and the same prompt.
     """
     try:
         template = tokenizer.get_chat_template()
@@ -88,11 +89,11 @@ def check_prompts(directory: str | Path, tokenizer: "Tokenizer", vocab_size: int
             ids = tuple(voting.encode_prompt(tokenizer, PROBE, condition))
         except voting.PromptError:  # a condition or a question that this model has no tokens for
             continue
-        except Exception as error:  # a template may raise anything; some refuse a system turn
+        except Exception as error:  # a template may raise anything
             raise llama.CheckpointError(f"{directory}: the chat template fails ({first_line(error)})") from None
         llama.require(max(ids, default=0) < vocab_size, directory,
                       f"the tokenizer writes the id {max(ids, default=0)}, and the model knows {vocab_size} tokens")
-        llama.require(ids not in seen, directory, f"the chat template drops the system turn: the prompts for "
+        llama.require(ids not in seen, directory, f"the chat template drops the instruction: the prompts for "
                                                   f"{seen.get(ids)} and {condition} are the same")
         seen[ids] = condition
 

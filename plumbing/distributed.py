@@ -70,7 +70,7 @@ def connection():
 def split(costs: list[float], parts: int) -> list[list[int]]:
     """The indices of `costs` in lists of about equal cost, the dearest first: each goes to the list that is cheapest.
 
-    One list keeps the order.  split([3, 1, 1, 2], 2) == [[0, 1], [3, 2]]
+    One list keeps the order.  split([3, 1, 1, 2], 2) == [[0, 2], [3, 1]]
     """
     if parts == 1:
         return [list(range(len(costs)))]

@@ -8,7 +8,7 @@ at 0: at first the adapted model is the model. `merge` puts the corrections into
 a plain checkpoint. In bf16 they are rounded stochastically: most are less than half a unit in the last place.
 
     # 8B on a card of 24 GB, by calculation (with --plan: the figures); leave out the second line on one of 80 GB
-    python train.py 80gb --lora-rank 16 --lora-alpha 32 --lr 1e-5 --model DIR ... \
+    python train.py 80gb --lora-rank 16 --lora-alpha 32 --lr 1e-5 --sft-lr 2e-5 --model DIR ... \
         --cache-gib 4 --micro-tokens 2048 --max-new-tokens 2048
 """
 

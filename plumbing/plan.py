@@ -22,9 +22,9 @@ import torch
 import data
 import llama
 import sample
-import voting
 from plumbing import distributed
 from plumbing.checkpoints import open_tokenizer
+from plumbing.checks import prompt_tokens
 from plumbing.memory import (
     bytes_of,
     cache_per_token,
@@ -262,14 +262,7 @@ def longest_prompt(settings: Settings) -> int:
     tokenizer = open_tokenizer(settings.model)
     problems = data.load(settings.data, "train", 100 if settings.data == data.BUILTIN else None)
     question = max((problem.question for problem in problems), key=len)
-    lengths = []
-    for condition in {settings.condition(stage) for stage in ("base", "sv-sft", "asv-sft")}:
-        try:
-            lengths.append(len(voting.encode_prompt(tokenizer, question, condition)))
-        except voting.PromptError:
-            if condition != "modes":  # which the built-in model learns only in ASV-SFT: one token
-                raise
-    return max(lengths)
+    return prompt_tokens(tokenizer, question, [settings.condition(stage) for stage in ("base", "sv-sft", "asv-sft")])
 
 
 def card_and_free(settings: Settings, need: int) -> tuple[str, int]:

@@ -76,7 +76,7 @@ def print_summary(summary: dict) -> None:
     print_levels(models)
     if rows := summary["majority"]:
         at_level = models[summary["base"]]["levels"]
-        print_differences(f"majority of {rows['samples']} {summary['base']} samples", [
+        print_differences(f"plurality of {rows['samples']} {summary['base']} samples", [
             ("single samples", rows["minus_single"], n),
             *((f"single samples, level {level}", estimate, at_level[level]["problems"])
               for level, estimate in rows["minus_single_by_level"].items()),

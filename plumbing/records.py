@@ -18,7 +18,6 @@ import numpy as np
 from tqdm import tqdm
 
 import data
-import grade
 import ibpo
 import sample
 import voting
@@ -70,6 +69,7 @@ def is_record_of(path: Path, header: dict, problems: list) -> bool:
         before, *rows = map(json.loads, path.read_text().splitlines())
         asked = [[row[key] for key in keys] for row in rows]
         before["model"] = header["model"]
+        before.pop("slots", None)  # of earlier versions
     except (ValueError, KeyError, TypeError, AttributeError):  # half a file, or none
         return False
     return before == header and asked == [[getattr(problem, key) for key in keys] for problem in problems]
@@ -144,12 +144,10 @@ def read_record(path: Path) -> Record:
         responses = [[(r["text"], r["finished"], index(r["tokens"])) for r in row["responses"]] for row in rows]
         judged, finals = voting.judge_rows(golds, responses, header["condition"])
         answers = np.array([voting.number_answers(row)[0] for row in finals])  # int[n, m]
-        right = np.array([[answer is not None and grade.equal(gold, answer) for answer in row]
-                          for gold, row in zip(golds, finals)])  # bool[n, m]
         return Record(
             **vars(judged), name=path.stem, condition=header["condition"], greedy=header["temperature"] == 0,
             questions=[row["question"] for row in rows], levels=np.array([index(row["level"]) for row in rows]),
-            answers=answers, consistent=self_consistency(answers, right))
+            answers=answers, consistent=self_consistency(answers, judged.correct))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise data.DataError(f"{path}: not a record of responses ({type(error).__name__}: {error})") from None
 
@@ -247,7 +245,7 @@ def notes_on(record: dict, rollout: voting.Judged, settings) -> str:
     if record["malformed"] > 0.5:
         return (f"note: {record['malformed']:.0%} of the responses are malformed: the start has not learned to write "
                 "trials and votes; see some with sample.py, and give ASV-SFT more --sft-steps or a higher --sft-lr")
-    if METHODS[settings.method].fewest_samples > 2 and not record["vote_share"]:
+    if METHODS[settings.method].fewest_samples > 2 and not (record["vote_share"] or record.get("short_share")):
         return ("note: no response is a vote, so no vote can be accepted, and the policy will hardly vote again; give "
                 "ASV-SFT more --sft-votes if it was so from the first step, else start again with a lower --lr")
     silent = float((margins_of(rollout) == 0).mean())

@@ -51,9 +51,10 @@ class Settings:
     method: str = setting("ibpo", "which responses are accepted (methods.py says what each name means)", FIRST,
                           ("ibpo",), choices=tuple(METHODS))
     budget: str = setting(
-        "vote=0.5", "caps on the accepted responses: vote=q+ (the share that may vote), tokens=N (their average "
-        "length), expected-tokens=N (that of their group on the prompt), short=q (with --sft-short: the share of short "
-        "votes), or several: vote=0.5,tokens=90", FIRST, ("ibpo",), when=lambda s: s.method in CAPPED)
+        "vote=0.5", "caps on the accepted responses: vote=q+ (the share of extended responses; short votes do not "
+        "count), tokens=N (their average length), expected-tokens=N (that of their group on the prompt), short=q "
+        "(with --sft-short: the share of short votes), or several: vote=0.5,tokens=90",
+        FIRST, ("ibpo",), when=lambda s: s.method in CAPPED)
     steps: int = setting(50, "IBPO: gradient steps", FIRST, ("ibpo",), least=1)
     prompts: int = setting(32, "IBPO: prompts per sampled batch; a step has n = --prompts times --accumulate of them",
                            FIRST, ("ibpo",), least=1)
@@ -229,10 +230,11 @@ PRESETS = {
 }
 
 # Models from elsewhere. Every setting is written out: none is left to the default, which is that of a 1 MB model.
-# Table 8; batch sizes are the totals over the paper's nodes, accumulation included. Not the paper's: 8 samples per
-# problem for SFT data, not 32, at temperature 1, not 1.2; SV-SFT takes as many steps and examples as ASV-SFT (the
-# paper: 1024 of 32); IBPO's prompts are all of --data, not the 10,795 of D_ASV2; 10 steps of warm-up; no maximum
-# length but that of the response. Where Table 8 says nothing (weight decay, clipping, beta2), we decide.
+# Table 8; batch sizes are the totals over the paper's nodes, accumulation included. Not the paper's: single trials of
+# the model's own, not golden ones; 8 samples per problem for SFT data, not 32, at temperature 1, not 1.2; SV-SFT takes
+# as many steps and examples as ASV-SFT (the paper: 1024 of 32); IBPO's prompts are all of --data, not the 10,795 of
+# D_ASV2; 10 steps of warm-up; no maximum length but that of the response. Where Table 8 says nothing (weight decay,
+# clipping, beta2), we decide.
 TABLE_8 = dict(
     method="ibpo", budget="vote=0.5", device="cuda", dtype="bf16", sampling_dtype="auto", seed=0,
     sft_problems=12000, sft_samples=8, sft_votes=500, sft_regular=10795, sft_distinct=4, sft_alpha=1.0,
@@ -250,8 +252,7 @@ PRESETS |= {
     "24gb": dict(TABLE_8, out="runs/24gb", max_new_tokens=2048, slots=512, cache_gib=10.0, micro_tokens=8192,
                  checkpointing=True, shard=False, lora_rank=0, lora_alpha=16.0),
 }
-REAL = ("80gb", "24gb", "llama")  # the presets that need a model from elsewhere
-PRESETS["llama"] = dict(PRESETS["80gb"], out="runs/llama", device="cpu")  # the earlier name; with --device cuda
+REAL = ("80gb", "24gb")  # the presets that need a model from elsewhere
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -112,3 +112,12 @@ def test_a_policy_that_has_lost_its_votes_is_noticed():
         record = describe(rollout, train.select(rollout, None, Settings(), 0)[0])
         assert ("lower --lr" in notes_on(record, rollout, Settings())) == (not votes)
     assert not notes_on(record, rollout, Settings(method="rft"))
+
+
+def test_short_votes_are_votes_too():
+    """With three groups a policy whose votes are all short has not lost its votes."""
+    rollout = three_groups(np.random.default_rng(7), 40)
+    rollout.group[rollout.group == 2] = 1
+    record = describe(rollout, ibpo.Selection(1.0 * rollout.valid, int(rollout.valid.sum()), 0, 0, 0))
+    assert record["vote_share"] == 0 < record["short_share"]
+    assert "no response is a vote" not in notes_on(record, rollout, Settings(sft_short=10))

@@ -159,7 +159,7 @@ def test_plan_prints_and_starts_nothing(tmp_path, capsys):
 
 
 def test_a_line_before_a_run_of_a_real_model(tmp_path, capsys):
-    settings, stage = settings_of(tmp_path, "llama")
+    settings, stage = settings_of(tmp_path, "80gb", "--device", "cpu")
     assert plan.announce(settings, stage)
     line, *others = capsys.readouterr().out.splitlines()
     assert line.startswith("plan: at most ") and "--plan" in line

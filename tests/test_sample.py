@@ -208,7 +208,7 @@ def test_memory_follows_from_the_limit():
             one = Cache(config, torch.zeros(1, device="cpu"), 32, dtype)  # a block
         token = sum(half.nbytes for half in (*one.k, *one.v)) / one.memory
         assert tokens * token <= gib * 2**30 < (tokens + 1) * token
-    large = Settings(**PRESETS["llama"])
+    large = Settings(**PRESETS["80gb"])
     assert sample.tokens_for(EIGHT_B, 300 + large.max_new_tokens, torch.bfloat16, large.cache_gib) == 24 * 2**13
     with pytest.raises(sample.LengthError, match="cache_gib") as error:
         sample.tokens_for(EIGHT_B, 4400, torch.bfloat16, 0.5)
@@ -721,15 +721,15 @@ TEMPLATES = {  # a chat template, and what the line says
     LOOP + "{{ 'x' * (10**6 + loop.index) }}" + END: "GiB of memory",
     3 * LOOP + 3 * END: "still running after 2 seconds of processor time",
     "{{ 9**(9**9) }}": "still running after 2 seconds of processor time",
-    "Compute 3 * 4 modulo 61.": "drops the system turn: the prompts for scot and sv are the same",
-    "": "drops the system turn",
+    "Compute 3 * 4 modulo 61.": "drops the instruction: the prompts for scot and sv are the same",
+    "": "drops the instruction",
 }
 HARMLESS = [*TEMPLATES][:4] + [*TEMPLATES][-2:]  # they end soon, and need no process of their own
 NO_SYSTEM_TURN = {  # a template, and what the line says if voting.encode_prompt needs a system turn
     "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     "{{ messages[0].content }}": "the chat template fails (System role not supported)",
     "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}":
-        "drops the system turn: the prompts for scot and sv are the same",
+        "drops the instruction: the prompts for scot and sv are the same",
 }
 
 

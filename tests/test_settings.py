@@ -57,7 +57,7 @@ def test_caps_from_the_command_line():
     ("--method ipbo --budget vote=0.3", "--method is 'ipbo'"),
     ("--sft-samples 7", "--sft-samples"),
     ("--steps 0", "--steps must be at least 1"), ("--slots -3", "--slots must"), ("--lr 0", "--lr must be above 0"),
-    ("llama", "--model DIR and --data FILE"), ("--step 3", "did you mean --steps?"),
+    ("80gb", "--model DIR and --data FILE"), ("--step 3", "did you mean --steps?"),
     ("--sft-step=3", "did you mean --sft-steps?"), ("--zzz 3", "--help lists"),
     ("--cap 0.25", "--budget vote=0.25"), ("--q 0.25", "--budget vote=0.25"),
     ("--method sft --kl-max 10", "--kl-max would have no effect"),
@@ -69,7 +69,7 @@ def test_caps_from_the_command_line():
     *((f"--{name} {value}", f"--{name}") for name in ("top-p", "rl-top-p") for value in ("0", "1.1")),
     ("--start DIR --stage asv-sft", "--start"),
     ("--smoke", "there is no --smoke"),
-    ("nonsense", "one of builtin, smoke, 80gb, 24gb, llama"),
+    ("nonsense", "one of builtin, smoke, 80gb, 24gb"),
     *((f"{preset} --data a.jsonl", f"the preset {preset} needs --model DIR and --data FILE") for preset in REAL),
     ("--sampling-dtype fp16", "auto, fp32, bf16"),
     ("--sampling-dtype bf16 --kl-max 10", "--dtype of training"),
@@ -171,11 +171,6 @@ def test_presets_of_real_models_write_out_every_setting(preset):
                 and f.metadata["when"] is None} - named
     optional = {"budget", "sft_short", "zero_margin", "give_up", "lora_rank", "lora_alpha"}
     assert expected <= set(PRESETS[preset]) <= expected | optional
-
-
-def test_llama_is_the_earlier_name_of_80gb():
-    different = {name for name, value in PRESETS["llama"].items() if PRESETS["80gb"][name] != value}
-    assert different == {"out", "device"} and PRESETS["llama"].keys() == PRESETS["80gb"].keys()
 
 
 @pytest.mark.parametrize("name", METHODS)
