@@ -14,6 +14,7 @@ matplotlib.use("Agg")  # files only: no window, no display needed
 import matplotlib.patheffects  # noqa: E402
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
+from matplotlib.transforms import Bbox  # noqa: E402
 from numpy.typing import ArrayLike  # noqa: E402
 
 # Okabe and Ito's colours, and one blue from light to dark for the caps: they can be told apart with colour-blind eyes
@@ -48,6 +49,19 @@ def looks(models: dict) -> dict[str, dict]:
     other = iter(OTHERS * len(names))
     return {name: {"label": models[name].get("label", name), **(LOOKS[name] if name in LOOKS else next(other))}
             for name in names}
+
+
+def keep_apart(figure: plt.Figure) -> None:
+    """Move the labels of points down where they would cover a point or another label."""
+    figure.canvas.draw()  # now it is known where they are
+    for axis in figure.axes:
+        placed = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5)
+                  for x, y in axis.transData.transform(np.reshape([label.xy for label in axis.texts], (-1, 2)))]
+        for label in axis.texts:
+            while any(label.get_window_extent().overlaps(other) for other in placed):
+                x, y = label.get_position()
+                label.set_position((x, y - 2))
+            placed.append(label.get_window_extent())
 
 
 def save(figure: plt.Figure, path: Path, axis: plt.Axes, columns: int) -> None:
@@ -94,6 +108,7 @@ def plot_budget(summary: dict, path: Path) -> None:
                               path_effects=HALO, zorder=4)
             axis.set_xlabel(f"{unit} per response")
         axes[0].set_ylabel("accuracy, %")
+        keep_apart(figure)
         save(figure, path, axes[1], columns=4)
 
 

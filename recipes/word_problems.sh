@@ -46,7 +46,7 @@ train() {
         --micro-tokens "$micro" "${limits[@]}" "${sft[@]}" "${rl[@]}" "$@"
 }
 answer() {  # models...: their answers to the test problems, kept in OUT/eval
-    "$PYTHON" eval.py "$@" --data "$OUT/test.jsonl" --problems 320 --out "$OUT/eval" --device "$DEVICE" --dtype bf16 \
+    "$PYTHON" eval.py "$@" --data "$OUT/test.jsonl" --problems 1000 --out "$OUT/eval" --device "$DEVICE" --dtype bf16 \
         "${limits[@]}"
 }
 

@@ -13,6 +13,8 @@ import pytest
 
 from experiments.chapter import TABLES, chapter
 from experiments.report import others_in
+from plumbing.records import read_kept
+from plumbing.statistics import Bootstrap
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -107,7 +109,7 @@ def test_the_real_llama():
     labels = {"base": "base", "base, greedy": "base-greedy", "SV-SFT": "sv-sft", "ASV-SFT": "asv-sft",
               "IuB-50 %, trained at 0.9, 24 steps": "ibpo-50-24", "IuB-50 %, trained at 0.9": "ibpo-50",
               "IuB-50 %, trained at 1": "ibpo-50-top-p-1"}
-    for where, top_p, part in zip(("", "top-p-1"), ("0.9", "1"), text.split("Sampled at top-p 1 ("), strict=True):
+    for where, top_p, part in zip(("", "top-p-1"), ("0.9", "1"), text.split("Sampled at top-p 1,"), strict=True):
         models = json.loads((folder / where / "summary.json").read_text())["models"]
         for label, name in labels.items():
             row = models[name]
@@ -117,6 +119,13 @@ def test_the_real_llama():
         for label, name in shares.items():
             votes = [f"{100 * row['vote_share'][0]:.0f}" for row in models[name]["levels"].values()]
             assert f"| {label} | votes, evaluated at {top_p} | {' | '.join(votes)} |" in text
+    after, before = (read_kept(folder / f"records/{name}.npz") for name in ("ibpo-50-top-p-1", "asv-sft"))
+    for levels, way in ((1, 2), -1), ((4, 5), 1):
+        here = np.isin(before.levels, levels)
+        more = Bootstrap(here.sum())
+        moved = way * (after.extended[here].mean(axis=1) - 1.0 * before.extended[here].mean(axis=1))  # float[n]
+        value, low, high = (100 * x for x in more.difference(more.means(moved[:, None])[0]))
+        assert f"by {value:.1f} [{low:.1f}, {high:.1f}]" in text
     margins = []
     for name in ("ibpo-50-top-p-1", "ibpo-50"):
         steps = [json.loads(line) for line in (folder / f"{name}.log.jsonl").read_text().splitlines()]
