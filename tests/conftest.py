@@ -30,6 +30,16 @@ def signals_as_at_a_terminal():
         signal.signal(number, handler)
 
 
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    """Wherever pytest was started; and with as many threads as before."""
+    monkeypatch.chdir(ROOT)
+    threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
+    yield
+    if threads:
+        sys.modules["torch"].set_num_threads(threads)
+
+
 @pytest.fixture
 def launch(monkeypatch, capfd):
     """launch(2, "program.py", ...): what `python program.py ...` does in two processes; its exit status and output.

@@ -127,7 +127,7 @@ def test_summary_is_counted_right():
             answers=rng.integers(0, 3, (n, m)), consistent=rng.random((n, m)))
 
     models = [made_up("base", "scot", 4), made_up("base-greedy", "scot", 1, greedy=True), made_up("sv", "sv", 1),
-              made_up("asv", "asv", 1)]
+              made_up("asv", "asv", 1), made_up("asv-2", "asv", 1)]
     summary = evaluation.summarise(evaluation.Evaluation(models))
     base, greedy = models[:2]
     for r in models:
@@ -160,6 +160,26 @@ def test_summary_is_counted_right():
     majority = base.consistent[:, 3].mean()
     assert rows["samples"] == 4 and rows["minus_greedy"].value == pytest.approx(majority - greedy.correct.mean())
     assert rows["minus_single"].value == pytest.approx(majority - base.correct.mean())
+    for level, row in rows["minus_single_by_level"].items():
+        here = levels == level
+        assert row.value == pytest.approx(base.consistent[here, 3].mean() - base.correct[here].mean())
+    sv, mine, other = models[2:]
+    curve = base.consistent.mean(axis=0)
+    assert summary["mixed_self_consistency"] == pytest.approx([evaluation.at_trials(curve, k) for k in (1, 2, 3, 4)])
+    for unit in ("trials", "tokens"):
+        cost, end = (getattr(r, unit).mean() / getattr(base, unit).mean() for r in (mine, sv))
+        line = base.correct.mean() + (cost - 1) / (end - 1) * (sv.correct.mean() - base.correct.mean())
+        found, best = summary["comparisons"]["asv"], evaluation.at_trials(curve, cost)
+        assert found["boundary"][unit].value == pytest.approx(mine.correct.mean() - line)
+        assert found["self_consistency"][unit]["minus"].value == pytest.approx(mine.correct.mean() - best)
+        assert found["self_consistency"][unit]["gain"].value == pytest.approx(best - curve[0])
+    assert found["models"]["asv-2"]["minus"].value == pytest.approx(mine.correct.mean() - other.correct.mean())
+    cheap, dear = sorted((mine, other), key=lambda r: r.trials.mean())
+    keep = (cheap.trials.mean() - 1) / (dear.trials.mean() - 1)
+    minus, none = [summary["comparisons"][a.name]["models"][b.name]["minus_at_equal_trials"]
+                   for a, b in ((cheap, dear), (dear, cheap))]
+    assert none is None and minus.value == pytest.approx(
+        cheap.correct.mean() - keep * dear.correct.mean() - (1 - keep) * dear.first.mean())
     assert statistics.RESAMPLES >= 1000  # fewer, and the ends of the intervals are noise
 
 
@@ -257,6 +277,8 @@ def test_a_model_is_opened_only_to_answer(tmp_path, monkeypatch, capsys):
     record.unlink()
     evaluation.respond(directories, "builtin", **options)
     assert opened[2:] == [("ibpo", 0)]
+    evaluation.respond(directories, "builtin", **{**options, "slots": 2, "cache_gib": 1.0})  # decide nothing
+    assert len(opened) == 3
     header, first, *rest = record.read_text().splitlines()  # as if by an old answer key
     record.write_text("\n".join([header, json.dumps({**json.loads(first), "answer": "0"}), *rest]))
     evaluation.respond(directories, "builtin", **options)
@@ -357,3 +379,16 @@ def test_report_refuses_models_with_different_problems(tmp_path):
         write_record(tmp_path / "records" / f"{name}.jsonl", [row], condition="scot")
     with pytest.raises(data.DataError, match="other problems than a; evaluate both with the same .* delete .*b.jsonl"):
         evaluation.report(tmp_path)
+
+
+def test_the_share_of_the_gain_is_printed(tmp_path, capsys):
+    (tmp_path / "records").mkdir()
+    vote = voting.render_extended(["\\boxed{2}"] * 3, ["2"] * 3)
+    right, wrong = (voting.render_regular("\\boxed{%d}" % answer) for answer in (2, 3))
+    for name, condition, texts in (("base", "scot", ["\\boxed{2}", "\\boxed{3}"] * 20), ("sv", "sv", [vote] * 40),
+                                   ("m", "asv", [right, vote, right, wrong] * 10)):
+        rows = [{"question": f"q{i}", "answer": "2", "level": 1,
+                 "responses": [{"text": text, "tokens": 3, "finished": True}]} for i, text in enumerate(texts)]
+        write_record(tmp_path / "records" / f"{name}.jsonl", rows, condition=condition)
+    evaluation.report(tmp_path)
+    assert "50% of the gain of sv for 25% of its additional trials" in capsys.readouterr().out

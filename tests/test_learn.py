@@ -182,6 +182,12 @@ def test_supervised_loss_is_per_example_and_logged_per_token():
     assert_same(gradients(model), expected)
     tokens = sum(len(e.response) for e in pages)
     assert record["tokens"] == tokens and record["nll_per_token"] == pytest.approx(expected_loss * len(pages) / tokens)
+    pages = [replace(e, loss_mask=[i % 2 == 0 for i in range(len(e.response))]) for e in EXAMPLES]
+    record = learn.add_supervised_gradient(model, pages, SETTINGS)
+    loss = add_gradient(model, pages, len(pages), SETTINGS)
+    assert record["tokens"] == sum(sum(e.loss_mask) for e in pages)
+    assert record["nll_per_token"] == pytest.approx(
+        loss * len(pages) / sum(e.weight * sum(e.loss_mask) for e in pages))
 
 
 def test_encode():
@@ -293,6 +299,23 @@ def test_bf16_learns_like_fp32_on_average():
             adamw.step(1e-3)
         ends[dtype] = model.w.double().mean().item() - 1
     assert ends[torch.bfloat16] == pytest.approx(ends[torch.float32], rel=0.02) and ends[torch.float32] < -0.005
+
+
+def test_bits_follow_the_place_in_the_model():
+    """Not the number of weights, nor how many of their numbers are updated at once."""
+    ends = []
+    for parts, at_once in ((1, 1 << 14), (1, 7), (3, 1 << 14)):
+        pieces = torch.linspace(-1, 1, 999).bfloat16().split(999 // parts)
+        model = torch.nn.ParameterList([torch.nn.Parameter(piece.clone()) for piece in pieces])
+        adamw = AdamW(model, 0.9, 0.98, 0.01)
+        adamw.at_once = at_once
+        for step in range(3):
+            gradient = torch.sin(torch.arange(999) * (step + 1.0)).bfloat16()
+            for w, g in zip(model, gradient.split(999 // parts)):
+                w.grad = g.clone()
+            adamw.step(1e-3)
+        ends.append(torch.cat([w.detach() for w in model]))
+    assert torch.equal(ends[0], ends[1]) and torch.equal(ends[0], ends[2])
 
 
 def test_optimizer_continues_from_its_state():

@@ -121,3 +121,14 @@ def test_short_votes_are_votes_too():
     record = describe(rollout, ibpo.Selection(1.0 * rollout.valid, int(rollout.valid.sum()), 0, 0, 0))
     assert record["vote_share"] == 0 < record["short_share"]
     assert "no response is a vote" not in notes_on(record, rollout, Settings(sft_short=10))
+
+
+def test_what_a_step_without_use_says():
+    """Nothing accepted; or few samples, of which most margins say nothing."""
+    rollout = made_up_rollout(np.random.default_rng(1), 30)
+    for right, samples, said in ((False, 16, "30 of 30 prompts had no correct one"),
+                                 (True, 7, "is 0 on 100% of the prompts"), (True, 8, "")):
+        rollout.valid[:], rollout.correct[:] = True, right
+        record = describe(rollout, train.select(rollout, None, Settings(), 0)[0])
+        note = notes_on(record, rollout, Settings(samples=samples))
+        assert said in note and bool(note) == bool(said)

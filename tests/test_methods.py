@@ -511,3 +511,8 @@ def test_empty_batch(name):
 def test_needs_no_torch():
     code = "import sys, methods; assert 'torch' not in sys.modules and 'scipy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=Path(methods.__file__).parent, check=True)
+
+
+def test_a_margin_of_zero_votes_if_the_settings_say_so():
+    batch = judged(np.ones((4, 4)), [[R, R, E, E]] * 4)
+    assert [run("ibpo", batch, 0.5, zero_margin=z).extended for z in ("regular", "vote")] == [0, 2]

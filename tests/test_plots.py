@@ -4,6 +4,7 @@
 """
 
 import json
+from itertools import combinations
 
 import pytest
 
@@ -77,3 +78,14 @@ def test_training_of_several_seeds(drawn, tmp_path):
         lines = lines_of(axis)
         assert lines["q₊"][1] == [cap, cap] and axis.get_title() == name
         assert lines["accepted responses"] == ([0, 1, 2, 3], pytest.approx([20, 21, 22, 23]))
+
+
+def test_labels_keep_apart_and_the_boundary_is_between_base_and_sv(drawn, tmp_path):
+    models = {name: {"trials": (x,) * 3, "tokens": (20 * x,) * 3, "accuracy": (y,) * 3} for name, x, y in (
+        ("base", 1, 0.5), ("sv-sft", 5, 0.6), ("a", 2, 0.55), ("b", 2.01, 0.5505))}
+    summary = {"models": models, "base": "base", "sv": "sv-sft", "self_consistency": None}
+    plots.plot_budget(summary, tmp_path / "plot.png")
+    for axis, unit in zip(drawn[0].axes, (1, 20)):
+        assert lines_of(axis)["efficiency boundary"] == ([unit, 5 * unit], pytest.approx([50, 60]))
+        boxes = [text.get_window_extent() for text in axis.texts]
+        assert len(boxes) == 4 and not any(a.overlaps(b) for a, b in combinations(boxes, 2))

@@ -4,6 +4,7 @@
 """
 
 import ast
+import gzip
 import json
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from experiments.chapter import TABLES, chapter
 from experiments.report import others_in
-from plumbing.records import read_kept
+from plumbing.records import joined, read_kept
 from plumbing.statistics import Bootstrap
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +55,14 @@ def test_results_are_those_of_the_records(label):
     expected = (f"| {label} | {value:.1f} [{low:.1f}, {high:.1f}] | {row['trials'][0]:.2f} | "
                 f"{row['tokens'][0]:.1f} | {100 * row['vote_share']:.1f} |")
     assert expected in README
+    paths = sorted((ROOT / "results/records").glob(f"seed-*/eval/{ROWS[label]}.npz"))
+    record = joined([read_kept(path) for path in paths])
+    for key, values in (("accuracy", record.correct), ("trials", record.trials), ("tokens", record.tokens)):
+        assert row[key][0] == pytest.approx(values.mean())
+    assert row["vote_share"] == pytest.approx(record.extended.mean())
+    bootstrap = Bootstrap(len(record.levels), len(paths))
+    found = bootstrap.share(bootstrap.means(record.correct.mean(axis=1)[:, None])[0])
+    assert found == pytest.approx(row["accuracy"])
 
 
 def test_the_sentence_about_the_result():
@@ -68,6 +77,15 @@ def test_the_heights_over_the_boundary():
         value, low, high = (100 * x for x in RESULTS["comparisons"]["ibpo-50"]["boundary"][unit])
         points = " points" if unit == "trials" else ""
         assert f"{value:.1f}{points} [{low:.1f}, {high:.1f}]" in README
+
+
+def test_what_is_said_without_a_number():
+    """CGPO is indistinguishable, the choice does not measurably follow the first trial, a cap of 50 % never binds."""
+    for _, low, high in RESULTS["minus_cgpo"]["ibpo-50"], RESULTS["models"]["ibpo-50"]["sees"]["kind"]:
+        assert low < 0 < high
+    for path in (ROOT / "results/records").glob("seed-*/logs/ibpo-50.jsonl.gz"):
+        steps = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        assert all(step["accepted_vote_share"] < 0.48 and not step["dropped_over_cap"] for step in steps)
 
 
 def test_what_ibpo_adds_to_its_start():

@@ -74,6 +74,8 @@ def test_a_record_belongs_to_its_weights_wherever_they_are(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text("\n".join(map(json.dumps, [header("run"), *rows])))
     assert records.is_record_of(path, header("copy"), asked)
+    path.write_text("\n".join(map(json.dumps, [{**header("run"), "slots": 512}, *rows])))  # of earlier versions
+    assert records.is_record_of(path, header("run"), asked)
     assert not records.is_record_of(path, {**header("copy"), "seed": 1}, asked)
     weights[12345] ^= 1
     (tmp_path / "longer/model.safetensors").write_bytes(weights.tobytes())

@@ -174,6 +174,13 @@ def test_every_model_is_counted_right(made):
         for seed in range(SEEDS):
             part = direct[seed * PROBLEMS : (seed + 1) * PROBLEMS].mean(axis=0)
             assert [row["by_seed"][key][seed] for key in ("accuracy", "trials", "vote_share")] == pytest.approx(part)
+        levels = np.tile(1 + np.arange(PROBLEMS) % 5, SEEDS)
+        parts = [(row["accuracy"], direct[:, 0])] + [
+            (found["accuracy"], direct[levels == int(level), 0]) for level, found in row["levels"].items()]
+        for (value, low, high), column in parts:  # at least Student's interval of two seeds
+            a, b = column.reshape(SEEDS, -1).mean(axis=1)
+            half = statistics.T[0] * abs(a - b) / 2
+            assert high - low >= min(value + half, 1) - max(value - half, 0) - 1e-9
 
 
 def test_differences_are_counted_right(made):

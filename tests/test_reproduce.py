@@ -195,3 +195,13 @@ def test_a_model_that_is_not_there_is_one_clear_line(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="^error: .*nowhere") as stop:
         reproduce.main(["--only", "asv-sft", "--model", "nowhere", "--results", str(tmp_path / "results")])
     assert "\n" not in str(stop.value)
+
+
+def test_each_seed_answers_problems_of_its_own(monkeypatch, tmp_path):
+    seeds = []
+    monkeypatch.setattr(reproduce, "train_models", lambda name, _: {name: tmp_path})
+    monkeypatch.setattr(reproduce, "keep_log", lambda *_: None)
+    monkeypatch.setattr(evaluation, "respond", lambda *_, **options: seeds.append(options["seed"]) or [])
+    for seed in (0, 7):
+        reproduce.run_job("cgpo", settings.Settings(seed=seed, out=str(tmp_path)), tmp_path / "kept")
+    assert seeds == [0, 7]

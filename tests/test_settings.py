@@ -52,6 +52,7 @@ def test_caps_from_the_command_line():
     ("--method length-penalty --rl-top-p 1 --samples 1", "--samples"),
     ("--method grpo --rl-top-p 1 --samples 1", "--samples"), ("--samples 1", "--samples"),
     ("--method length-penalty --rl-top-p 1 --data a.jsonl --valid-data b.jsonl --test-data c.jsonl", "--length-unit"),
+    *((f"--method {name} --samples 2", "at least 3") for name in ("ibpo", "margin", "listing")),
     ("--method reinforce", "length-penalty"),
     ("--method cgpo --budget vote=0.3", "no budget"),
     ("--method ipbo --budget vote=0.3", "--method is 'ipbo'"),

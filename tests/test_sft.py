@@ -20,7 +20,7 @@ import sample
 import sft
 import voting
 from learn import AdamW, Example
-from plumbing.files import derive_seed
+from plumbing.files import derive_seed, fingerprint
 from plumbing.settings import Settings, UserError
 from plumbing.stage import Stage, only_process
 
@@ -49,6 +49,16 @@ def sampling(tmp_path, monkeypatch):
     monkeypatch.setattr(sft.sample, "ask", ask)
     monkeypatch.setattr(sft, "PROBLEMS_AT_ONCE", 3)
     return Settings(out=str(tmp_path), model=str(tmp_path), sft_problems=8, sft_samples=4), asked
+
+
+def test_seeds_share_no_samples(sampling, tmp_path):
+    settings, asked = sampling
+    drawn = []
+    for seed in range(2):
+        asked.clear()
+        sft.sampled_solutions(replace(settings, seed=seed, out=str(tmp_path / str(seed))))
+        drawn.append(({question for questions, _ in asked for question in questions}, {used for _, used in asked}))
+    assert all(mine and mine.isdisjoint(others) for mine, others in zip(*drawn))
 
 
 def test_sampled_solutions_continue_where_they_stopped(sampling, monkeypatch, tmp_path):
@@ -255,6 +265,9 @@ def test_what_train_sft_learns(tmp_path, monkeypatch):
     assert len(seen["sv-sft"]) == 8
     with pytest.raises(UserError, match="--lora-rank"):
         sft.train_sft(replace(settings, out=str(tmp_path / "lora"), sft_short=9, lora_rank=2), "asv-sft")
+    stage = "another seed"
+    sft.train_sft(replace(settings, seed=1, out=str(tmp_path / "1")), "sv-sft", lambda *_: examples)
+    assert seen[stage] != seen["sv-sft"]
 
 
 def test_a_base_of_a_few_steps(tmp_path, monkeypatch):
@@ -409,3 +422,17 @@ def test_sft_samples_before_it_loads_the_model_to_train(tmp_path, monkeypatch):
     monkeypatch.setattr(sft, "sampled_solutions", sampled)
     with pytest.raises(UserError, match="sampled"):
         sft.train_sft(Settings(out=str(tmp_path)), "sv-sft")
+
+
+@pytest.mark.parametrize("name", ["base", "sv-sft", "ibpo"])
+def test_committed_checkpoints_are_of_the_defaults(name):
+    """`python train.py --stage base` and `python train.py` make them again."""
+    root = Path(__file__).resolve().parent.parent / "checkpoints"
+    notes = json.loads((root / name / "ibpo.json").read_text())
+    assert notes["settings"] == Settings().deciding(name)
+    if name == "sv-sft":
+        assert notes["sources"]["model"] == fingerprint(root / "base")
+    if name == "base":
+        tokenizer = data.build_tokenizer(data.world_pieces() + voting.pieces())
+        built, kept = sft.new_model(Settings(), tokenizer).state_dict(), llama.load(root / "base").state_dict()
+        assert {key: w.shape for key, w in built.items()} == {key: w.shape for key, w in kept.items()}

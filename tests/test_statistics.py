@@ -115,3 +115,21 @@ def test_draws_repeat_and_chunks_do_not_matter(monkeypatch):
     monkeypatch.setattr(statistics, "CHUNK", 1000)
     assert Bootstrap(300, 3).means(columns) == pytest.approx(before)
     assert Bootstrap(300, 3).means(columns[:, :1])[0] == pytest.approx(before[0])
+
+
+@pytest.mark.parametrize("low, high, n, said", [
+    (0.01, 0.1, 20, "above"), (-0.1, -0.01, 20, "below"), (-0.01, 0.1, 20, "0 is in the interval"),
+    (0.0, 0.1, 20, "0 is in the interval"), (0.01, 0.1, 19, "too few problems")])
+def test_verdict(low, high, n, said):
+    assert verdict(Estimate((low + high) / 2, low, high), n) == said
+
+
+def test_student_s_quantiles():
+    assert statistics.T == pytest.approx(stats.t.ppf(0.975, range(1, len(statistics.T) + 1)), abs=6e-4)
+
+
+def test_a_share_stays_below_1():
+    """Of two seeds, whose interval of the mean would reach far beyond."""
+    bootstrap = Bootstrap(100, 2)
+    found = bootstrap.share(bootstrap.means(np.repeat([0.9, 1.0], 50)[:, None])[0])
+    assert found.high == 1 and found.low == pytest.approx(0.3147, abs=1e-4)

@@ -157,6 +157,15 @@ def test_where_it_gave_up_only_the_end_is_learned():
         assert wrong.loss_mask == (learn.closing_mask(tokenizer, ids) if give_up else None)
 
 
+def test_giving_up_reaches_the_step():
+    responses = judged([[1, 0, 1, 1], [0] * 4], [[0, 0, 1, 1]] * 2, valid=[[1] * 4, [1, 0, 1, 1]])
+    rollout = rollout_of(responses, np.array([1, 5]))
+    for give_up, second in ((False, [0, 0, 0, 0]), (True, [1, 0, 0, 0])):
+        selection, weights = train.select(rollout, None, Settings(give_up=give_up), 0)
+        assert weights[1].tolist() == second
+        assert (selection.accepted, selection.dropped_no_correct) == (1 + give_up, 1 - give_up)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Whole runs: a tiny model, everything real but the responses
 
@@ -223,9 +232,10 @@ def test_a_run_takes_new_prompts_and_samples_each_step(run):
         assert not torch.equal(earlier["weight"], later["weight"])
 
 
-def test_seeds_share_nothing(run):
+def test_seeds_share_nothing(run, monkeypatch):
     """Each seed of a run has problems, samples and ties of its own: else seeds would vary less than they should."""
-    drawn = []
+    drawn, orders, shuffled = [], [], train.shuffled
+    monkeypatch.setattr(train, "shuffled", lambda *arguments: orders.append(arguments[-1]) or shuffled(*arguments))
     for seed in range(2):
         run.rollouts, run.selected, run.tmp_path = [], [], run.tmp_path / "next"
         run.tmp_path.mkdir()
@@ -234,6 +244,7 @@ def test_seeds_share_nothing(run):
                       {p.question for each in run.rollouts for p in each["problems"]}])
     for of_one, of_other in zip(*drawn, strict=True):
         assert of_one and of_one.isdisjoint(of_other)
+    assert len(set(orders)) == 2  # of the problems of a file
 
 
 def test_the_learning_rate_is_that_of_ibpo(run, monkeypatch):
@@ -292,10 +303,11 @@ def test_dtype_of_the_sampling_policy(kl_max, dtype, run, monkeypatch):
     assert {each["weight"].dtype for each in run.rollouts} == {dtype}
 
 
-def test_what_train_evaluates(tmp_path, monkeypatch):
+@pytest.mark.parametrize("method, cap", [("ibpo", 0.5), ("cgpo", None)])
+def test_what_train_evaluates(method, cap, tmp_path, monkeypatch):
     got = {}
-    settings = Settings(out=str(tmp_path), seed=3, rl_top_p=1.0, top_p=0.7, temperature=0.8, eval_problems=11,
-                        eval_samples=2, max_new_tokens=44)
+    settings = Settings(out=str(tmp_path), seed=3, method=method, rl_top_p=1.0, top_p=0.7, temperature=0.8,
+                        eval_problems=11, eval_samples=2, max_new_tokens=44)
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(train, "parse_args", lambda *_: (settings, "all"))
     monkeypatch.setattr(train, "train_sft", lambda settings, stage: tmp_path / stage)
@@ -305,7 +317,7 @@ def test_what_train_evaluates(tmp_path, monkeypatch):
     models, source, problems, samples, out = got.pop("of")
     assert [model.name for model in models] == ["base", "sv-sft", "asv-sft", "ibpo-50"]
     assert (source, problems, samples, out) == ("builtin", 11, 2, tmp_path / "eval")
-    assert got == dict(seed=3, device="cpu", dtype="fp32", training_log=tmp_path / "ibpo-50/log.jsonl", cap=0.5,
+    assert got == dict(seed=3, device="cpu", dtype="fp32", training_log=tmp_path / "ibpo-50/log.jsonl", cap=cap,
                        top_p=0.7, temperature=0.8, max_new_tokens=44, slots=settings.slots, cache_gib=8.0)
 
 
