@@ -29,7 +29,7 @@ controls: $(VENV)/train.done  ## after `make train`: two controls, and the table
 reproduce: $(VENV)/train.done  ## results/ from the committed base: hours; SEEDS=5 for more than three
 	$(RUN) experiments/reproduce.py --seeds $(SEEDS)
 
-bench: $(VENV)/test.done  ## how fast it is: sampling beside transformers, processes, memory; five minutes
+bench: $(VENV)/test.done  ## how fast it is: sampling beside transformers, processes, memory; seven minutes
 	OMP_NUM_THREADS=1 $(RUN) bench/speed.py --quick
 	$(RUN) bench/processes.py --rounds 3
 	$(RUN) bench/memory.py

@@ -6,9 +6,10 @@ take, and where does the time of an IBPO step go?
     python bench/gpu.py --device cpu --tiny      # seconds, to see that it runs; writes nothing without --out
 
 The weights are random, in the shapes of LLaMA-3.2-1B and LLaMA-3.1-8B; settings are those of the preset 80gb. Lengths
-are those of real votes: of the responses of IuB-50 in results/records, stretched to 1,024 tokens at most. Every
-response ends where its length says, on all sides. transformers gets the same weights (the very same memory), prompts,
-dtype and lengths: `generate` one batch of as many rows as the cache holds at full length, `generate_batch` all prompts.
+are those of real responses, a sixth of them votes: of IuB-50 in results/records, stretched to 1,024 tokens at most.
+Every response ends where its length says, on all sides. transformers gets the same weights (the very same memory),
+prompts, dtype and lengths: `generate` one batch of as many rows as the cache holds at full length, `generate_batch` all
+prompts.
 
 rows: sequences at once, on average. share: of what the card allows. In sampling that is reading the weights and all
 keys and values once per token, at the measured speed of a copy; in learning 8 operations per weight and token (6

@@ -185,7 +185,7 @@ def compare() -> None:
         errors["Math-Verify"] += truth is not None and other != truth
         if ours != other:
             right = "nobody labelled it" if truth is None else "grade.py" if ours == truth else "Math-Verify"
-            rows[how, "the same" if truth else "another answer", right] += 1
+            rows[how, {True: "the same", False: "another answer", None: "not known"}[truth], right] += 1
             if truth is None or right != "grade.py":
                 print(f"  {how}: {gold}  |  {prediction}  (grade.py {ours}, Math-Verify {other})")
     counts = Counter(how for _, _, how, _ in pairs)

@@ -3,8 +3,9 @@
 After the first [/TRIAL] an ASV model stops or goes on. A linear probe, fitted to the hidden state there on half of the
 problems, says on the other half how well two things can be told from it: the kind of the problem, and whether the
 trial just written is right. AUC is the chance that of two problems, one of each sort, the right one gets the higher
-score: 0.5 is a guess, 1 is perfect. The policy's own probability of going on is measured in the same way. All pairs are
-of one level: longer problems are harder, and whoever knows the length alone would seem to know more.
+score: 0.5 is a guess, 1 is perfect. The policy's own probability of going on is measured in the same way, on all
+problems. All pairs are of one level: longer problems are harder, and whoever knows the length alone would seem to know
+more.
 
     python experiments/probe.py runs/builtin/asv-sft --problems 6000
 """

@@ -43,6 +43,7 @@ class Kept:
     """results/records: seed-N/eval/MODEL.npz, seed-N/oracle/MODEL.npz, seed-N/logs/MODEL.jsonl.gz."""
 
     def __init__(self, folder: Path, models: list[str]):
+        self.folder = folder
         found = {int(path.name[5:]): path for path in folder.glob("seed-*") if path.name[5:].isdecimal()}
         self.seeds = {seed: found[seed] for seed in sorted(found)}  # number -> folder
         self.models = models
@@ -178,11 +179,12 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
     seeds_of = {name: kept.having("eval", [*references, name]) for name in models}
     used = seeds_of["base"]
     if not used:
-        raise data.DataError(f"results/records holds no seed with {', '.join(references)}")
+        raise data.DataError(f"{kept.folder} holds no seed with {', '.join(references)}")
     seeds_of["adaptive-sc"] = used
     result = {"seeds": used, "missing": what_is_missing(kept, models, seeds), "models": {}, "comparisons": {},
               "height_parts": {}, "oracles": {}}
     logs = {name: kept.logs(of, name) for name, of in seeds_of.items() if of}
+    logs |= {name: kept.logs(of, name) for name in SCORE if (of := kept.having("eval", [name]))}
     result["training_hours"] = sum(
         value for runs in logs.values() for log in runs for step in log
         for key, value in step.items() if key.startswith("seconds")) / 3600
@@ -204,7 +206,6 @@ def numbers(kept: Kept, models: list[str], seeds: int) -> tuple[dict, dict]:
     for key, others in tables.AT_EQUAL_TRIALS.items():
         result[key] = {name: difference(kept, seeds_of, name, other, equal_trials=True)
                        for name, other in others.items()}
-    result["minus_random"] = {name: difference(kept, seeds_of, name, other) for name, other in tables.RANDOM_OF.items()}
     result["ladder"] = {name: difference(kept, seeds_of, name, other) for name, other, _ in LADDER if other}
 
     result["score"] = beside_score(kept, tuple(seed for seed in kept.having("eval", [*SCORE]) if seed in used))
@@ -285,7 +286,7 @@ def report(results: Path, models: list[str], seeds: int, prose: bool = True) -> 
     seed_figures.plot_time(logs.get("ibpo-50"), results / "time.png")
     figures = [f"{title}:\n\n![{title}]({name}.png)\n" for name, title in FIGURES.items()
                if (results / f"{name}.png").exists()]
-    pairs = [score_report.text(result["score"]["models"])] if result["score"] else []
+    pairs = [score_report.text(result["score"]["models"], result["score"]["seeds"])] if result["score"] else []
     (results / "results.md").write_text("\n".join([text(result), *pairs, "## Figures\n", *figures]))
     if prose:
         (results / "README.md").write_text(chapter(result, others=others_in(results)))

@@ -197,6 +197,8 @@ def main(argv: list[str] = None) -> None:
     parser.add_argument("--report", action="store_true", help="do not train: only the tables and figures")
     parser.add_argument("--smoke", action="store_true", help="see that everything works")
     args = parser.parse_args(argv)
+    if args.model and not (args.results or args.smoke):
+        sys.exit("error: --model goes with --results DIR: results/ and its variants are of the committed base")
     settings = Settings(**PRESETS["smoke"] if args.smoke else {})
     if args.model:
         settings = replace(settings, model=args.model)

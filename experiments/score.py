@@ -58,7 +58,7 @@ class ScoreSettings(Settings):
     steps: int = setting(100, "gradient steps of each stage; both sample as much as IBPO does", RL, BOTH, least=1)
     prompts: int = setting(32, "n, prompts per step", RL, BOTH, least=1)
     samples: int = setting(16, "m, responses per prompt; each is compared with the others", RL, BOTH, least=2)
-    lr: float = setting(2e-4, "learning rate of the two stages (--warmup and --decay lower it)", RL, BOTH, above=0)
+    lr: float = setting(2e-4, "learning rate of the two stages before warm-up and decay", RL, BOTH, above=0)
     kl: float = setting(0.01, "beta_1: weight of the KL terms", RL, BOTH, least=0)
     kl_first: float = setting(0.1, "beta_2: that of the first trial in stage I", RL, (STAGE_1,), least=0)
     alpha: float = setting(10.0, "stage II: bonus for a correction, price of a spoiled answer", RL, (STAGE_2,), least=0)

@@ -104,12 +104,13 @@ def called(name: str, models: dict) -> str:
     return SCORE.get(name, name + ", two samples" * (not models[name]["minus"]))  # the base
 
 
-def text(models: dict[str, dict]) -> str:
+def text(models: dict[str, dict], seeds: int) -> str:
     """The section of results.md."""
     return f"""## SCoRe
 
-Pairs of trials, of which the second one counts (`score.py`). *Fresh trial*: how often a separate first trial of the
-same model is right where this one is wrong, and as often the other way round. Of the base, samples are compared.
+Pairs of trials, of which the second one counts (`score.py`); seeds: {seeds}. *Fresh trial*: how often a separate first
+trial of the same model is right where this one is wrong, and as often the other way round. Of the base, samples are
+compared.
 
 {trials(models)}
 Final answers minus the model's own first trials; at equal cost minus self-consistency (the best mixture of k = 1 to 8)
@@ -130,8 +131,8 @@ def report(folders: list[Path]) -> None:
     if base is None or not pairs:
         raise DataError(f"{folders[0]}: needs answers of a base and of a model of experiments/score.py")
     choosing = [name for name, record in records.items() if record.condition in ADAPTIVE]
-    print(f"{evaluation.bootstrap.n:,} problems, {len(folders)} seed(s)\n")
-    print(text(numbers(evaluation, base, choosing)))
+    print(f"{evaluation.bootstrap.n:,} problems\n")
+    print(text(numbers(evaluation, base, choosing), len(folders)))
 
 
 def main() -> None:
@@ -140,7 +141,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         report(args.folders)
-    except (DataError, ValueError) as error:
+    except ValueError as error:  # DataError is one
         sys.exit(f"error: {error}")
 
 

@@ -369,7 +369,7 @@ def cost(result: dict) -> str:
     return f"""## What it costs
 
 How much more often first trials are right than base samples, in points; malformed responses, which count as wrong; and
-how many of the responses of several trials stop where the rule says.
+how many of the responses of several trials are well-formed: they stop where the rule says, and state its answer.
 
 {table(["model", "first trials − base", "malformed, %", "rule kept, %"], rows)}"""
 

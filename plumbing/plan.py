@@ -56,7 +56,6 @@ ENOUGH_TO_PLAN = 10**7  # parameters; a smaller model needs no plan
 class Rates:
     """What a card does per second, and how well this program uses it."""
 
-    card: str
     bandwidth: float  # bytes per second
     products: float  # operations per second, bf16
     sampling: float  # share of the bandwidth
@@ -64,21 +63,26 @@ class Rates:
     source: str
 
 
-def rates_of(card: str, parameters: int) -> Rates | None:
-    """The rates of a card: measured by bench/gpu.py, on the model nearest in size; else from CARDS; None if unknown."""
+def rates_of(card: str, parameters: int, checkpointing: bool = True) -> Rates | None:
+    """The rates of a card: measured by bench/gpu.py, on the model nearest in size; else from CARDS; None if unknown.
+
+    checkpointing: in learning.
+    """
     path = MEASURED / f"{file_name(card)}.json"
     if path.exists():
         found = json.loads(path.read_text())
-        shares = {}
+        shares, assumed = {}, ""
         for part in ("sampling", "learning"):
-            rows = [row for row in found.get(part, []) if row.get("share")]
+            rows = [row for row in found.get(part, []) if row.get("share")
+                    and row.get("checkpointing", checkpointing) == checkpointing]
+            assumed += f"; {part}: assumed" * (not rows)
             nearest = min(rows, key=lambda row: abs(row["parameters"] - parameters), default={"share": ASSUMED[part]})
             shares[part] = nearest["share"]
-        return Rates(card, found["bandwidth"], found["products"], **shares,
-                     source=f"measured on this card on {found['date']} ({path.name})")
+        return Rates(found["bandwidth"], found["products"], **shares,
+                     source=f"measured on this card on {found['date']} ({path.name}){assumed}")
     for name, (bandwidth, products) in CARDS.items():
         if re.search(rf"(?<!\w){name}(?!\d)", card):
-            return Rates(card, bandwidth, products, **ASSUMED,
+            return Rates(bandwidth, products, **ASSUMED,
                          source="estimated from the data sheet, not measured: python bench/gpu.py measures")
     return None
 
@@ -111,7 +115,7 @@ def parts_of(settings: Settings, stage: str, config: llama.Config, prompt: int) 
     base = sampling_memory(config, s, longest, prompt, s.sft_samples, False)
     learning = learning_memory(config, s, longest)
     parts = []
-    if stage in ("all", "sv-sft", "asv-sft", "ibpo") and not (stage == "ibpo" and s.start):
+    if not (stage == "ibpo" and s.start):
         parts.append(Part("samples of the base", base, sampled=s.sft_problems * s.sft_samples * trial))
     adaptive = ["asv-sft"] * (not s.start)  # IBPO starts from it, or from --start
     for name in {"all": ["sv-sft", *adaptive], "ibpo": adaptive}.get(stage, [stage]):
@@ -172,7 +176,7 @@ class Plan:
         self.parts = parts_of(settings, stage, self.config, self.prompt)
         self.peak = max(self.parts, key=lambda part: sum(part.memory.values()))
         self.card, self.free = card_and_free(settings, sum(self.peak.memory.values()))  # name, bytes
-        self.rates = rates_of(self.card, self.parameters)
+        self.rates = rates_of(self.card, self.parameters, settings.checkpointing)
         self.hours = None  # of each part; None if the card is unknown
         if self.rates is not None:
             self.hours = [hours_of(part, settings, self.config, self.prompt, self.rates) for part in self.parts]
@@ -208,7 +212,7 @@ class Plan:
         changes = [dict(cache_gib=s.cache_gib * part) for part in (0.75, 0.5, 0.25)]
         changes += [dict(checkpointing=True)] * (not s.checkpointing)
         changes += [dict(checkpointing=True, micro_tokens=max(s.micro_tokens // part, 1)) for part in (2, 4, 8)]
-        changes += [small, dict(lora_rank=16), dict(small, lora_rank=16)]
+        changes += [small] + [dict(lora_rank=16), dict(small, lora_rank=16)] * (not s.shard)
         for change in changes:
             try:
                 parts = parts_of(replace(s, **change), self.stage, self.config, self.prompt)

@@ -57,7 +57,7 @@ def keep_apart(figure: plt.Figure) -> None:
     for axis in figure.axes:
         placed = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5)
                   for x, y in axis.transData.transform(np.reshape([label.xy for label in axis.texts], (-1, 2)))]
-        for label in axis.texts:
+        for label in sorted(axis.texts, key=lambda label: -label.xy[1]):  # the highest stays highest
             while any(label.get_window_extent().overlaps(other) for other in placed):
                 x, y = label.get_position()
                 label.set_position((x, y - 2))

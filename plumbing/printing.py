@@ -69,7 +69,7 @@ def print_summary(summary: dict) -> None:
     print(f"\n{n} problem{'s' * (n != 1)}; 95 % intervals\n")
     print_table(models)
     print("gain: pass@1 minus that of the base. ±: half of the interval. rule kept: of the responses with several "
-          "trials,\nthose that stop when the rule says.")
+          "trials,\nthose that are well-formed.")
     if summary["self_consistency"]:
         values = "  ".join(f"{k}: {100 * row.value:.1f}" for k, row in enumerate(summary["self_consistency"], 1))
         print(f"\nself-consistency, % by samples   {values}")

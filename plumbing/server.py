@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 import data
 import voting
-from plumbing.files import atomic_write, derive_seed
+from plumbing.files import atomic_write, derive_seed, digest
 from plumbing.records import is_record_of, print_examples, require_distinct, write_record
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -70,6 +70,8 @@ def post(url: str, body: dict) -> dict:
             after = error.headers.get("Retry-After", "")
             raise _Passing(reason, float(after) if after.isdigit() else 0.0) from None
         raise ServerError(f"{url} refuses the request: {reason}") from None
+    except http.client.InvalidURL as error:
+        raise ServerError(f"{url} is no address: {error}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:  # no connection, a broken one, no JSON
         raise _Passing(f"{type(error).__name__}: {getattr(error, 'reason', error)}") from None
 
@@ -172,14 +174,15 @@ def name_and_condition(model: str) -> tuple[str, str]:
 def make_record(url: str, model: str, header: dict, path: Path, problems: list, in_flight: int) -> None:
     """Ask for what is missing of a record, and write it."""
     so_far = path.with_suffix(".part")
-    answers = answers_so_far(so_far, header)
+    asked = {**header, "questions": digest([problem.question for problem in problems])}  # the file may have changed
+    answers = answers_so_far(so_far, asked)
     missing = [(i, j) for i in range(len(problems)) for j in range(header["samples"]) if (i, j) not in answers]
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [{"problem": i, "sample": j, **answer} for (i, j), answer in answers.items()]
     if answers:
         print(f"note: {so_far} has {len(answers):,} answers already; delete it if the server has another model now")
     with atomic_write(so_far) as temporary:  # without half lines
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in [header, *rows]))
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in [asked, *rows]))
 
     def request(place: tuple[int, int]) -> dict:
         i, j = place

@@ -17,7 +17,7 @@ from plumbing import memory, plan
 from plumbing.settings import Settings, parse_args
 
 GIB = 2**30
-H100 = plan.Rates("H100", 3.35e12, 989e12, 0.3, 0.35, "")
+H100 = plan.Rates(3.35e12, 989e12, 0.3, 0.35, "")
 
 
 def settings_of(folder, *arguments: str, config: llama.Config = tiny.LLAMA_8B):
@@ -147,6 +147,15 @@ def test_measured_rates_come_first(tmp_path, monkeypatch):
     small, large = (plan.rates_of("NVIDIA H100 80GB HBM3", count) for count in (1.5 * 10**9, 7 * 10**9))
     assert (small.sampling, large.sampling, large.bandwidth) == (0.2, 0.5, 3e12)
     assert large.learning == plan.ASSUMED["learning"] and "measured" in large.source
+    assert large.source.endswith("; learning: assumed")
+
+
+def test_rates_of_learning_are_those_with_or_without_checkpointing(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "MEASURED", tmp_path)
+    rows = [{"parameters": 1e9, "share": share, "checkpointing": on} for on, share in ((True, 0.3), (False, 0.4))]
+    (tmp_path / "X.json").write_text(json.dumps(
+        {"date": "", "bandwidth": 1, "products": 1, "learning": rows}))
+    assert [plan.rates_of("X", 10**9, on).learning for on in (True, False)] == [0.3, 0.4]
 
 
 def test_plan_prints_and_starts_nothing(tmp_path, capsys):

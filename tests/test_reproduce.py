@@ -205,3 +205,10 @@ def test_each_seed_answers_problems_of_its_own(monkeypatch, tmp_path):
     for seed in (0, 7):
         reproduce.run_job("cgpo", settings.Settings(seed=seed, out=str(tmp_path)), tmp_path / "kept")
     assert seeds == [0, 7]
+
+
+def test_another_base_has_results_of_its_own(monkeypatch):
+    monkeypatch.setattr(reproduce, "run_job", None)
+    for more in ([], ["--variant", "uninformed-start"]):
+        with pytest.raises(SystemExit, match="--model goes with --results DIR"):
+            reproduce.main(["--model", "elsewhere", *more])

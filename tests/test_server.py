@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import data
 import eval as evaluation
 from plumbing import server
 
@@ -184,3 +185,34 @@ def test_transformers_serve(tmp_path):
                        **{**OPTIONS, "problems": 4, "temperature": 0.0})
     _, here = read(tmp_path / "here", "ibpo-asv")
     assert [row["responses"][0]["text"] for row in there] == [row["responses"][0]["text"] for row in here]
+
+
+def test_kept_answers_belong_to_their_questions(tmp_path, monkeypatch):
+    """After a change of the file with the problems, all of them are asked again."""
+    header = {"condition": "scot", "samples": 1, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 5, "seed": 0}
+    problems, served, asked = data.load("builtin", "test", 4), [], []
+
+    def two(url: str, body: dict) -> dict:
+        served.append(body)
+        if len(served) > 2:
+            raise server.ServerError("it is gone")
+        return {"text": "1", "tokens": 1, "finished": True}
+
+    monkeypatch.setattr(server, "ask", two)
+    with pytest.raises(server.ServerError):
+        server.make_record("", "m", header, tmp_path / "m.jsonl", problems, in_flight=1)
+    kept = (tmp_path / "m.part").read_text()
+    monkeypatch.setattr(server, "ask", lambda url, body: asked.append(body) or {
+        "text": "1", "tokens": 1, "finished": True})
+    server.make_record("", "m", header, tmp_path / "m.jsonl", problems, in_flight=1)
+    assert len(asked) == 2
+    (tmp_path / "m.part").write_text(kept)
+    server.make_record("", "m", header, tmp_path / "m.jsonl", problems[::-1], in_flight=1)
+    assert len(asked) == 2 + 4
+
+
+@pytest.mark.parametrize("url", ["http://localhost:80O0", "http://local host:8000"])
+def test_a_mistyped_address_is_one_line_at_once(url):
+    with pytest.raises(server.ServerError, match="is no address") as error:
+        server.ask(url, {})
+    assert "\n" not in str(error.value)
