@@ -26,13 +26,13 @@ SAMPLES = (8, 16, 32)
 PROMPTS = 256
 
 
-def signs(rollout: train.Rollout, m: int, seed: int = 0) -> list[float]:
+def signs(rollout: train.Rollout, m: int) -> list[float]:
     """Of the prompts with something feasible among the first m responses, the shares with Δ > 0, = 0 and < 0; and the
     share of votes among the accepted responses without a cap, if prompts with Δ = 0 stay regular, and if they vote."""
     correct, extended, valid = (x[:, :m] for x in (rollout.correct, rollout.extended, rollout.valid))  # bool[n, m]
     margin, feasible = ibpo.reward_margin(correct, extended, valid), ibpo.feasible_set(correct, valid)
     served = margin[feasible.any(axis=1)]
-    accepted = [ibpo.maximise_margin(margin, feasible, extended, 1.0, seed, zero_margin_votes=votes)
+    accepted = [ibpo.maximise_margin(margin, feasible, extended, 1.0, 0, zero_margin_votes=votes)
                 for votes in (False, True)]
     return [*(sign(served, 0).mean() for sign in (np.greater, np.equal, np.less)),
             *(selection.extended / max(selection.accepted, 1) for selection in accepted)]

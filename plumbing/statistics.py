@@ -52,14 +52,14 @@ class Bootstrap:
     was).
     """
 
-    def __init__(self, n: int, runs: int = 1, seed: int = 0):
-        self.n, self.runs, self.seed = n, runs, seed
+    def __init__(self, n: int, runs: int = 1):
+        self.n, self.runs = n, runs
 
     def means(self, columns: np.ndarray) -> np.ndarray:
         """The means of columns float[n, c]: float[c, 1 + runs + RESAMPLES]. The draws are the same at every call."""
         size = self.n // self.runs
         parts = np.asarray(columns, float).reshape(self.runs, size, -1)  # [runs, n / runs, c]
-        rng = np.random.default_rng(self.seed)
+        rng = np.random.default_rng(0)
         times = rng.multinomial(self.runs, np.full(self.runs, 1 / self.runs), size=RESAMPLES)  # int[R, runs]
         sums = np.zeros((RESAMPLES, parts.shape[2]))  # [R, c]
         rows = max(CHUNK // size, 1)
