@@ -18,6 +18,16 @@ def judged(correct, extended=None, valid=None, tokens=None, trials=None) -> voti
     return voting.Judged(correct, EXTENDED * extended, valid, trials, tokens, first=correct)
 
 
+def random_batch(rng: np.random.Generator, n: int, m: int) -> tuple[np.ndarray, ...]:
+    """correct, extended, valid, feasible: bool[n, m]; easy, hard, one-sided and broken rows, mixed."""
+    correct = rng.random((n, m)) < rng.choice([0, 0.2, 0.5, 0.8, 1], (n, 1))
+    extended = rng.random((n, m)) < rng.choice([0, 0.2, 0.5, 0.8, 1], (n, 1), p=[0.1, 0.25, 0.3, 0.25, 0.1])
+    correct &= extended | (rng.random((n, 1)) < 0.7)  # some prompts only votes can solve: forced
+    valid = rng.random((n, m)) < rng.choice([0.7, 1])
+    feasible = rng.random((n, m)) < rng.choice([0.7, 1])
+    return correct, extended, valid, feasible
+
+
 def rollout_of(responses: voting.Judged, levels, prompts=(), texts=()) -> train.Rollout:
     return train.Rollout(**vars(responses), levels=levels, prompts=list(prompts), responses=list(texts))
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from made_up import random_batch
 from scipy.optimize import LinearConstraint, linprog, milp
 from scipy.sparse import block_diag, csr_array, kron, vstack
 from scipy.stats import chisquare
@@ -55,16 +56,6 @@ class Instance(NamedTuple):
     def solve(self, rng: int | np.random.Generator | None = 0, **more) -> budget.Allocation:
         caps = [float(cap) for cap in self.caps]
         return budget.select(self.value, self.costs, caps, self.feasible, self.total, rng=rng, **more)
-
-
-def random_batch(rng: np.random.Generator, n: int, m: int) -> tuple[np.ndarray, ...]:
-    """correct, extended, valid, feasible: bool[n, m]; easy, hard, one-sided and broken rows, mixed."""
-    correct = rng.random((n, m)) < rng.choice([0, 0.2, 0.5, 0.8, 1], (n, 1))
-    extended = rng.random((n, m)) < rng.choice([0, 0.2, 0.5, 0.8, 1], (n, 1), p=[0.1, 0.25, 0.3, 0.25, 0.1])
-    correct &= extended | (rng.random((n, 1)) < 0.7)  # some prompts only votes can solve
-    valid = rng.random((n, m)) < rng.choice([0.7, 1])
-    feasible = rng.random((n, m)) < rng.choice([0.7, 1])
-    return correct, extended, valid, feasible
 
 
 def fraction(rng: np.random.Generator, low: float, high: float) -> Fraction:

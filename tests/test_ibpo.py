@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_up import random_batch
 from scipy.optimize import LinearConstraint, milp
 from scipy.stats import chisquare
 
@@ -59,16 +60,6 @@ def solve_milp(correct, extended, cap, valid, feasible):
                   bounds=(0, (correct & valid & feasible).ravel()), constraints=[one_per_prompt, under_cap])
     pi = result.x.round()
     return int(pi.sum()), pi @ value
-
-
-def random_batch(rng, n, m):
-    """correct, extended, valid, feasible: bool[n, m]; easy, hard, one-sided and broken rows, mixed."""
-    correct = rng.random((n, m)) < rng.choice([0, 0.2, 0.5, 0.8, 1], (n, 1))
-    extended = rng.random((n, m)) < rng.choice([0, 0.2, 0.5, 0.8, 1], (n, 1), p=[.1, .25, .3, .25, .1])
-    correct &= extended | (rng.random((n, 1)) < 0.7)            # some prompts only votes can solve: forced
-    valid = rng.random((n, m)) < rng.choice([0.7, 1])
-    feasible = rng.random((n, m)) < rng.choice([0.7, 1])
-    return correct, extended, valid, feasible
 
 
 def random_cap(rng):

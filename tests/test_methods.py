@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import EXTENDED, SHORT, judged, made_up_rollout, three_groups
+from made_up import EXTENDED, SHORT, judged, made_up_rollout, random_batch, three_groups
 from scipy.optimize import LinearConstraint, milp
 from scipy.stats import chisquare
 
@@ -71,16 +71,6 @@ def solve_listing(correct, extended, limit, valid, feasible):
     result = milp(-value, integrality=np.ones(n * m), options={"mip_rel_gap": 0},
                   bounds=(0, (correct & valid & feasible).ravel()), constraints=[at_most_one, limited])
     return result.x.round() @ value, result.x.round().reshape(n, m)
-
-
-def random_batch(rng, n, m):
-    """correct, extended, valid, feasible: bool[n, m]; easy, hard, one-sided, empty and broken rows, mixed."""
-    correct = rng.random((n, m)) < rng.choice([0, 0.2, 0.5, 0.8, 1], (n, 1))
-    extended = rng.random((n, m)) < rng.choice([0, 0.2, 0.5, 0.8, 1], (n, 1))
-    correct &= extended | (rng.random((n, 1)) < 0.7)            # some prompts only votes can solve
-    valid = rng.random((n, m)) < rng.choice([0.7, 1])
-    feasible = rng.random((n, m)) < rng.choice([0.5, 1])
-    return correct, extended, valid, feasible
 
 
 @pytest.mark.slow
