@@ -53,7 +53,7 @@ def looks(models: dict) -> dict[str, dict]:
 
 def keep_apart(figure: plt.Figure) -> None:
     """Move the labels of points down where they would cover a point or another label."""
-    figure.canvas.draw()  # now it is known where they are
+    figure.draw_without_rendering()  # now it is known where they are
     for axis in figure.axes:
         placed = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5)
                   for x, y in axis.transData.transform(np.reshape([label.xy for label in axis.texts], (-1, 2)))]

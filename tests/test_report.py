@@ -144,6 +144,17 @@ def counted(truth, name: str) -> np.ndarray:
                      for seed in range(SEEDS) for row in truth["eval", seed, name]])
 
 
+def at_equal_trials(truth, name: str, other: str, seeds=range(SEEDS)) -> float:
+    """Accuracy minus the other's, after votes of the one that spends more are cut back to their first trial."""
+    rows = {each: [given for seed in seeds for (given,) in truth["eval", seed, each]] for each in (name, other)}
+    mean = {each: np.mean([outcome(given) for given in rows[each]], axis=0) for each in rows}
+    trials, found = min(mean[name][1], mean[other][1]), []
+    for each in rows:
+        keep = (trials - 1) / (mean[each][1] - 1)
+        found.append(keep * mean[each][0] + (1 - keep) * np.mean([given[0] == "7" for given in rows[each]]))
+    return found[0] - found[1]
+
+
 def tables_of(markdown: str, title: str) -> list[list[list[str]]]:
     """The cells of all tables under a heading, without their heads."""
     parts = markdown.split(f"## {title}\n")[1].split("\n## ")[0].split("\n\n")
@@ -162,7 +173,7 @@ def rows_of(markdown: str, title: str) -> dict[str, list[str]]:
 
 
 def test_every_model_is_counted_right(made):
-    _, truth, result = made
+    (_, truth, result), (_, levels) = made, kinds_and_levels()
     assert result["seeds"] == [0, 1] and result["missing"] == [] and result["problems"] == SEEDS * PROBLEMS
     assert set(result["models"]) == {*reproduce.MODELS, "adaptive-sc"}
     for name in reproduce.MODELS:
@@ -174,7 +185,6 @@ def test_every_model_is_counted_right(made):
         for seed in range(SEEDS):
             part = direct[seed * PROBLEMS : (seed + 1) * PROBLEMS].mean(axis=0)
             assert [row["by_seed"][key][seed] for key in ("accuracy", "trials", "vote_share")] == pytest.approx(part)
-        levels = np.tile(1 + np.arange(PROBLEMS) % 5, SEEDS)
         parts = [(row["accuracy"], direct[:, 0])] + [
             (found["accuracy"], direct[levels == int(level), 0]) for level, found in row["levels"].items()]
         for (value, low, high), column in parts:  # at least Student's interval of two seeds
@@ -189,27 +199,20 @@ def test_differences_are_counted_right(made):
     for name, other, _ in tables.LADDER[1:-1]:
         assert result["ladder"][name][0] == pytest.approx(mean[name][0] - mean[other][0])
 
-    def at_equal_trials(name, other):
-        """Accuracy minus the other's, after votes of the one that spends more are cut back to their first trial."""
-        trials, found = min(mean[name][1], mean[other][1]), []
-        for each in (name, other):
-            first = np.mean([given[0] == "7" for seed in range(SEEDS) for (given,) in truth["eval", seed, each]])
-            keep = (trials - 1) / (mean[each][1] - 1)
-            found.append(keep * mean[each][0] + (1 - keep) * first)
-        return found[0] - found[1]
-
     (base, *_), (sv, sv_trials, _) = mean["base"], mean["sv-sft"]
     for cap in tables.CAPS:
         right, trials, _ = mean[f"ibpo-{cap}"]
         line = np.interp(trials, [1, sv_trials], [base, sv])
         assert result["comparisons"][f"ibpo-{cap}"]["boundary"]["trials"][0] == pytest.approx(right - line)
-        assert result["minus_start"][f"ibpo-{cap}"][0] == pytest.approx(at_equal_trials(f"ibpo-{cap}", "asv-sft"))
+        assert result["minus_start"][f"ibpo-{cap}"][0] == pytest.approx(
+            at_equal_trials(truth, f"ibpo-{cap}", "asv-sft"))
     for name in ("ibpo-25", "ibpo-50", "ibpo-25-give-up", "ibpo-50-give-up"):
         other = f"random-{name.split('-')[1]}"
-        assert result["minus_random_at_equal_trials"][name][0] == pytest.approx(at_equal_trials(name, other))
-    assert result["minus_next_cap"]["ibpo-25"][0] == pytest.approx(at_equal_trials("ibpo-25", "ibpo-50"))
+        assert result["minus_random_at_equal_trials"][name][0] == pytest.approx(
+            at_equal_trials(truth, name, other))
+    assert result["minus_next_cap"]["ibpo-25"][0] == pytest.approx(at_equal_trials(truth, "ibpo-25", "ibpo-50"))
     assert result["minus_paper_rule"]["ibpo-50-give-up"][0] == pytest.approx(
-        at_equal_trials("ibpo-50-give-up", "ibpo-50"))
+        at_equal_trials(truth, "ibpo-50-give-up", "ibpo-50"))
 
 
 def kinds_and_levels() -> tuple[np.ndarray, np.ndarray]:
@@ -486,6 +489,8 @@ def test_a_row_is_made_of_the_seeds_that_have_it(made, copy):
     assert result["ladder"]["grpo"][0] == pytest.approx(grpo[0] - ibpo[0])  # of the same seed
     line = np.interp(grpo[1], [1, sv[1]], [base[0], sv[0]])
     assert result["comparisons"]["grpo"]["boundary"]["trials"][0] == pytest.approx(grpo[0] - line)
+    assert result["minus_random_at_equal_trials"]["ibpo-25"][0] == pytest.approx(
+        at_equal_trials(truth, "ibpo-25", "random-25", [1]))
     ladder, page = rows_of(markdown, "The ladder"), (copy / "results/README.md").read_text()
     assert ladder["GRPO"][1] == "1" and ladder["CGPO"][1] == "2"
     assert "| GRPO (1 of 2 seeds) |" in page and "| CGPO |" in page

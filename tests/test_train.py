@@ -376,9 +376,8 @@ def test_a_problem_longer_than_the_context_is_named_before_anything_is_sampled(t
         assert "\n" not in str(stop.value)
 
 
-def test_a_prompt_that_is_yet_to_be_learned_is_no_reason_to_stop(tmp_path, monkeypatch):
+def test_a_prompt_that_is_yet_to_be_learned_is_no_reason_to_stop(tmp_path):
     """The built-in base gets the prompt of three groups in ASV-SFT."""
-    monkeypatch.chdir(ROOT)
     line = json.dumps({"problem": "Compute 3 * 4 * 5 modulo 61.", "answer": "60", "level": 1})
     (tmp_path / "test.jsonl").write_text(line)
     train.check(Settings(test_data=str(tmp_path / "test.jsonl"), sft_short=10), "all")
